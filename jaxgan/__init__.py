@@ -1,0 +1,20 @@
+"""Generative adversarial networks as pure functions, in JAX."""
+
+from jaxgan.config import PRESETS, GANConfig, TrainConfig
+from jaxgan.errors import JaxganError
+from jaxgan.gan import GANState, Metrics, create_state, generate, sample, train_step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "GANConfig",
+    "GANState",
+    "JaxganError",
+    "Metrics",
+    "TrainConfig",
+    "create_state",
+    "generate",
+    "sample",
+    "train_step",
+]

@@ -1,0 +1,123 @@
+"""What is learned (GANConfig), how a run goes (TrainConfig), and the named presets of both."""
+
+import dataclasses
+from typing import Any
+
+from jaxgan.errors import JaxganError
+
+
+@dataclasses.dataclass(frozen=True)
+class GANConfig:
+    """Everything that defines the two networks and how they learn.
+
+    Frozen, hashable and compared by value: it is a static part of every state, and equal
+    configs share one compiled program. The defaults are the reference GAN. Variants come from
+    `dataclasses.replace`.
+
+    Raises:
+      JaxganError: at construction, if a field is out of its range.
+    """
+
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    """Height, width and channels of the images."""
+    latent_dim: int = 100
+    """Size of the generator's input, drawn from N(0, I)."""
+    generator_widths: tuple[int, ...] = (64, 128, 256)
+    """Hidden layers of the generator."""
+    discriminator_widths: tuple[int, ...] = (256, 128, 64)
+    """Hidden layers of the discriminator."""
+    discriminator_dropout: tuple[float, ...] = (0.5, 0.3, 0.2)
+    """Dropout rate after each hidden layer of the discriminator, in [0, 1)."""
+    generator_lr: float = 1e-3
+    """Learning rate of the generator's Adam."""
+    discriminator_lr: float = 1e-3
+    """Learning rate of the discriminator's Adam."""
+    generator_b1: float = 0.9
+    """Decay of the first moment in the generator's Adam."""
+    discriminator_b1: float = 0.9
+    """Decay of the first moment in the discriminator's Adam."""
+    generator_b2: float = 0.999
+    """Decay of the second moment in the generator's Adam."""
+    discriminator_b2: float = 0.999
+    """Decay of the second moment in the discriminator's Adam."""
+    adam_eps: float = 1e-7
+    """Added to the root of the second moment in both Adams (after bias correction)."""
+    generator: Any = None
+    """A Flax linen module, latents [B, latent_dim] -> images [B, H, W, C] in [-1, 1], in place of
+    the MLP. If its `__call__` has an argument `train`, it is told which pass it is in."""
+    discriminator: Any = None
+    """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP;
+    `train` as for the generator."""
+
+    def __post_init__(self):
+        for name in ("image_shape", "generator_widths", "discriminator_widths"):
+            # Lists (from JSON, from a command line) would make the config unhashable.
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            _check(all(_is_size(n) for n in getattr(self, name)), self, name, "whole numbers above 0")
+        object.__setattr__(self, "discriminator_dropout", tuple(self.discriminator_dropout))
+        _check(len(self.image_shape) == 3, self, "image_shape", "(height, width, channels)")
+        _check(_is_size(self.latent_dim), self, "latent_dim", "a whole number above 0")
+        rates = self.discriminator_dropout
+        _check(all(0 <= rate < 1 for rate in rates), self, "discriminator_dropout", "rates in [0, 1)")
+        _check(
+            len(rates) == len(self.discriminator_widths),
+            self,
+            "discriminator_dropout",
+            f"one rate for each of the {len(self.discriminator_widths)} discriminator_widths",
+        )
+        for player in ("generator", "discriminator"):
+            _check(getattr(self, f"{player}_lr") > 0, self, f"{player}_lr", "above 0")
+            for name in (f"{player}_b1", f"{player}_b2"):
+                _check(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        _check(self.adam_eps > 0, self, "adam_eps", "above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a run goes: its data, its length and what it leaves behind.
+
+    Raises:
+      JaxganError: at construction, if a field is out of its range.
+    """
+
+    dataset: str = "auto"
+    """fashion_mnist, mnist, kmnist, digits, a folder of PNG/JPEG images, a .npy or .npz file,
+    tfds:NAME, or auto: Fashion-MNIST where it can be had, else digits."""
+    data_dir: str | None = None
+    """Where the files of the dataset are looked for first; then $JAXGAN_DATA_DIR, the cache of
+    tensorflow-datasets, the network."""
+    image_size: int | None = None
+    """Resize and centre-crop the images to this many pixels square."""
+    epochs: int = 50
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per step; the last batch of an epoch may be smaller."""
+    seed: int = 0
+    """Of everything random: same seed, same run."""
+    sample_every: int = 1
+    """Epochs between two pictures of samples."""
+    checkpoint_every: int = 10
+    """Epochs between two checkpoints; the last epoch always leaves one."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (needs the extra: pip install 'jaxgan[tensorboard]')."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "sample_every", "checkpoint_every"):
+            _check(_is_size(getattr(self, name)), self, name, "a whole number above 0")
+        for name in ("epochs", "seed"):
+            _check(getattr(self, name) >= 0, self, name, "0 or more")
+        _check(self.image_size is None or _is_size(self.image_size), self, "image_size", "above 0")
+
+
+def _is_size(value) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _check(ok: bool, config, name: str, wanted: str) -> None:
+    if not ok:
+        got = getattr(config, name)
+        raise JaxganError(f"{type(config).__name__}.{name} must be {wanted}, got {got!r}")
+
+
+PRESETS: dict[str, tuple[GANConfig, TrainConfig]] = {"reference": (GANConfig(), TrainConfig())}
+"""Settings by name, for `scripts/train.py --preset`."""

@@ -1,0 +1,20 @@
+"""The one family of errors that a user can mend."""
+
+
+class JaxganError(ValueError):
+    """Something the user can mend: the message says what was wrong with what, and what to do.
+
+    The scripts print it as one line, without a traceback, and exit with `exit_code`.
+    """
+
+    exit_code = 2
+
+
+class DataUnavailableError(JaxganError):
+    """The data are nowhere on this machine and cannot be downloaded now."""
+
+
+class NonFiniteError(JaxganError):
+    """A loss, a parameter or an optimizer moment is no longer finite: the run has diverged."""
+
+    exit_code = 3
