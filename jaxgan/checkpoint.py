@@ -1,0 +1,324 @@
+"""Checkpoints that can be trusted, and the run folder that holds them.
+
+A run folder belongs to one process at a time and one configuration for good:
+
+    config.json          what the run is; a run that differs is refused
+    checkpoints/STEP/    Orbax, atomic, the last 3
+    damaged/STEP/        checkpoints that were found damaged, moved out of the way
+
+Knows nothing of GANs: a checkpoint is a tree of arrays and a record that fits JSON.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgan.errors import JaxganError
+
+KEEP = 3
+"""How many checkpoints are kept, the newest."""
+
+_DIGESTS = "digests.json"
+_NOT_DATA = (_DIGESTS, "_CHECKPOINT_METADATA", "commit_success.txt")
+"""What Orbax still writes after the digests, and does not need for reading."""
+
+
+class Checkpoint(NamedTuple):
+    """What is saved: `arrays`, any tree of jax arrays, and `record`, anything that fits JSON."""
+
+    arrays: Any
+    record: Any
+
+
+class RunFolder:
+    """A run's folder, locked for this process until `close`.
+
+    Args:
+      path: the folder; made if it is not there.
+      config: what the run is, nested mappings of what fits JSON. It is compared with the
+        `config.json` that is there.
+      free: the fields, as "section.name", that may differ from an earlier process's.
+
+    Raises:
+      JaxganError: if the folder cannot be written, is in use, holds a run of another config, or
+        holds something else. Nothing is changed then.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping, free: frozenset[str] = frozenset()):
+        self.path = Path(path).expanduser().absolute()
+        self._manager: Any = None
+        self._saving: int | None = None
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._check_config(config, free)
+            self._lock = _locked(self.path / ".lock")
+        try:
+            # Once more: until now another process may have been at work here.
+            self._check_config(config, free)
+            with disk_errors(self.path):
+                write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+        except BaseException:
+            self.close()
+            raise
+
+    def restore(self, like: Checkpoint) -> Checkpoint | None:
+        """The newest checkpoint that is whole, or None if there is none at all; see `restore`."""
+        found = restore(self.path, like)
+        if found is None:
+            return None
+        checkpoint, step = found
+        # What is newer is damaged. Orbax would take such a step for saved, so it has to go; it goes
+        # aside, since it may be all that is left of a long run.
+        for newer in _steps(self.path):
+            if newer > step:
+                aside = self.path / "damaged" / str(newer)
+                with disk_errors(self.path):
+                    shutil.rmtree(aside, ignore_errors=True)
+                    aside.parent.mkdir(exist_ok=True)
+                    (self.path / "checkpoints" / str(newer)).rename(aside)
+        return checkpoint
+
+    def save(self, step: int, checkpoint: Checkpoint) -> None:
+        """Begins to save in the background; waits only for the save before.
+
+        Raises:
+          JaxganError: if this save or the one before fails, on a full disk for example. Older
+            checkpoints are intact then.
+        """
+        import orbax.checkpoint as ocp
+
+        # A copy: the arrays may be donated to the next step while they are still being written.
+        arrays = jax.tree.map(jnp.copy, checkpoint.arrays)
+        with disk_errors(self.path):
+            if self._manager is None:
+                self._manager = _manager(self.path, self._write_digests)
+            self._manager.wait_until_finished()
+            self._saving = step
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(checkpoint.record)
+                ),
+            )
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk. Raises as `save`."""
+        if self._manager is not None:
+            with disk_errors(self.path):
+                self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes the last save and gives the folder free. Raises as `save`."""
+        manager, self._manager = self._manager, None
+        try:
+            if manager is not None:
+                with disk_errors(self.path):
+                    manager.close()
+        finally:
+            os.close(self._lock)
+
+    def _write_digests(self) -> None:
+        """Runs in Orbax's thread when all files of a step are written.
+
+        That is just before the temporary folder gets its final name: a finished step has digests.
+        """
+        for folder in (self.path / "checkpoints").glob(f"{self._saving}*"):
+            if folder.name.split(".")[0] == str(self._saving):
+                write_atomically(folder / _DIGESTS, json.dumps(_digests(folder)))
+
+    def _check_config(self, config: Mapping, free: frozenset[str]) -> None:
+        file = self.path / "config.json"
+        if not file.exists():
+            foreign = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
+            if foreign:
+                raise JaxganError(
+                    f"{self.path} is not a run folder: it has no config.json, but holds {foreign[0]}; "
+                    "choose another --workdir"
+                )
+            return
+        before, now = _flat(read_config(self.path)), _flat(json.loads(json.dumps(config)))
+        names = [
+            name
+            for name in sorted(before.keys() | now.keys())
+            if name not in free and before.get(name) != now.get(name)
+        ]
+        if names:
+            changes = ", ".join(f"{n}: {before.get(n)!r} -> {now.get(n)!r}" for n in names)
+            raise JaxganError(
+                f"{self.path} holds a run of another configuration ({changes}); "
+                "go on with the same settings, or choose another --workdir"
+            )
+
+
+def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
+    """Reads the newest checkpoint of a run folder that is whole, without changing anything.
+
+    Args:
+      path: the run folder.
+      like: a checkpoint whose arrays give structure, shapes, types and placement.
+
+    Returns:
+      The checkpoint and its step, or None if there is none. A damaged one gives a warning, and the
+      one before is taken.
+
+    Raises:
+      JaxganError: if there are checkpoints, and all are damaged.
+    """
+    steps = _steps(path)
+    for step in steps:
+        folder = path / "checkpoints" / str(step)
+        damage = _damage(folder)
+        if damage is None:
+            try:
+                return _read(folder, like), step
+            # Orbax and tensorstore raise whatever comes, even bare Exception.
+            except Exception as error:
+                damage = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"checkpoint {folder} is damaged and passed over: {damage}", stacklevel=3)
+    if steps:
+        raise JaxganError(
+            f"all checkpoints in {path / 'checkpoints'} are damaged; nothing was changed. "
+            "Restore them from a backup, or start anew in another --workdir"
+        )
+    return None
+
+
+def read_config(path: str | Path) -> dict:
+    """The config.json of a run folder.
+
+    Raises:
+      JaxganError: if there is none, or it cannot be read.
+    """
+    file = Path(path).expanduser() / "config.json"
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise JaxganError(f"{path} is not a run folder: it has no config.json") from error
+    except (OSError, ValueError) as error:
+        raise JaxganError(f"{file} cannot be read ({error})") from error
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that at any moment the old one or the new one is there, whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _manager(path: Path, when_final: Callable[[], None]):
+    import orbax.checkpoint as ocp
+
+    return ocp.CheckpointManager(
+        path / "checkpoints",
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=KEEP,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=when_final),
+        ),
+    )
+
+
+def _read(folder: Path, like: Checkpoint) -> Checkpoint:
+    import orbax.checkpoint as ocp
+
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like.arrays)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        found = checkpointer.restore(
+            folder,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
+            ),
+        )
+    return Checkpoint(found["arrays"], found["record"])
+
+
+def _steps(path: Path) -> list[int]:
+    """The steps of the finished checkpoints, newest first; Orbax names unfinished ones otherwise."""
+    folders = (path / "checkpoints").glob("*")
+    return sorted((int(folder.name) for folder in folders if folder.name.isdigit()), reverse=True)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file of data below a folder, by relative path."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name not in _NOT_DATA
+    }
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, or None.
+
+    Without this Orbax would restore wrong values from a file in which a bit has flipped, and say
+    nothing.
+    """
+    try:
+        expected = json.loads((folder / _DIGESTS).read_text())
+        found = _digests(folder)
+    except (OSError, ValueError) as error:
+        return str(error)
+    for name, digest in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _locked(path: Path) -> int:
+    """An open file that this process holds the lock of; the system frees it however we end."""
+    import fcntl
+
+    file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(file)
+        raise JaxganError(
+            f"{path.parent} is in use by another process; wait for it, or choose another --workdir"
+        ) from error
+    return file
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what a full or read-only disk raises into one clear line."""
+    try:
+        yield
+    except JaxganError:
+        raise
+    # tensorstore reports a full disk as ValueError, Orbax's threads as RuntimeError.
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise JaxganError(
+            f"cannot write to {path}: {reason}. Earlier checkpoints are intact; "
+            "make room or permit writing there, and run the same command again"
+        ) from error
+
+
+def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, the keys joined by dots."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,47 @@
+"""What the scripts share: one line for what the user can mend, no traceback."""
+
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxgan.errors import JaxganError
+
+
+def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = None) -> Any:
+    """Options from the command line, by the fields of a dataclass; --help explains each."""
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    kwargs = {} if default is None else {"default": default}
+    return tyro.cli(options, args=arguments, config=config, **kwargs)
+
+
+def main(run: Callable[[], int | None]) -> None:
+    """Runs a script's body and exits with its status; an error of the user's becomes one line."""
+    _quieten()
+    try:
+        status = run() or 0
+    except JaxganError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = error.exit_code
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _quieten() -> None:
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    # Orbax logs at length, from several threads, what it then also raises and we report.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    previous = sys.excepthook
+
+    def excepthook(kind, value, traceback):
+        # tensorstore's callbacks come to a closed loop after one write has failed.
+        if "Event loop is closed" not in str(value):
+            previous(kind, value, traceback)
+
+    sys.excepthook = excepthook
+    threading.excepthook = lambda _: None

@@ -1,0 +1,102 @@
+"""Data sets as uint8 arrays: `load(name) -> Dataset`."""
+
+import difflib
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from jaxgan.data import files, idx, prepared
+from jaxgan.data.dataset import Dataset
+from jaxgan.data.resize import resized
+from jaxgan.errors import DataUnavailableError, JaxganError
+
+__all__ = ["Dataset", "load"]
+
+
+def load(
+    name: str,
+    split: str = "train",
+    data_dir: str | Path | None = None,
+    *,
+    image_size: int | None = None,
+) -> Dataset:
+    """Loads a data set into memory.
+
+    Args:
+      name: one of
+        `fashion_mnist` (arXiv 1708.07747), `mnist`, `kmnist` (arXiv 1812.01718): from their four
+          gzip IDX files in `data_dir` (in it, or in a folder in it of the set's name), else in
+          $JAXGAN_DATA_DIR likewise, else from the download cache of tensorflow-datasets, else
+          downloaded there and checked against its registered checksums;
+        `digits`: scikit-learn's 1,797 8x8 images, bundled, no download (1,500 of them in train);
+        `auto`: `fashion_mnist` where it can be had, else `digits` with a warning;
+        a folder of PNG or JPEG images, whose subfolders, if any, are the classes;
+        a `.npy` or `.npz` file of images `[N, H, W]` or `[N, H, W, C]`: uint8, or floats in
+          [0, 1], or floats in [-1, 1] if any is negative; an .npz names them `images` and,
+          if there are any, `labels`, as `scripts/sample.py` does;
+        `tfds:NAME`: a set prepared by tensorflow-datasets as array_record in `data_dir` or its
+          own folder; one that is not is prepared first, which needs TensorFlow.
+      split: `train` or `test`; a folder or an array file is all `train`.
+      data_dir: where to look first.
+      image_size: resize the images, their shorter side to this many pixels, and crop the centre
+        square. Without it all images must be of one size.
+
+    Returns:
+      A Dataset of uint8 images.
+
+    Raises:
+      DataUnavailableError: if the set is not on this machine and cannot be downloaded.
+      JaxganError: if the name is unknown or a file is not what it should be.
+    """
+    if name == "auto":
+        dataset = _auto(split, data_dir, image_size)
+    elif name in idx.NAMES:
+        dataset = idx.load(name, split, data_dir)
+    elif name == "digits":
+        dataset = _digits(split)
+    elif name.startswith("tfds:"):
+        dataset = prepared.load(name, split, data_dir, image_size)
+    elif name.endswith((".npy", ".npz")):
+        dataset = files.load_arrays(name, split)
+    elif Path(name).expanduser().is_dir():
+        dataset = files.load_folder(name, split, image_size)
+    else:
+        raise JaxganError(_unknown(name))
+    if image_size is not None and dataset.images.shape[1:3] != (image_size, image_size):
+        images = np.stack([resized(image, image_size) for image in dataset.images])
+        dataset = dataset._replace(images=images)
+    return dataset
+
+
+def _auto(split, data_dir, image_size) -> Dataset:
+    try:
+        return load("fashion_mnist", split, data_dir, image_size=image_size)
+    except DataUnavailableError as error:
+        warnings.warn(
+            f"training on the small bundled set `digits` instead of Fashion-MNIST: {error}",
+            stacklevel=3,
+        )
+        return load("digits", split, image_size=image_size)
+
+
+def _digits(split: str) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = digits.target.astype(np.int32)
+    part = {"train": slice(0, 1500), "test": slice(1500, None)}
+    if split not in part:
+        raise JaxganError(f"digits has the splits train and test, not {split!r}")
+    return Dataset(images[part[split]], labels[part[split]], "digits", split)
+
+
+def _unknown(name: str) -> str:
+    known = [*idx.NAMES, "digits", "auto"]
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.5)
+    if "/" in name:
+        what = f"there is no folder {name!r}"
+    else:
+        what = f"unknown dataset {name!r}" + (f"; did you mean {near[0]}?" if near else ";")
+    return f"{what} Known are {', '.join(known)}, a folder of images, a .npy or .npz file, tfds:NAME"

@@ -1,0 +1,84 @@
+"""Any set of tensorflow-datasets that is prepared as array_record: read without TensorFlow."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from jaxgan.data.dataset import Dataset
+from jaxgan.data.network import unreachable
+from jaxgan.data.resize import resized
+from jaxgan.errors import DataUnavailableError, JaxganError
+
+
+def load(
+    name: str, split: str, data_dir: str | Path | None = None, image_size: int | None = None
+) -> Dataset:
+    """Loads `tfds:NAME`; see `jaxgan.data.load`."""
+    import tensorflow_datasets as tfds
+    from tqdm import tqdm
+
+    try:
+        builder = tfds.builder(name.removeprefix("tfds:"), data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        raise JaxganError(f"{name}: tensorflow-datasets knows no such set") from error
+    if not builder.info.splits:
+        builder = _prepare(name, data_dir)
+    if split not in builder.info.splits:
+        raise JaxganError(f"{name} has the splits {', '.join(builder.info.splits)}, not {split!r}")
+    image_key, label_key = _keys(name, builder.info.features)
+    try:
+        source = builder.as_data_source(split=split)
+    except NotImplementedError as error:
+        raise JaxganError(
+            f"{name} is prepared in {builder.data_path}, but not as array_record: prepare it with "
+            "file_format='array_record', in another --data-dir"
+        ) from error
+    images, labels = [], []
+    for row in tqdm(source, "reading", disable=None, leave=False):
+        image = row[image_key]
+        images.append(image if image_size is None else resized(image, image_size))
+        if images[-1].shape != images[0].shape:
+            raise JaxganError(
+                f"{name} holds images of different sizes, {images[0].shape} and {images[-1].shape}: "
+                "give --image-size"
+            )
+        if label_key:
+            labels.append(row[label_key])
+    if not images or images[0].dtype != np.uint8:
+        raise JaxganError(f"{name}: no images of bytes in its split {split}")
+    return Dataset(
+        np.stack(images), np.asarray(labels, np.int32) if label_key else None, name, split
+    )
+
+
+def _prepare(name: str, data_dir):
+    """Downloads the set and writes it as array_record."""
+    import tensorflow_datasets as tfds
+
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DataUnavailableError(
+            f"{name} is not prepared on this machine, and to prepare it takes TensorFlow: where that is "
+            "installed, run this command, or tfds.builder(NAME, file_format='array_record')"
+            ".download_and_prepare(), and copy the folder here (--data-dir)"
+        )
+    builder = tfds.builder(
+        name.removeprefix("tfds:"), data_dir=data_dir, file_format="array_record"
+    )
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # whatever the code of any one set may raise
+        reason = next(filter(None, map(unreachable, list(builder.url_infos)[:1])), str(error))
+        raise DataUnavailableError(f"{name} cannot be prepared: {reason}") from error
+    return builder
+
+
+def _keys(name: str, features) -> tuple[str, str | None]:
+    """The keys of the image and, if there is one, the label."""
+    import tensorflow_datasets as tfds
+
+    images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
+    labels = [key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
+    if len(images) != 1:
+        raise JaxganError(f"{name} must have one image feature; it has {', '.join(images) or 'none'}")
+    return images[0], labels[0] if len(labels) == 1 else None

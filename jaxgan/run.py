@@ -1,0 +1,281 @@
+"""A whole training run of a GAN: data, training, pictures and checkpoints in one folder."""
+
+import contextlib
+import dataclasses
+import hashlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+import jaxgan
+from jaxgan import checkpoint, data, loop, plots
+from jaxgan.config import GANConfig, TrainConfig
+from jaxgan.errors import JaxganError
+from jaxgan.gan import GANState, create_state, generate, train_step
+
+_FREE = frozenset(
+    ["jaxgan", "train.dataset", "train.data_dir", "train.epochs", "train.sample_every"]
+    + ["train.checkpoint_every", "train.tensorboard"]
+)
+"""Settings that may change when a run goes on: what is trained does not depend on them."""
+
+
+class Outcome(NamedTuple):
+    """How `train` ended."""
+
+    workdir: Path
+    history: list[dict[str, float]]
+    """One row per finished epoch, as in metrics.csv."""
+    trained: int
+    """Epochs finished by this call; 0 if the run was already done."""
+    stopped_by: signal.Signals | None
+    """SIGINT or SIGTERM if that ended it before its last epoch."""
+
+
+def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None = None) -> Outcome:
+    """Trains a GAN, or goes on where an earlier call on the same folder ended.
+
+    SIGINT and SIGTERM are heeded after the steps at hand: the run is saved and `train` returns.
+
+    Args:
+      config: the networks; `image_shape` is replaced by that of the data.
+      settings: the data, the length, what is left behind.
+      workdir: the run folder; by default runs/DATASET.
+
+    Returns:
+      The Outcome. The folder then holds config.json, metrics.csv, samples/, real.png, curves.png,
+      training.gif, checkpoints/ and, if asked for, tensorboard/.
+
+    Raises:
+      JaxganError: if the data cannot be had, the folder cannot be used, or training diverges
+        (NonFiniteError).
+    """
+    with _stop_signals() as received:
+        dataset = _load(settings)
+        config = _fitted(config, dataset)
+        workdir = Path(workdir or f"runs/{dataset.name.split(':')[-1].strip('/').split('/')[-1]}")
+        with contextlib.closing(_writer(settings, workdir)) as writer:
+            folder = checkpoint.RunFolder(workdir, _described(config, settings, dataset), _FREE)
+            with contextlib.closing(folder):
+                return _train(config, settings, dataset, folder, writer, received)
+
+
+def load_state(workdir: str | Path) -> tuple[GANState, int]:
+    """The trained state of a run folder, from its newest whole checkpoint.
+
+    Returns:
+      The state, and the number of epochs finished; an untrained state and -1 if there is no
+      checkpoint yet.
+
+    Raises:
+      JaxganError: if it is no run folder, all checkpoints are damaged, or its networks are not the
+        MLPs (then rebuild the config in Python and call `jaxgan.checkpoint.restore`).
+    """
+    described = checkpoint.read_config(workdir)
+    if described["gan"]["generator"] or described["gan"]["discriminator"]:
+        raise JaxganError(f"{workdir} was trained with networks of its own, which only its code can build")
+    config = GANConfig(**described["gan"])
+    batch_shape = np.zeros((1, *config.image_shape), np.uint8)
+    state = create_state(_rngs(described["train"]["seed"]).init, config)
+    like = _checkpoint(loop.start_run(train_step, state, batch_shape))
+    found = checkpoint.restore(Path(workdir).expanduser().absolute(), like)
+    if found is None:
+        return state, -1
+    return found[0].arrays["state"], len(found[0].record["history"])
+
+
+def summary(config: GANConfig, settings: TrainConfig) -> str:
+    """Both networks as tables, with the shapes and numbers of their parameters."""
+    config = _fitted(config, _load(settings))
+    state = jax.eval_shape(lambda: create_state(jax.random.key(0), config))
+    tables = []
+    for player, shape in (
+        (state.generator, (config.latent_dim,)),
+        (state.discriminator, config.image_shape),
+    ):
+        console = {"width": 120, "force_terminal": sys.stdout.isatty()}
+        table = nn.tabulate(player.apply_fn.__self__, jax.random.key(0), console_kwargs=console)
+        tables.append(table(np.zeros((settings.batch_size, *shape), np.float32)))
+    return "".join(tables)
+
+
+def _train(config, settings, dataset, folder, writer, received) -> Outcome:
+    """`train`, in a folder that is ours."""
+    rngs = _rngs(settings.seed)
+    state = create_state(rngs.init, config)
+    run = loop.start_run(train_step, state, dataset.images)
+    found = folder.restore(_checkpoint(run))
+    if found is not None:
+        run = loop.Run(**found.arrays, **found.record)
+        print(f"resuming {folder.path} after {len(run.history)} epochs, step {run.state.step}")
+    latents = jax.random.normal(rngs.pictures, (16, config.latent_dim))
+    rows = np.sort(np.random.default_rng(settings.seed).permutation(len(dataset.images))[:16])
+    samples = folder.path / "samples"
+    before, saved = len(run.history), int(run.state.step)
+
+    def write(path: Path, content: str | bytes) -> None:
+        with checkpoint.disk_errors(folder.path):
+            path.parent.mkdir(exist_ok=True)
+            checkpoint.write_atomically(path, content)
+
+    def save(run: loop.Run) -> None:
+        nonlocal saved
+        if int(run.state.step) > saved:
+            saved = int(run.state.step)
+            folder.save(saved, _checkpoint(run))
+
+    def on_epoch(run: loop.Run) -> None:
+        epoch = len(run.history)
+        write(folder.path / "metrics.csv", _csv(run.history))
+        writer.scalars(run.history[-1])
+        if epoch % settings.sample_every == 0 or epoch == settings.epochs:
+            images = generate(run.state, latents)
+            write(samples / f"image_at_epoch_{epoch:04}.png", plots.grid_png(images))
+            writer.images(plots.image_grid(images), run.history[-1]["step"])
+        # Last: a checkpoint says that all that belongs to its epochs is there.
+        if epoch % settings.checkpoint_every == 0 or epoch == settings.epochs:
+            save(run)
+
+    write(folder.path / "real.png", plots.grid_png(dataset.images[rows]))
+    write(folder.path / "metrics.csv", _csv(run.history))
+    writer.open(int(run.state.step))
+    run = loop.fit(
+        train_step,
+        run,
+        dataset.images,
+        rngs.training,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        on_epoch=on_epoch,
+        should_stop=lambda: bool(received),
+    )
+    save(run)
+    if run.history:
+        write(folder.path / "curves.png", plots.curves_png(run.history))
+    frames = sorted(samples.glob("image_at_epoch_*.png"))
+    if frames:
+        write(folder.path / "training.gif", plots.gif(frames))
+    folder.wait()
+    unfinished = len(run.history) < settings.epochs
+    return Outcome(
+        folder.path,
+        run.history,
+        len(run.history) - before,
+        received[0] if received and unfinished else None,
+    )
+
+
+def _load(settings: TrainConfig) -> data.Dataset:
+    return data.load(settings.dataset, "train", settings.data_dir, image_size=settings.image_size)
+
+
+def _fitted(config: GANConfig, dataset: data.Dataset) -> GANConfig:
+    return dataclasses.replace(config, image_shape=dataset.images.shape[1:])
+
+
+class _RunKeys(NamedTuple):
+    init: jax.Array
+    training: jax.Array
+    pictures: jax.Array
+
+
+def _rngs(seed: int) -> _RunKeys:
+    return _RunKeys(*jax.random.split(jax.random.key(seed), 3))
+
+
+def _checkpoint(run: loop.Run) -> checkpoint.Checkpoint:
+    return checkpoint.Checkpoint(
+        arrays={"state": run.state, "totals": run.totals},
+        record={"history": run.history, "seconds": run.seconds},
+    )
+
+
+def _described(config: GANConfig, settings: TrainConfig, dataset: data.Dataset) -> dict[str, Any]:
+    """What config.json says."""
+    gan = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    for player in ("generator", "discriminator"):
+        gan[player] = gan[player] and repr(gan[player])
+    return {
+        "jaxgan": jaxgan.__version__,
+        "gan": gan,
+        "train": dataclasses.asdict(settings),
+        "data": {
+            "name": dataset.name,
+            "images": len(dataset.images),
+            "sha256": hashlib.sha256(np.ascontiguousarray(dataset.images)).hexdigest(),
+        },
+    }
+
+
+def _csv(history: list[dict[str, float]]) -> str:
+    columns = ["epoch", "step", *jaxgan.Metrics._fields, "seconds", "steps_per_second"]
+    lines = [columns, *([repr(row[column]) for column in columns] for row in history)]
+    return "".join(",".join(line) + "\n" for line in lines)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[signal.Signals]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; a second one works as ever."""
+    received: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # Python gives signals to the main thread only
+        return
+
+    def note(number, _):
+        received.append(signal.Signals(number))
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Writer:
+    """TensorBoard events, or nothing."""
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        self._events: Any = None
+
+    def open(self, step: int) -> None:
+        if self._path is not None:
+            from tensorboardX import SummaryWriter
+
+            # What an earlier process wrote after its last checkpoint is written again.
+            self._events = SummaryWriter(str(self._path), purge_step=step + 1)
+
+    def scalars(self, row: dict[str, float]) -> None:
+        if self._events is not None:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self._events.add_scalar(name, value, row["step"])
+
+    def images(self, grid: np.ndarray, step: float) -> None:
+        if self._events is not None:
+            self._events.add_image("samples", grid, step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+def _writer(settings: TrainConfig, workdir: Path) -> _Writer:
+    if not settings.tensorboard:
+        return _Writer(None)
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError as error:
+        raise JaxganError(
+            "--tensorboard needs tensorboardX: pip install 'jaxgan[tensorboard]'"
+        ) from error
+    return _Writer(workdir / "tensorboard")

@@ -1,0 +1,143 @@
+"""Draws images from a trained generator: into an array file, one picture, or a folder of PNGs."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxgan import JaxganError, checkpoint, cli, create_state, generate, plots, run
+
+CHUNK = 1000
+"""Images generated at a time, so that any number of them fits the memory."""
+MOST_IN_A_PICTURE = 10_000
+INTERPOLATION_STEPS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Draws images from a trained generator."""
+
+    workdir: str | None = None
+    """The run folder; without it the reference generator is sampled untrained."""
+    num: int = 64
+    """How many images."""
+    seed: int = 0
+    """Of the latents: same seed, same images, and fewer are a part of more."""
+    out: str = "samples.png"
+    """Where to: NAME.npz (`images`, uint8 [N, H, W] or [N, H, W, C]), NAME.png (one grid), or
+    a folder, FOLDER/ (numbered PNGs, as FID tools read them)."""
+    interpolate: bool = False
+    """Between pairs of latents, ten images each: every row of the grid goes from one to another."""
+
+
+def main() -> None:
+    options = cli.parse(Options)
+    out = Path(options.out).expanduser()
+    kind = "folder" if options.out.endswith("/") else out.suffix
+    check(options, out, kind)
+    state = load(options)
+    latents = draw_latents(options, state.config.latent_dim)
+    images = np.concatenate(
+        [
+            plots.to_uint8(generate(state, latents[at : at + CHUNK]))
+            for at in tqdm(range(0, len(latents), CHUNK), "sampling", disable=None)
+        ]
+    )
+    with checkpoint.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if kind == ".npz":
+            save_array(out, images)
+        elif kind == ".png":
+            columns = INTERPOLATION_STEPS if options.interpolate else None
+            checkpoint.write_atomically(out, plots.grid_png(images, columns))
+        else:
+            save_folder(out, images)
+    print(f"{len(images)} images of {'x'.join(map(str, images.shape[1:]))} in {out}")
+
+
+def check(options: Options, out: Path, kind: str) -> None:
+    if options.num < 1:
+        raise JaxganError(f"--num must be 1 or more, got {options.num}")
+    if kind not in (".npz", ".png", "folder", ""):
+        raise JaxganError(f"--out must be NAME.npz, NAME.png or a folder, got {options.out!r}")
+    if kind == ".png" and options.num > MOST_IN_A_PICTURE:
+        raise JaxganError(
+            f"a grid of {options.num} images is too large for one picture (at most "
+            f"{MOST_IN_A_PICTURE}); take --out samples.npz or --out folder/"
+        )
+    if kind in ("folder", "") and out.is_dir() and any(out.iterdir()):
+        raise JaxganError(f"{out} is not empty: samples of two calls would mix; choose another --out")
+
+
+def load(options: Options):
+    if options.workdir is None:
+        print("no --workdir: sampling the reference generator untrained")
+        return create_state(jax.random.key(options.seed))
+    state, epochs = run.load_state(options.workdir)
+    print(f"after {epochs} epochs" if epochs >= 0 else "no checkpoint yet: sampling it untrained")
+    return state
+
+
+def draw_latents(options: Options, latent_dim: int) -> jax.Array:
+    """`[num, latent_dim]`; one key for each, so that fewer are a part of more."""
+
+    def draw(n: int) -> jax.Array:
+        rngs = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(options.seed), i))(jnp.arange(n))
+        return jax.vmap(lambda rng: jax.random.normal(rng, (latent_dim,)))(rngs)
+
+    if not options.interpolate:
+        return draw(options.num)
+    pairs = -(-options.num // INTERPOLATION_STEPS)
+    ends = draw(2 * pairs)
+    return interpolated(ends[:pairs], ends[pairs:])[: options.num]
+
+
+def interpolated(start: jax.Array, end: jax.Array) -> jax.Array:
+    """Spherical interpolation, row by row, `[rows, d]` twice -> `[rows * steps, d]`.
+
+    A straight line would cut through the middle, where N(0, I) has no mass (arXiv 1609.04468).
+    """
+
+    def norm(x):
+        return jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    cosine = (start * end).sum(-1, keepdims=True) / (norm(start) * norm(end))
+    angle = jnp.arccos(jnp.clip(cosine, -1, 1))[:, None]
+    t = jnp.linspace(0, 1, INTERPOLATION_STEPS)[None, :, None]
+    # At an angle of 0 the two are one direction, and the weights tend to those of a straight line.
+    flat = jnp.sin(angle) < 1e-6
+    sine = jnp.where(flat, 1, jnp.sin(angle))
+    weight_start = jnp.where(flat, 1 - t, jnp.sin((1 - t) * angle) / sine)
+    weight_end = jnp.where(flat, t, jnp.sin(t * angle) / sine)
+    points = weight_start * start[:, None] + weight_end * end[:, None]
+    return points.reshape(-1, start.shape[-1])
+
+
+def save_array(out: Path, images: np.ndarray) -> None:
+    partial = out.with_name(f".{out.stem}.partial.npz")
+    try:
+        np.savez_compressed(partial, images=images[..., 0] if images.shape[-1] == 1 else images)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_folder(out: Path, images: np.ndarray) -> None:
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        digits = max(5, len(str(len(images) - 1)))
+        for i, image in enumerate(tqdm(images, "writing", disable=None)):
+            (partial / f"{i:0{digits}}.png").write_bytes(plots.png(image))
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    cli.main(main)
