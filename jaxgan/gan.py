@@ -211,7 +211,7 @@ def _static_parts(config: GANConfig) -> _StaticParts:
 
 
 def _create_player(module, tx, rng, inputs) -> Player:
-    variables = dict(module.init(rng, inputs))
+    variables = dict(module.init(rng, inputs, **_mode(module, train=False)))
     params = variables.pop("params", {})
     player = Player.create(apply_fn=module.apply, params=params, tx=tx, collections=variables)
     # An array from the start, as it is after a step: a Python 0 would cost a second trace.
@@ -224,17 +224,20 @@ def _forward(player: Player, inputs, rng=None) -> tuple[jax.Array, Player]:
     With an rng the pass is one of training: dropout is at work, statistics are updated.
     """
     train = rng is not None
-    options = {}
-    if "train" in inspect.signature(type(player.apply_fn.__self__).__call__).parameters:
-        options["train"] = train
     outputs, updates = player.apply_fn(
         {"params": player.params, **player.collections},
         inputs,
         rngs={"dropout": rng} if train else None,
         mutable=list(player.collections) if train else [],
-        **options,
+        **_mode(player.apply_fn.__self__, train=train),
     )
     return outputs, player.replace(collections={**player.collections, **updates})
+
+
+def _mode(module: nn.Module, *, train: bool) -> dict[str, bool]:
+    """The argument `train`, for a module that takes one."""
+    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+    return {"train": train} if takes_train else {}
 
 
 def _logits(discriminator: Player, images, rng=None) -> tuple[jax.Array, Player]:

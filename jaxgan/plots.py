@@ -77,6 +77,7 @@ def curves_png(history: Sequence[Mapping[str, float]]) -> bytes:
     """Losses (left) and scores (right) over the epochs, as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -91,6 +92,7 @@ def curves_png(history: Sequence[Mapping[str, float]]) -> bytes:
             values = [row[column] for row in history]
             axes.plot(epochs, values, label=name, marker="." if len(history) < 3 else "")
         axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     axes.set_ylim(0, 1)

@@ -1,0 +1,43 @@
+"""Two fake CPU devices for all tests, and errors where shapes would be broadcast by accident."""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+import jax
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import numpy as np
+import pytest
+
+import jaxgan
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> str:
+    """The folder of the real Fashion-MNIST."""
+    folder = os.environ.get("JAXGAN_DATA_DIR")
+    if not folder:
+        pytest.skip("JAXGAN_DATA_DIR is unset: it names the folder of the real Fashion-MNIST")
+    return folder
+
+
+@pytest.fixture
+def small() -> jaxgan.GANConfig:
+    """The reference's architecture, small."""
+    return jaxgan.GANConfig(
+        image_shape=(6, 5, 1),
+        latent_dim=7,
+        generator_widths=(16, 12),
+        discriminator_widths=(16, 8),
+        discriminator_dropout=(0.5, 0.3),
+    )
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """32 images for `small`, uint8."""
+    return np.random.default_rng(0).integers(0, 256, (32, 6, 5, 1), np.uint8)

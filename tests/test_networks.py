@@ -1,0 +1,70 @@
+import jax
+import numpy as np
+import pytest
+
+from jaxgan import GANConfig, create_state, sample
+from jaxgan.networks import MLPDiscriminator
+
+
+def count(params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_reference_has_the_published_numbers_of_parameters():
+    state = create_state(jax.random.key(0))
+    assert count(state.generator.params) == 249_296
+    assert count(state.discriminator.params) == 242_177
+
+
+@pytest.mark.parametrize("player", ["generator", "discriminator"])
+def test_kernels_are_glorot_uniform_and_biases_zero(player):
+    params = getattr(create_state(jax.random.key(1)), player).params
+    for layer in params.values():
+        fan_in, fan_out = layer["kernel"].shape
+        bound = np.sqrt(6 / (fan_in + fan_out))
+        kernel = np.asarray(layer["kernel"])
+        assert np.abs(kernel).max() <= bound
+        # A uniform on [-b, b] has a standard deviation of b / sqrt(3).
+        np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=4 / np.sqrt(kernel.size))
+        assert not np.asarray(layer["bias"]).any()
+
+
+def test_generator_gives_images_in_range():
+    images = sample(create_state(jax.random.key(0)), jax.random.key(1), 5)
+    assert images.shape == (5, 28, 28, 1)
+    assert images.dtype == np.float32
+    assert np.abs(images).max() <= 1
+
+
+def test_discriminator_by_hand():
+    network = MLPDiscriminator(widths=(2,), dropout=(0.5,))
+    params = {
+        "Dense_0": {"kernel": np.array([[1.0, -1.0]], np.float32), "bias": np.zeros(2, np.float32)},
+        "Dense_1": {"kernel": np.array([[1.0], [10.0]], np.float32), "bias": np.ones(1, np.float32)},
+    }
+    images = np.array([3.0, -2.0], np.float32).reshape(2, 1, 1, 1)
+    # LeakyReLU: (3, -0.6) and (-0.4, 2); no dropout.
+    np.testing.assert_allclose(network.apply({"params": params}, images), [-2.0, 20.6], rtol=1e-6)
+    # In training each hidden unit is either dropped or doubled.
+    logits = {
+        tuple(
+            np.round(
+                np.asarray(
+                    network.apply(
+                        {"params": params}, images, train=True, rngs={"dropout": jax.random.key(i)}
+                    )
+                ),
+                3,
+            )
+        )
+        for i in range(64)
+    }
+    first = {pair[0] for pair in logits}
+    assert first == {np.float32(x) for x in (1.0, 7.0, -11.0, -5.0)}
+
+
+def test_dropout_is_off_outside_training():
+    state = create_state(jax.random.key(0), GANConfig())
+    images = np.ones((3, 28, 28, 1), np.float32)
+    logits = state.discriminator.apply_fn({"params": state.discriminator.params}, images)
+    np.testing.assert_allclose(logits, np.full(3, logits[0]))
