@@ -78,7 +78,7 @@ class RunFolder:
         checkpoint, step = found
         # What is newer is damaged. Orbax would take such a step for saved, so it has to go; it goes
         # aside, since it may be all that is left of a long run.
-        for newer in _steps(self.path):
+        for newer in steps(self.path):
             if newer > step:
                 aside = self.path / "damaged" / str(newer)
                 with disk_errors(self.path):
@@ -97,7 +97,7 @@ class RunFolder:
         import orbax.checkpoint as ocp
 
         # A copy: the arrays may be donated to the next step while they are still being written.
-        arrays = jax.tree.map(jnp.copy, checkpoint.arrays)
+        arrays = _copied(checkpoint.arrays)
         with disk_errors(self.path):
             if self._manager is None:
                 self._manager = _manager(self.path, self._write_digests)
@@ -106,7 +106,8 @@ class RunFolder:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(checkpoint.record)
+                    arrays=ocp.args.StandardSave(arrays),
+                    record=ocp.args.JsonSave(checkpoint.record),
                 ),
             )
 
@@ -141,7 +142,7 @@ class RunFolder:
             foreign = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
             if foreign:
                 raise JaxganError(
-                    f"{self.path} is not a run folder: it has no config.json, but holds {foreign[0]}; "
+                    f"{self.path} is not a run folder: it has no config.json but {foreign[0]}; "
                     "choose another --workdir"
                 )
             return
@@ -159,6 +160,12 @@ class RunFolder:
             )
 
 
+@jax.jit
+def _copied(tree: Any) -> Any:
+    """The same arrays in memory of their own."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
     """Reads the newest checkpoint of a run folder that is whole, without changing anything.
 
@@ -173,8 +180,8 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
     Raises:
       JaxganError: if there are checkpoints, and all are damaged.
     """
-    steps = _steps(path)
-    for step in steps:
+    found = steps(path)
+    for step in found:
         folder = path / "checkpoints" / str(step)
         damage = _damage(folder)
         if damage is None:
@@ -184,7 +191,7 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
             except Exception as error:
                 damage = (str(error).splitlines() or [type(error).__name__])[0]
         warnings.warn(f"checkpoint {folder} is damaged and passed over: {damage}", stacklevel=3)
-    if steps:
+    if found:
         raise JaxganError(
             f"all checkpoints in {path / 'checkpoints'} are damaged; nothing was changed. "
             "Restore them from a backup, or start anew in another --workdir"
@@ -211,7 +218,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that at any moment the old one or the new one is there, whole."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "wb") as file:
+        with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -248,8 +255,9 @@ def _read(folder: Path, like: Checkpoint) -> Checkpoint:
     return Checkpoint(found["arrays"], found["record"])
 
 
-def _steps(path: Path) -> list[int]:
-    """The steps of the finished checkpoints, newest first; Orbax names unfinished ones otherwise."""
+def steps(path: Path) -> list[int]:
+    """The steps of the finished checkpoints of a run folder, newest first."""
+    # Orbax gives a step its plain number only when it is whole.
     folders = (path / "checkpoints").glob("*")
     return sorted((int(folder.name) for folder in folders if folder.name.isdigit()), reverse=True)
 

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = N
 
 def main(run: Callable[[], int | None]) -> None:
     """Runs a script's body and exits with its status; an error of the user's becomes one line."""
-    _quieten()
+    quieten()
     try:
         status = run() or 0
     except JaxganError as error:
@@ -32,16 +31,18 @@ def main(run: Callable[[], int | None]) -> None:
     sys.exit(status)
 
 
-def _quieten() -> None:
+def quieten() -> None:
+    """Keeps libraries from reporting what the script reports, and makes a warning one line."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     # Orbax logs at length, from several threads, what it then also raises and we report.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    previous = sys.excepthook
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    previous = sys.unraisablehook
 
-    def excepthook(kind, value, traceback):
-        # tensorstore's callbacks come to a closed loop after one write has failed.
-        if "Event loop is closed" not in str(value):
-            previous(kind, value, traceback)
+    def unraisable(args) -> None:
+        # tensorstore's callbacks come to a closed event loop after a write has failed.
+        if "Event loop is closed" not in str(args.exc_value):
+            previous(args)
 
-    sys.excepthook = excepthook
-    threading.excepthook = lambda _: None
+    sys.unraisablehook = unraisable

@@ -53,12 +53,16 @@ class GANConfig:
         for name in ("image_shape", "generator_widths", "discriminator_widths"):
             # Lists (from JSON, from a command line) would make the config unhashable.
             object.__setattr__(self, name, tuple(getattr(self, name)))
-            _check(all(_is_size(n) for n in getattr(self, name)), self, name, "whole numbers above 0")
+            _check(
+                all(_is_size(n) for n in getattr(self, name)), self, name, "whole numbers above 0"
+            )
         object.__setattr__(self, "discriminator_dropout", tuple(self.discriminator_dropout))
         _check(len(self.image_shape) == 3, self, "image_shape", "(height, width, channels)")
         _check(_is_size(self.latent_dim), self, "latent_dim", "a whole number above 0")
         rates = self.discriminator_dropout
-        _check(all(0 <= rate < 1 for rate in rates), self, "discriminator_dropout", "rates in [0, 1)")
+        _check(
+            all(0 <= rate < 1 for rate in rates), self, "discriminator_dropout", "rates in [0, 1)"
+        )
         _check(
             len(rates) == len(self.discriminator_widths),
             self,

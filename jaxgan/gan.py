@@ -34,6 +34,8 @@ class Player(train_state.TrainState):
     `opt_state.hyperparams["learning_rate"]`, and so are the other numbers of Adam.
     """
 
+    apply_fn: Any = struct.field(pytree_node=False)
+    step: Any
     collections: Any = struct.field(default_factory=dict)
 
 
@@ -146,14 +148,14 @@ def train_step(
         )
         collections = (generator.collections, discriminator.collections)
         # The mean over shards belongs inside the differentiated function: shard_map already sums
-        # the gradients of replicated parameters, and a mean taken only after that would be too large.
+        # the gradients of replicated parameters, and a mean of those alone would be too large.
         metrics, collections = _pmean((metrics, collections), axis_name)
         return (metrics.gen_loss, metrics.disc_loss), (metrics, collections)
 
     players = (state.generator, state.discriminator)
     _, pull_back, aux = jax.vjp(play, *(player.params for player in players), has_aux=True)
     metrics, collections = aux
-    # Two pull-backs through the one forward pass; the half of each that is dropped is never computed.
+    # Two pull-backs through the one forward pass; compiled, what each drops is never computed.
     generator_grads, _ = pull_back((1.0, 0.0))
     _, discriminator_grads = pull_back((0.0, 1.0))
     grads = _pmean((generator_grads, discriminator_grads), axis_name)

@@ -3,8 +3,8 @@
 Written for any `train_step(state, batch, rng) -> (state, metrics)` whose state counts in `step` and
 whose metrics are a NamedTuple of scalars; nothing here knows of GANs.
 
-The order of the data is a function of (rng, epoch), a batch of (rng, epoch, step), and the step folds
-`state.step` into its rng: a state is all that is needed to go on, to the bit, at any step.
+The order of the data is a function of (rng, epoch), a batch of (rng, epoch, step), and the step
+folds `state.step` into its rng: a state is all that it takes to go on, to the bit, at any step.
 """
 
 import functools
@@ -110,10 +110,10 @@ def fit(
     steps = _steps_per_epoch(n, batch_size)
     order_rng, step_rng = jax.random.split(rng)
     # The compiled steps donate their state; the caller's is to stay.
-    state, totals = jax.tree.map(jnp.copy, (run.state, run.totals))
+    state, totals = _copied((run.state, run.totals))
     history, seconds = list(run.history), run.seconds
     epoch, at = divmod(int(state.step), steps)
-    chunk = 1
+    means, chunk = {}, 1
     while epoch < epochs and not should_stop():
         order = _epoch_order(order_rng, epoch, n)
         advance = functools.partial(_train_steps, train_step, data=data, order=order, rng=step_rng)
@@ -162,7 +162,9 @@ def _train_steps(train_step, state, totals, data, order, rng, start, stop, *, ba
     def body(i, carry):
         return take(carry, jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size))
 
-    carry = jax.lax.fori_loop(start, jnp.minimum(stop, full), body, (state, totals))
+    carry = (state, totals)
+    if full:
+        carry = jax.lax.fori_loop(start, jnp.minimum(stop, full), body, carry)
     if n % batch_size:
         last = order[full * batch_size :]
         carry = jax.lax.cond(
@@ -174,6 +176,11 @@ def _train_steps(train_step, state, totals, data, order, rng, start, stop, *, ba
 @functools.partial(jax.jit, static_argnames="n")
 def _epoch_order(rng, epoch, n: int):
     return jax.random.permutation(jax.random.fold_in(rng, epoch), n)
+
+
+@jax.jit
+def _copied(tree):
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _length(data) -> int:

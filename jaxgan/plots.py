@@ -86,7 +86,9 @@ def curves_png(history: Sequence[Mapping[str, float]]) -> bytes:
         ("loss", (("generator", "gen_loss"), ("discriminator", "disc_loss"))),
         ("mean score", (("real images", "real_score"), ("generated images", "fake_score"))),
     )
-    for axes, (label, lines) in zip(figure.subplots(1, 2), panels, strict=True):
+    losses, scores = figure.subplots(1, 2)
+    scores.set_ylim(0, 1)
+    for axes, (label, lines) in zip((losses, scores), panels, strict=True):
         for name, column in lines:
             # A marker where a line would have no length.
             values = [row[column] for row in history]
@@ -95,7 +97,6 @@ def curves_png(history: Sequence[Mapping[str, float]]) -> bytes:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    axes.set_ylim(0, 1)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()

@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
+from flax.linen.summary import tabulate
 
 import jaxgan
 from jaxgan import checkpoint, data, loop, plots
 from jaxgan.config import GANConfig, TrainConfig
-from jaxgan.errors import JaxganError
+from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.gan import GANState, create_state, generate, train_step
 
 _FREE = frozenset(
-    ["jaxgan", "train.dataset", "train.data_dir", "train.epochs", "train.sample_every"]
-    + ["train.checkpoint_every", "train.tensorboard"]
-)
+    f"train.{name}"
+    for name in ("dataset", "data_dir", "epochs", "sample_every", "checkpoint_every", "tensorboard")
+) | {"jaxgan"}
 """Settings that may change when a run goes on: what is trained does not depend on them."""
 
 
@@ -63,8 +63,17 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
         workdir = Path(workdir or f"runs/{dataset.name.split(':')[-1].strip('/').split('/')[-1]}")
         with contextlib.closing(_writer(settings, workdir)) as writer:
             folder = checkpoint.RunFolder(workdir, _described(config, settings, dataset), _FREE)
-            with contextlib.closing(folder):
-                return _train(config, settings, dataset, folder, writer, received)
+            try:
+                with contextlib.closing(folder):
+                    return _train(config, settings, dataset, folder, writer, received)
+            except NonFiniteError as error:
+                kept = checkpoint.steps(folder.path)
+                where = (
+                    f"the last good checkpoint is of step {kept[0]}"
+                    if kept
+                    else "no checkpoint was due"
+                )
+                raise NonFiniteError(f"{error}; {where}, in {folder.path}") from error
 
 
 def load_state(workdir: str | Path) -> tuple[GANState, int]:
@@ -75,20 +84,31 @@ def load_state(workdir: str | Path) -> tuple[GANState, int]:
       checkpoint yet.
 
     Raises:
-      JaxganError: if it is no run folder, all checkpoints are damaged, or its networks are not the
-        MLPs (then rebuild the config in Python and call `jaxgan.checkpoint.restore`).
+      JaxganError: as `checkpoint_like`, or if all checkpoints are damaged.
+    """
+    like = checkpoint_like(workdir)
+    found = checkpoint.restore(Path(workdir).expanduser().absolute(), like)
+    if found is None:
+        return like.arrays["state"], -1
+    return found[0].arrays["state"], len(found[0].record["history"])
+
+
+def checkpoint_like(workdir: str | Path) -> checkpoint.Checkpoint:
+    """The checkpoint of a run folder before its first step, as `checkpoint.restore` wants it.
+
+    Raises:
+      JaxganError: if it is no run folder, or its networks are not the MLPs (then build the state in
+        Python and give it to `checkpoint.restore`).
     """
     described = checkpoint.read_config(workdir)
     if described["gan"]["generator"] or described["gan"]["discriminator"]:
-        raise JaxganError(f"{workdir} was trained with networks of its own, which only its code can build")
+        raise JaxganError(
+            f"{workdir} was trained with networks of its own, which only its code can build"
+        )
     config = GANConfig(**described["gan"])
-    batch_shape = np.zeros((1, *config.image_shape), np.uint8)
     state = create_state(_rngs(described["train"]["seed"]).init, config)
-    like = _checkpoint(loop.start_run(train_step, state, batch_shape))
-    found = checkpoint.restore(Path(workdir).expanduser().absolute(), like)
-    if found is None:
-        return state, -1
-    return found[0].arrays["state"], len(found[0].record["history"])
+    images = np.zeros((1, *config.image_shape), np.uint8)
+    return _checkpoint(loop.start_run(train_step, state, images))
 
 
 def summary(config: GANConfig, settings: TrainConfig) -> str:
@@ -101,7 +121,7 @@ def summary(config: GANConfig, settings: TrainConfig) -> str:
         (state.discriminator, config.image_shape),
     ):
         console = {"width": 120, "force_terminal": sys.stdout.isatty()}
-        table = nn.tabulate(player.apply_fn.__self__, jax.random.key(0), console_kwargs=console)
+        table = tabulate(player.apply_fn.__self__, jax.random.key(0), console_kwargs=console)
         tables.append(table(np.zeros((settings.batch_size, *shape), np.float32)))
     return "".join(tables)
 
@@ -209,7 +229,7 @@ def _described(config: GANConfig, settings: TrainConfig, dataset: data.Dataset) 
         "data": {
             "name": dataset.name,
             "images": len(dataset.images),
-            "sha256": hashlib.sha256(np.ascontiguousarray(dataset.images)).hexdigest(),
+            "sha256": hashlib.sha256(dataset.images.tobytes()).hexdigest(),
         },
     }
 

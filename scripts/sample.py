@@ -70,7 +70,9 @@ def check(options: Options, out: Path, kind: str) -> None:
             f"{MOST_IN_A_PICTURE}); take --out samples.npz or --out folder/"
         )
     if kind in ("folder", "") and out.is_dir() and any(out.iterdir()):
-        raise JaxganError(f"{out} is not empty: samples of two calls would mix; choose another --out")
+        raise JaxganError(
+            f"{out} is not empty: samples of two calls would mix; choose another --out"
+        )
 
 
 def load(options: Options):
@@ -86,7 +88,9 @@ def draw_latents(options: Options, latent_dim: int) -> jax.Array:
     """`[num, latent_dim]`; one key for each, so that fewer are a part of more."""
 
     def draw(n: int) -> jax.Array:
-        rngs = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(options.seed), i))(jnp.arange(n))
+        rngs = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(options.seed), i))(
+            jnp.arange(n)
+        )
         return jax.vmap(lambda rng: jax.random.normal(rng, (latent_dim,)))(rngs)
 
     if not options.interpolate:

@@ -53,7 +53,14 @@ def main() -> int | None:
     if not outcome.trained:
         print(f"already trained for {len(outcome.history)} epochs; more --epochs goes on")
     print(f"everything is in {outcome.workdir}:")
-    for name in ("samples/", "training.gif", "curves.png", "real.png", "metrics.csv", "checkpoints/"):
+    for name in (
+        "samples/",
+        "training.gif",
+        "curves.png",
+        "real.png",
+        "metrics.csv",
+        "checkpoints/",
+    ):
         print(f"  {name}")
     return None
 

@@ -25,6 +25,13 @@ def real_data_dir() -> str:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """For the processes that tests start: each program is compiled once, not once in each."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
 @pytest.fixture
 def small() -> jaxgan.GANConfig:
     """The reference's architecture, small."""

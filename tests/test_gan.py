@@ -168,7 +168,9 @@ def test_networks_with_statistics_and_without_train(small, images):
     assert now["mean"].all()
     # Sampling uses the statistics and leaves them; an image does not depend on its neighbours.
     latents = jax.random.normal(RNG, (4, 7))
-    np.testing.assert_allclose(generate(state, latents)[:2], generate(state, latents[:2]), atol=1e-6)
+    np.testing.assert_allclose(
+        generate(state, latents)[:2], generate(state, latents[:2]), atol=1e-6
+    )
 
 
 def test_samples_follow_the_rng(small):

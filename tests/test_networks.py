@@ -40,7 +40,10 @@ def test_discriminator_by_hand():
     network = MLPDiscriminator(widths=(2,), dropout=(0.5,))
     params = {
         "Dense_0": {"kernel": np.array([[1.0, -1.0]], np.float32), "bias": np.zeros(2, np.float32)},
-        "Dense_1": {"kernel": np.array([[1.0], [10.0]], np.float32), "bias": np.ones(1, np.float32)},
+        "Dense_1": {
+            "kernel": np.array([[1.0], [10.0]], np.float32),
+            "bias": np.ones(1, np.float32),
+        },
     }
     images = np.array([3.0, -2.0], np.float32).reshape(2, 1, 1, 1)
     # LeakyReLU: (3, -0.6) and (-0.4, 2); no dropout.

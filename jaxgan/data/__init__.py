@@ -3,6 +3,7 @@
 import difflib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def _auto(split, data_dir, image_size) -> Dataset:
 def _digits(split: str) -> Dataset:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)
     part = {"train": slice(0, 1500), "test": slice(1500, None)}
@@ -96,7 +97,11 @@ def _unknown(name: str) -> str:
     known = [*idx.NAMES, "digits", "auto"]
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.5)
     if "/" in name:
-        what = f"there is no folder {name!r}"
+        what = f"there is no folder {name!r}."
+    elif near:
+        what = f"unknown dataset {name!r}; did you mean {near[0]}?"
     else:
-        what = f"unknown dataset {name!r}" + (f"; did you mean {near[0]}?" if near else ";")
-    return f"{what} Known are {', '.join(known)}, a folder of images, a .npy or .npz file, tfds:NAME"
+        what = f"unknown dataset {name!r}."
+    return (
+        f"{what} Known are {', '.join(known)}, a folder of images, a .npy or .npz file, tfds:NAME"
+    )

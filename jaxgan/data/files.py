@@ -15,8 +15,8 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
     """Loads the PNG and JPEG images in a folder, or in its subfolders, which are then the classes.
 
-    Labels number the subfolders in the order of their names. The images become gray `[H, W, 1]` if all
-    of them are, else RGB.
+    Labels number the subfolders in the order of their names. The images become gray `[H, W, 1]` if
+    all of them are, else RGB.
 
     Raises:
       JaxganError: if there is no image, if images lie both in the folder and in subfolders, if one
@@ -54,13 +54,12 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
 
 
 def load_arrays(name: str, split: str) -> Dataset:
-    """Loads images, and labels if there are any, from a .npy or .npz file; see `jaxgan.data.load`."""
+    """Loads images, and labels if there are any, from a .npy or .npz file; see `load`."""
     _only_train(name, split)
     try:
-        with np.load(Path(name).expanduser(), allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except AttributeError:  # .npy: np.load gives an array, which is no context manager
-        arrays = {"images": np.load(Path(name).expanduser(), allow_pickle=False)}
+        loaded = np.load(Path(name).expanduser(), allow_pickle=False)
+        # An .npz is read only when asked for its arrays; an .npy is an array by now.
+        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise JaxganError(f"{name}: cannot be read as a numpy file ({error})") from error
     if "images" not in arrays and len(arrays) == 1:
@@ -121,9 +120,10 @@ def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
     if not np.issubdtype(images.dtype, np.floating):
         raise JaxganError(f"{name}: images must be uint8 or float, got {images.dtype}")
     low, high = float(images.min()), float(images.max())
-    if not (-1 <= low and high <= 1):  # also where either is NaN
+    if not (low >= -1 and high <= 1):  # also where either is NaN
         raise JaxganError(
-            f"{name}: float images must lie in [0, 1] or in [-1, 1]; these lie in [{low:g}, {high:g}]"
+            f"{name}: float images must lie in [0, 1] or in [-1, 1]; "
+            f"these lie in [{low:g}, {high:g}]"
         )
     unit = (images + 1) / 2 if low < 0 else images
     return np.round(unit * 255).astype(np.uint8)

@@ -2,10 +2,12 @@
 
 import gzip
 import importlib.util
+import math
 import os
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +52,9 @@ def find(name: str, split: str, data_dir: str | Path | None = None) -> tuple[Pat
             if not missing:
                 return paths[0], paths[1]
             if any((folder / file).is_file() for pair in _FILES.values() for file in pair):
-                raise JaxganError(f"{name}: missing {' and '.join(missing)}, beside its other files")
+                raise JaxganError(
+                    f"{name}: missing {' and '.join(missing)}, beside its other files"
+                )
     return None
 
 
@@ -64,7 +68,9 @@ def read(path: Path, ndim: int) -> np.ndarray:
         with gzip.open(path) as file:
             raw = file.read()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise JaxganError(f"{path}: damaged or truncated gzip file ({error}); fetch it anew") from error
+        raise JaxganError(
+            f"{path}: damaged or truncated gzip file ({error}); fetch it anew"
+        ) from error
     except OSError as error:
         raise JaxganError(f"{path}: cannot be read ({error.strerror or error})") from error
     # Two zero bytes, the type (8: unsigned byte), the number of dimensions; then each size.
@@ -75,9 +81,9 @@ def read(path: Path, ndim: int) -> np.ndarray:
             f"(IDX, unsigned bytes, {ndim} dimensions)"
         )
     header = 4 + 4 * ndim
-    shape = tuple(int(n) for n in np.frombuffer(raw[4:header], ">u4"))
-    expected = header + int(np.prod(shape, dtype=np.int64))
-    if len(shape) != ndim or len(raw) != expected:
+    shape = tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, header, 4))
+    expected = header + math.prod(shape)
+    if len(raw) != expected:
         raise JaxganError(
             f"{path}: wrong length, {len(raw)} bytes where its header {shape} says {expected}"
         )
@@ -94,17 +100,20 @@ def _roots(data_dir) -> list[Path]:
 def _from_tfds(name: str, split: str, data_dir) -> list[Path]:
     """The two files by way of tensorflow-datasets: from its cache, or downloaded into it."""
     if importlib.util.find_spec("tensorflow_datasets") is None:
-        raise DataUnavailableError(_not_found(name, data_dir, "tensorflow-datasets is not installed"))
+        raise DataUnavailableError(
+            _not_found(name, data_dir, "tensorflow-datasets is not installed")
+        )
     import requests
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import constants
     from tensorflow_datasets.core.download import resource
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
 
-    builder = tfds.builder_cls(name)
+    builder: Any = tfds.builder_cls(name)
     urls = [f"{builder.URL}{file}" for file in _FILES[split]]
     # The folder that tfds itself uses: what was downloaded by either is found by the other.
-    downloads = Path(tfds.core.constants.DATA_DIR).expanduser() / "downloads"
+    downloads = Path(constants.DATA_DIR).expanduser() / "downloads"
 
     def is_cached(url: str) -> bool:
         file = resource.get_dl_fname(url, builder.url_infos[url].checksum)
@@ -120,7 +129,8 @@ def _from_tfds(name: str, split: str, data_dir) -> list[Path]:
         manager = tfds.download.DownloadManager(
             download_dir=downloads, url_infos=builder.url_infos, dataset_name=name
         )
-        return [Path(path) for path in manager.download(urls)]
+        paths: Any = manager.download(urls)
+        return [Path(path) for path in paths]
     except NonMatchingChecksumError as error:
         raise JaxganError(f"{name}: a download is not what it should be: {error}") from error
     except (DownloadError, requests.RequestException, OSError) as error:
@@ -135,7 +145,7 @@ def _not_found(name: str, data_dir, reason: str, cache: Path | None = None) -> s
     four = ", ".join(file for pair in _FILES.values() for file in pair)
     return (
         f"{name} is not on this machine and cannot be downloaded: {reason}. "
-        f"Looked in {', '.join(tried) or 'no folder (none was named)'}. Put its four files ({four}) "
-        "into a folder and name that with --data-dir or $JAXGAN_DATA_DIR, or take --dataset digits, "
-        "which needs no download"
+        f"Looked in {', '.join(tried) or 'no folder (none was named)'}. Put its four files "
+        f"({four}) into a folder and name that with --data-dir or $JAXGAN_DATA_DIR, "
+        "or take --dataset digits, which needs no download"
     )

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def load(
     from tqdm import tqdm
 
     try:
-        builder = tfds.builder(name.removeprefix("tfds:"), data_dir=data_dir)
+        builder: Any = tfds.builder(name.removeprefix("tfds:"), data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise JaxganError(f"{name}: tensorflow-datasets knows no such set") from error
     if not builder.info.splits:
@@ -40,8 +41,8 @@ def load(
         images.append(image if image_size is None else resized(image, image_size))
         if images[-1].shape != images[0].shape:
             raise JaxganError(
-                f"{name} holds images of different sizes, {images[0].shape} and {images[-1].shape}: "
-                "give --image-size"
+                f"{name} holds images of different sizes, {images[0].shape} and "
+                f"{images[-1].shape}: give --image-size"
             )
         if label_key:
             labels.append(row[label_key])
@@ -58,8 +59,9 @@ def _prepare(name: str, data_dir):
 
     if importlib.util.find_spec("tensorflow") is None:
         raise DataUnavailableError(
-            f"{name} is not prepared on this machine, and to prepare it takes TensorFlow: where that is "
-            "installed, run this command, or tfds.builder(NAME, file_format='array_record')"
+            f"{name} is not prepared on this machine, and to prepare it takes TensorFlow: "
+            "where that is installed, run this command, or "
+            "tfds.builder(NAME, file_format='array_record')"
             ".download_and_prepare(), and copy the folder here (--data-dir)"
         )
     builder = tfds.builder(
@@ -68,7 +70,7 @@ def _prepare(name: str, data_dir):
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever the code of any one set may raise
-        reason = next(filter(None, map(unreachable, list(builder.url_infos)[:1])), str(error))
+        reason = next(filter(None, map(unreachable, list(builder.url_infos or [])[:1])), str(error))
         raise DataUnavailableError(f"{name} cannot be prepared: {reason}") from error
     return builder
 
@@ -80,5 +82,7 @@ def _keys(name: str, features) -> tuple[str, str | None]:
     images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]
     labels = [key for key, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
     if len(images) != 1:
-        raise JaxganError(f"{name} must have one image feature; it has {', '.join(images) or 'none'}")
+        raise JaxganError(
+            f"{name} must have one image feature; it has {', '.join(images) or 'none'}"
+        )
     return images[0], labels[0] if len(labels) == 1 else None

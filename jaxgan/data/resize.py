@@ -4,7 +4,7 @@ import numpy as np
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """Scales the shorter side to `size` and crops the centre: uint8 `[h, w, C]` -> `[size, size, C]`."""
+    """Scales the shorter side to `size` and crops the centre: `[h, w, C]` -> `[size, size, C]`."""
     from PIL import Image, ImageOps
 
     gray = image.shape[-1] == 1

@@ -1,0 +1,168 @@
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from test_gan import assert_trees_equal
+
+from jaxgan import create_state, loop, train_step
+from jaxgan.errors import NonFiniteError
+
+RNG = jax.random.key(2)
+N, BATCH = 22, 4
+
+
+class Tally(struct.PyTreeNode):
+    """A state that is no GAN's: it writes down which row it saw at which step."""
+
+    step: jax.Array
+    seen: jax.Array
+    weight: jax.Array
+
+
+class Seen(NamedTuple):
+    size: jax.Array
+    total: jax.Array
+
+
+def tally_step(state, batch, rng):
+    rows = batch["row"]
+    seen = state.seen.at[rows].set(state.step)
+    weight = state.weight + jax.random.normal(jax.random.fold_in(rng, state.step))
+    metrics = Seen(jnp.float32(rows.shape[0]), rows.sum().astype(jnp.float32))
+    return Tally(state.step + 1, seen, weight), metrics
+
+
+@pytest.fixture
+def tally():
+    return Tally(jnp.int32(0), jnp.full((N,), -1), jnp.float32(0))
+
+
+@pytest.fixture
+def rows():
+    return {"row": jnp.arange(N)}
+
+
+def test_an_epoch_shows_every_row_once_and_the_rest_in_a_smaller_batch(tally, rows):
+    state, means = loop.train_epoch(tally_step, tally, rows, RNG, 0, batch_size=BATCH)
+    assert state.step == 6
+    np.testing.assert_array_equal(np.bincount(state.seen), [4, 4, 4, 4, 4, 2])
+    # Means over the steps, of which the last is the smaller one.
+    np.testing.assert_allclose(means, (N / 6, N * (N - 1) / 2 / 6), rtol=1e-6)
+
+
+def test_order_follows_rng_and_epoch_alone(tally, rows):
+    def order(rng, epoch):
+        copy = jax.tree.map(jnp.copy, tally)
+        return loop.train_epoch(tally_step, copy, rows, rng, epoch, batch_size=BATCH)[0].seen
+
+    np.testing.assert_array_equal(order(RNG, 3), order(RNG, 3))
+    assert (order(RNG, 3) != order(RNG, 4)).any()
+    assert (order(RNG, 3) != order(jax.random.key(7), 3)).any()
+
+
+def test_batch_larger_than_the_data_is_one_step(tally, rows):
+    state, means = loop.train_epoch(tally_step, tally, rows, RNG, 0, batch_size=100)
+    assert (state.step, means.size) == (1, N)
+
+
+def test_fit_is_train_epoch_for_each_epoch(small, images):
+    state = create_state(RNG, small)
+    run = loop.start_run(train_step, state, images)
+    run = loop.fit(train_step, run, images, RNG, batch_size=5, epochs=3, progress=False)
+    for epoch in range(3):
+        state, means = loop.train_epoch(
+            train_step, state, jnp.asarray(images), RNG, epoch, batch_size=5
+        )
+        row = run.history[epoch]
+        assert (row["epoch"], row["step"]) == (epoch + 1, 7 * (epoch + 1))
+        for name, value in means._asdict().items():
+            assert np.float32(row[name]) == value
+    assert_trees_equal(run.state, state)
+
+
+def test_a_fit_that_is_stopped_anywhere_goes_on_to_the_same_bits(small, images):
+    start = loop.start_run(train_step, create_state(RNG, small), images)
+
+    def fit(run, **options):
+        return loop.fit(
+            train_step, run, images, RNG, batch_size=5, epochs=3, progress=False, **options
+        )
+
+    whole = fit(start)
+    run, stops = start, 0
+    while len(run.history) < 3:
+        # Asked before the epoch and before each chunk, the first of which is one step: each call
+        # trains for a step.
+        answers = iter([False, False, True, True, True])
+        run = fit(run, should_stop=lambda answers=answers: next(answers))
+        stops += 1
+        assert run.state.step == stops
+    assert stops == 21
+    assert_trees_equal(run.state, whole.state)
+    for one, other in zip(run.history, whole.history, strict=True):
+        timings = ("seconds", "steps_per_second")
+        assert {k: v for k, v in one.items() if k not in timings} == {
+            k: v for k, v in other.items() if k not in timings
+        }
+
+
+def test_fit_leaves_the_callers_state_alone_and_reports_each_epoch(tally, rows):
+    start = loop.start_run(tally_step, tally, rows)
+    seen = []
+    run = loop.fit(
+        tally_step,
+        start,
+        rows,
+        RNG,
+        batch_size=BATCH,
+        epochs=2,
+        on_epoch=lambda run: seen.append((len(run.history), int(run.state.step))),
+        progress=False,
+    )
+    assert seen == [(1, 6), (2, 12)]
+    assert (tally.step, run.state.step) == (0, 12)
+    again = loop.fit(tally_step, run, rows, RNG, batch_size=BATCH, epochs=2, progress=False)
+    assert_trees_equal(again.state, run.state)
+
+
+def test_a_metric_that_is_not_finite_stops_and_names_the_epoch(tally, rows):
+    def diverging(state, batch, rng):
+        state, metrics = tally_step(state, batch, rng)
+        return state, metrics._replace(total=jnp.where(state.step > 8, jnp.nan, 1.0))
+
+    start = loop.start_run(diverging, tally, rows)
+    with pytest.raises(NonFiniteError, match="epoch 2: total is nan"):
+        loop.fit(diverging, start, rows, RNG, batch_size=BATCH, epochs=5, progress=False)
+
+
+def test_a_parameter_that_is_not_finite_is_seen_before_the_epoch_is_reported(tally, rows):
+    def diverging(state, batch, rng):
+        state, metrics = tally_step(state, batch, rng)
+        return state.replace(weight=jnp.where(state.step == 6, jnp.inf, 0.0)), metrics
+
+    reported = []
+    start = loop.start_run(diverging, tally, rows)
+    with pytest.raises(NonFiniteError, match="epoch 1: a parameter"):
+        loop.fit(
+            diverging,
+            start,
+            rows,
+            RNG,
+            batch_size=BATCH,
+            epochs=5,
+            on_epoch=reported.append,
+            progress=False,
+        )
+    assert not reported
+
+
+def test_a_line_per_epoch_where_there_is_no_terminal(tally, rows, capsys):
+    start = loop.start_run(tally_step, tally, rows)
+    loop.fit(tally_step, start, rows, RNG, batch_size=BATCH, epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("epoch 2/2  size 3.6667  total 38.5000")
+    assert lines[1].endswith("steps/s")

@@ -1,0 +1,97 @@
+"""Runs that are killed, stopped or go wrong, as real processes."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import kill_resume
+
+OPTIONS = ["--batch-size", "16", "--generator-widths", "32", "--latent-dim", "8"]
+
+
+@pytest.fixture
+def dataset(tmp_path) -> list[str]:
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    return ["--dataset", str(tmp_path / "images.npy")]
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()[1].decode()
+        time.sleep(0.005)
+
+
+def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path, dataset):
+    options = [*dataset, *OPTIONS, "--epochs", "60", "--checkpoint-every", "1"]
+    kill_resume.finish(kill_resume.start(tmp_path / "reference", options))
+    seed = random.SystemRandom().randrange(10**6)
+    moments, differences = kill_resume.trial(
+        tmp_path, tmp_path / "reference", options, kills=4, seed=seed, seconds=1.0
+    )
+    assert not differences, f"seed {seed}, killed {moments}"
+    assert any(moment != "too late" for moment in moments), f"seed {seed}"
+
+
+def test_the_comparison_sees_a_difference(tmp_path, dataset):
+    for name, seed in (("a", "0"), ("b", "1")):
+        options = [*dataset, *OPTIONS, "--epochs", "1", "--seed", seed]
+        kill_resume.finish(kill_resume.start(tmp_path / name, options))
+    found = kill_resume.differences(tmp_path / "a", tmp_path / "b")
+    assert any("params" in name for name in found)
+    assert any("mu" in name for name in found)
+    assert any("metrics.csv" in name for name in found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_saves_in_mid_epoch_and_says_how_to_resume(tmp_path, number):
+    # An epoch long enough to be stopped in.
+    images = np.random.default_rng(0).integers(0, 256, (60_000, 8, 8), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    options = ["--dataset", str(tmp_path / "images.npy"), *OPTIONS, "--epochs", "2"]
+    kill_resume.finish(kill_resume.start(tmp_path / "reference", options))
+
+    workdir = tmp_path / "run"
+    command = [sys.executable, str(kill_resume.TRAIN), "--workdir", str(workdir), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (workdir / "real.png").exists(), process)
+    time.sleep(3.5)
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == 128 + number, err
+    assert f"stopped by {number.name} and saved in {workdir}; resume with:" in out
+    resume = out.splitlines()[-1].split()
+    assert resume[0] == "python"
+    assert not err
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert len(steps) == 1
+    assert steps[0] % 3750, "stopped between two epochs: the test has to stop in one"
+
+    done = subprocess.run([sys.executable, *resume[1:]], capture_output=True, text=True, check=True)
+    assert f"resuming {workdir}" in done.stdout
+    assert kill_resume.differences(workdir, tmp_path / "reference") == []
+
+
+def test_a_diverging_run_ends_with_3_and_keeps_the_last_good_checkpoint(tmp_path, dataset):
+    options = [*dataset, *OPTIONS, "--epochs", "100", "--checkpoint-every", "1"]
+    # Steps so large that the second moment of a gradient overflows after some epochs.
+    options += ["--discriminator-lr", "1000"]
+    process = kill_resume.start(tmp_path / "run", options)
+    error = process.communicate()[1].decode()
+    assert process.returncode == 3, error
+    assert error.startswith("error: training diverged in epoch ")
+    assert len(error.splitlines()) == 1
+    epoch = int(error.split("epoch ")[1].split(":")[0])
+    rows = kill_resume.metrics(tmp_path / "run")
+    assert len(rows) == epoch - 1
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    assert "last good checkpoint" in error

@@ -1,0 +1,245 @@
+"""The scripts as a user starts them: real processes, real files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgan import PRESETS, run
+from jaxgan.checkpoint import RunFolder
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = "epoch,step,gen_loss,disc_loss,real_score,fake_score,seconds,steps_per_second"
+
+
+def script(name: str, *arguments, status: int = 0, **environment) -> tuple[str, str]:
+    """Runs a script; gives its output and errors, or fails if the exit status is another."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def user_error(name: str, *arguments, **environment) -> str:
+    """The one line that a user's mistake gets, with exit status 2."""
+    _, err = script(name, *arguments, status=2, **environment)
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    return err
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run folder after three epochs on the digits."""
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    out, err = script(
+        "train.py", "--dataset", "digits", "--epochs", 3, "--tensorboard", "--workdir", workdir
+    )
+    assert not err
+    assert len([line for line in out.splitlines() if line.startswith("epoch ")]) == 3
+    assert f"everything is in {workdir}" in out
+    return workdir
+
+
+def test_run_folder_holds_all_that_is_promised(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert (config["gan"]["image_shape"], config["data"]["images"]) == ([8, 8, 1], 1500)
+    lines = (trained / "metrics.csv").read_text().splitlines()
+    assert lines[0] == COLUMNS
+    assert [line.split(",")[:2] for line in lines[1:]] == [["1", "12"], ["2", "24"], ["3", "36"]]
+    names = [f"image_at_epoch_000{i}.png" for i in (1, 2, 3)]
+    assert sorted(path.name for path in (trained / "samples").iterdir()) == names
+    for path in [*(trained / "samples").iterdir(), trained / "real.png"]:
+        assert picture(path).shape == (448, 448)
+    with Image.open(trained / "training.gif") as animation:
+        assert animation.n_frames == 3
+    assert picture(trained / "curves.png").shape[:2] == (400, 1000)
+    assert [path.name for path in (trained / "checkpoints").iterdir()] == ["36"]
+    assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_says_so_and_more_epochs_go_on(trained):
+    out, _ = script("train.py", "--dataset", "digits", "--epochs", 3, "--workdir", trained)
+    assert "already trained for 3 epochs" in out
+    out, _ = script("train.py", "--dataset", "digits", "--epochs", 4, "--workdir", trained)
+    assert "resuming" in out
+    assert "epoch 4/4" in out
+    assert len((trained / "metrics.csv").read_text().splitlines()) == 5
+
+
+def test_another_config_is_refused_and_nothing_touched(trained):
+    before = contents(trained)
+    error = user_error(
+        "train.py", "--dataset", "digits", "--workdir", trained, "--latent-dim", 7, "--seed", 3
+    )
+    assert "gan.latent_dim: 100 -> 7" in error
+    assert "train.seed: 0 -> 3" in error
+    error = user_error("train.py", "--dataset", "digits", "--image-size", 16, "--workdir", trained)
+    assert "data.sha256" in error
+    assert contents(trained) == before
+
+
+def test_a_folder_in_use_is_refused(trained):
+    config = json.loads((trained / "config.json").read_text())
+    holder = RunFolder(trained, config)
+    before = contents(trained)
+    error = user_error("train.py", "--dataset", "digits", "--epochs", 9, "--workdir", trained)
+    assert "in use by another process" in error
+    assert contents(trained) == before
+    holder.close()
+
+
+def test_samples_as_array_picture_and_folder(trained, tmp_path):
+    out, _ = script(
+        "sample.py", "--workdir", trained, "--num", 30, "--seed", 1, "--out", tmp_path / "a.npz"
+    )
+    assert "30 images of 8x8x1" in out
+    images = np.load(tmp_path / "a.npz")["images"]
+    assert (images.shape, images.dtype) == ((30, 8, 8), np.uint8)
+
+    script("sample.py", "--workdir", trained, "--num", 5, "--seed", 1, "--out", f"{tmp_path}/f/")
+    pngs = sorted((tmp_path / "f").iterdir())
+    assert [path.name for path in pngs] == [f"0000{i}.png" for i in range(5)]
+    # Fewer samples of the same seed are a part of more.
+    np.testing.assert_array_equal([picture(path) for path in pngs], images[:5])
+
+    script("sample.py", "--workdir", trained, "--num", 9, "--seed", 2, "--out", tmp_path / "g.png")
+    grid = picture(tmp_path / "g.png")
+    assert grid.shape == (24 * 19, 24 * 19)
+    assert not np.array_equal(grid[: 8 * 19 : 19, : 8 * 19 : 19], images[0])
+
+
+def test_interpolation_goes_smoothly_from_one_latent_to_another(trained, tmp_path):
+    script(
+        *("sample.py", "--workdir", trained, "--num", 20, "--interpolate"),
+        *("--out", tmp_path / "i.npz"),
+    )
+    rows = np.load(tmp_path / "i.npz")["images"].reshape(2, 10, 64).astype(float)
+    steps = np.abs(np.diff(rows, axis=1)).mean(-1)
+    ends = np.abs(rows[:, -1] - rows[:, 0]).mean(-1)
+    assert (ends > 2 * steps.max(axis=1)).all()
+
+
+def test_an_untrained_network_can_be_sampled(tmp_path):
+    out, _ = script("sample.py", "--num", 4, "--out", tmp_path / "a.npz")
+    assert "untrained" in out
+    assert np.load(tmp_path / "a.npz")["images"].shape == (4, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num", 0], "--num must be 1 or more"),
+        (["--out", "a.jpg"], "--out must be NAME.npz, NAME.png or a folder, got 'a.jpg'"),
+        (["--num", 10_001, "--out", "a.png"], "too large for one picture"),
+        (["--workdir", "nowhere"], "nowhere is not a run folder"),
+        (["--out", "/dev/null/a.npz"], "cannot write to /dev/null/a.npz"),
+    ],
+)
+def test_mistakes_in_sampling_get_one_line(arguments, message):
+    assert message in user_error("sample.py", *arguments)
+
+
+def test_sampling_does_not_mix_with_what_is_there(tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    assert "is not empty" in user_error("sample.py", "--out", f"{tmp_path}/")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "fashon_mnist"], "did you mean fashion_mnist?"),
+        (["--dataset", "digits", "--workdir", "/dev/null/run"], "cannot write to /dev/null/run"),
+        (["--dataset", "nowhere.npz"], "nowhere.npz: cannot be read"),
+    ],
+)
+def test_mistakes_in_training_get_one_line(arguments, message):
+    assert message in user_error("train.py", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epoch", 3], "--epochs"),
+        (["--preset", "nonesuch"], "reference"),
+        (["--batch-size", 0], "batch_size must be a whole number above 0"),
+        (["--discriminator-widths", 3, 4], "one rate for each of the 2 discriminator_widths"),
+    ],
+)
+def test_wrong_options_exit_with_2_and_are_explained(arguments, message):
+    _, err = script("train.py", *arguments, status=2)
+    assert "Traceback" not in err
+    assert message in err
+
+
+def test_help_explains_each_option_with_its_default():
+    out, _ = script("train.py", "--help")
+    gan, train = PRESETS["reference"]
+    hidden = ("image_shape", "generator", "discriminator")
+    for name in [*vars(gan), *vars(train), "workdir", "summary", "preset"]:
+        assert (f"--{name.replace('_', '-')} " in out) == (name not in hidden), name
+    assert "default: 64 128 256" in out
+    assert "default: 0.001" in out
+
+
+def test_summary_shows_both_networks_of_the_data():
+    out, _ = script("train.py", "--dataset", "digits", "--summary", "--epochs", 0)
+    assert "MLPGenerator Summary" in out
+    assert "128,8,8,1" in out
+    assert "\x1b" not in out
+
+
+def test_summary_has_the_published_numbers(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((1, 28, 28), np.uint8))
+    tables = run.summary(PRESETS["reference"][0], run.TrainConfig(str(tmp_path / "images.npy")))
+    assert "Total Parameters: 249,296" in tables
+    assert "Total Parameters: 242,177" in tables
+
+
+def test_a_damaged_run_is_sampled_from_the_checkpoint_before(tmp_path):
+    options = ("--dataset", "digits", "--workdir", tmp_path / "r")
+    script("train.py", *options, "--epochs", 2, "--checkpoint-every", 1)
+    for path in (tmp_path / "r/checkpoints/24/arrays").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    out, err = script("sample.py", "--workdir", tmp_path / "r", "--out", tmp_path / "a.npz")
+    assert "after 1 epochs" in out
+    assert err.startswith("warning: checkpoint ")
+    assert len(err.splitlines()) == 1
+
+
+def test_real_images_train_to_the_published_losses(real_data_dir, tmp_path):
+    """The first epoch; the fiftieth is measured in benchmarks/results."""
+    script("train.py", "--epochs", 1, "--workdir", tmp_path / "r", "--data-dir", real_data_dir)
+    row = (tmp_path / "r" / "metrics.csv").read_text().splitlines()[1].split(",")
+    values = dict(zip(COLUMNS.split(","), map(float, row), strict=True))
+    assert values["step"] == 469
+    assert 2 < values["gen_loss"] < 6
+    assert 0.2 < values["disc_loss"] < 1
+    assert 0.8 < values["real_score"] < 1
+    assert 0 < values["fake_score"] < 0.3
+
+
+def test_importing_jaxgan_loads_nothing_heavy():
+    heavy = ["tensorflow_datasets", "orbax", "matplotlib", "sklearn", "PIL", "tqdm", "tyro"]
+    code = f"import sys, jaxgan; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
