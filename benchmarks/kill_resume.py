@@ -9,6 +9,7 @@ import argparse
 import csv
 import os
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from steps_per_second import machine
 from tqdm import tqdm
 
 from jaxgan import checkpoint, run
@@ -123,6 +125,8 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=40, help="epochs of each run (default: 40)")
     args = parser.parse_args()
+    about = {"command": shlex.join(["python", *sys.argv]), **machine()}
+    print("\n".join(f"{key}: {value}" for key, value in about.items()), flush=True)
     options = ["--dataset", args.dataset, "--epochs", str(args.epochs), "--checkpoint-every", "1"]
     survived, moments = 0, []
     with tempfile.TemporaryDirectory() as name:
