@@ -1,5 +1,6 @@
 """Generative adversarial networks as pure functions, in JAX."""
 
+from jaxgan import data, loop
 from jaxgan.config import PRESETS, GANConfig, TrainConfig
 from jaxgan.errors import JaxganError
 from jaxgan.gan import GANState, Metrics, create_state, generate, sample, train_step
@@ -14,7 +15,9 @@ __all__ = [
     "Metrics",
     "TrainConfig",
     "create_state",
+    "data",
     "generate",
+    "loop",
     "sample",
     "train_step",
 ]

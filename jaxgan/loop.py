@@ -114,15 +114,19 @@ def fit(
     history, seconds = list(run.history), run.seconds
     epoch, at = divmod(int(state.step), steps)
     means, chunk = {}, 1
+    advance = functools.partial(
+        _train_steps, train_step, data=data, rng=step_rng, batch_size=batch_size
+    )
+    if epoch < epochs:
+        # No steps at all, just to compile: the seconds are then those of training.
+        order = _epoch_order(order_rng, epoch, n)
+        state, totals = advance(state, totals, order=order, start=at, stop=at)
     while epoch < epochs and not should_stop():
         order = _epoch_order(order_rng, epoch, n)
-        advance = functools.partial(_train_steps, train_step, data=data, order=order, rng=step_rng)
         with _Progress(epoch + 1, epochs, steps, at, enabled=progress) as bar:
             while at < steps and not should_stop():
-                # No steps at all, just to compile: the seconds are those of training.
-                state, totals = advance(state, totals, start=at, stop=at, batch_size=batch_size)
                 started, end = time.perf_counter(), min(at + chunk, steps)
-                state, totals = advance(state, totals, start=at, stop=end, batch_size=batch_size)
+                state, totals = advance(state, totals, order=order, start=at, stop=end)
                 sums = jax.device_get(totals)
                 elapsed = time.perf_counter() - started
                 seconds += elapsed

@@ -57,23 +57,22 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
       JaxganError: if the data cannot be had, the folder cannot be used, or training diverges
         (NonFiniteError).
     """
-    with _stop_signals() as received:
-        dataset = _load(settings)
-        config = _fitted(config, dataset)
-        workdir = Path(workdir or f"runs/{dataset.name.split(':')[-1].strip('/').split('/')[-1]}")
-        with contextlib.closing(_writer(settings, workdir)) as writer:
-            folder = checkpoint.RunFolder(workdir, _described(config, settings, dataset), _FREE)
-            try:
-                with contextlib.closing(folder):
-                    return _train(config, settings, dataset, folder, writer, received)
-            except NonFiniteError as error:
-                kept = checkpoint.steps(folder.path)
-                where = (
-                    f"the last good checkpoint is of step {kept[0]}"
-                    if kept
-                    else "no checkpoint was due"
-                )
-                raise NonFiniteError(f"{error}; {where}, in {folder.path}") from error
+    dataset = _load(settings)
+    config = _fitted(config, dataset)
+    workdir = Path(workdir or f"runs/{dataset.name.split(':')[-1].strip('/').split('/')[-1]}")
+    with contextlib.closing(_writer(settings, workdir)) as writer:
+        folder = checkpoint.RunFolder(workdir, _described(config, settings, dataset), _FREE)
+        try:
+            with contextlib.closing(folder), _stop_signals() as received:
+                return _train(config, settings, dataset, folder, writer, received)
+        except NonFiniteError as error:
+            kept = checkpoint.steps(folder.path)
+            where = (
+                f"the last good checkpoint is of step {kept[0]}"
+                if kept
+                else "no checkpoint was due"
+            )
+            raise NonFiniteError(f"{error}; {where}, in {folder.path}") from error
 
 
 def load_state(workdir: str | Path) -> tuple[GANState, int]:

@@ -21,7 +21,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def test_steps_per_second_needs_jax_flax_optax_and_numpy_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("JAXGAN_DATA_DIR", raising=False)
-    options = ["--batch-sizes", "64", "512", "--repeats", "2", "--seconds", "0.05"]
+    options = ["--batch-sizes", "1024", "2048", "--repeats", "1", "--seconds", "0.05"]
     done = subprocess.run(
         [sys.executable, "-c", ALONE, str(SCRIPT), *options, "--json", str(tmp_path / "b.json")],
         capture_output=True,
@@ -31,9 +31,9 @@ def test_steps_per_second_needs_jax_flax_optax_and_numpy_alone(tmp_path, monkeyp
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "b.json").read_text())
     assert report["images"] == "random"
-    assert "--batch-sizes 64 512" in report["command"]
+    assert "--batch-sizes 1024 2048" in report["command"]
     assert f"jax {jax.__version__}" in report["versions"]
-    assert [row["batch_size"] for row in report["rows"]] == [64, 512]
+    assert [row["batch_size"] for row in report["rows"]] == [1024, 2048]
     for row in report["rows"]:
         for name in ("loop", "epoch"):
             rates = [row[f"{name}_{key}"] for key in ("min", "steps_per_second", "max")]

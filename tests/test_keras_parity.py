@@ -80,6 +80,7 @@ class KerasGAN:
         for optimizer, model in zip(self.optimizers, self.models, strict=True):
             optimizer.build(model.trainable_variables)
         self.bce = keras.losses.BinaryCrossentropy(from_logits=True)
+        self.compiled = jax.jit(self.gradients)
 
     def weights(self):
         return [[variable.value for variable in model.trainable_variables] for model in self.models]
@@ -95,13 +96,16 @@ class KerasGAN:
         )
         return gen_loss, disc_loss
 
-    def step(self, latents, real):
-        weights = self.weights()
+    def gradients(self, *weights_latents_real):
+        losses = self.losses(*weights_latents_real)
         gradients = [
-            jax.grad(lambda *w, i=i: self.losses(*w, latents, real)[i], argnums=i)(*weights)
+            jax.grad(lambda *args, i=i: self.losses(*args)[i], argnums=i)(*weights_latents_real)
             for i in range(2)
         ]
-        losses = self.losses(*weights, latents, real)
+        return losses, gradients
+
+    def step(self, latents, real):
+        losses, gradients = self.compiled(*self.weights(), latents, real)
         for optimizer, model, gradient in zip(self.optimizers, self.models, gradients, strict=True):
             # Keras divides by sqrt(v) + epsilon-hat with uncorrected v; Algorithm 1 of the Adam
             # paper, as Optax does, by sqrt(v / (1 - b2^t)) + epsilon. They are one formula with
@@ -112,13 +116,12 @@ class KerasGAN:
         return losses, gradients
 
 
-def test_losses_and_gradients_agree_at_each_of_ten_steps(state):
+def test_losses_gradients_and_parameters_agree_over_ten_steps(state):
     """Our gradients are read off Adam's first moments, m' = b1 m + (1 - b1) g."""
-    batches = images()
-    keras_gan = KerasGAN(
-        *(in_keras_order(p.params) for p in (state.generator, state.discriminator))
-    )
-    before = [0.0, 0.0]
+    batches, begun = images(), state
+    players = (state.generator, state.discriminator)
+    keras_gan = KerasGAN(*(in_keras_order(player.params) for player in players))
+    before = [[np.zeros_like(w) for w in in_keras_order(player.params)] for player in players]
     for step in range(STEPS):
         state, metrics = train_step(state, scaled(batches[step]), RNG)
         losses, gradients = keras_gan.step(latents_of(step), scaled(batches[step]))
@@ -126,28 +129,16 @@ def test_losses_and_gradients_agree_at_each_of_ten_steps(state):
         np.testing.assert_allclose(metrics[:2], losses, rtol=1e-7)
         for i, player in enumerate((state.generator, state.discriminator)):
             moments = in_keras_order(player.opt_state.inner_state[0].mu)
-            for k, (moment, expected) in enumerate(zip(moments, gradients[i], strict=True)):
-                last = before[i][k] if step else np.zeros_like(moment)
+            for last, moment, expected in zip(before[i], moments, gradients[i], strict=True):
                 gradient = (moment - 0.9 * last) / 0.1
                 np.testing.assert_allclose(gradient, expected, rtol=1e-7, atol=1e-12)
             before[i] = moments
-
-
-def test_parameters_agree_after_ten_steps(state):
-    batches = images()
-    start = state
-    keras_gan = KerasGAN(
-        *(in_keras_order(p.params) for p in (state.generator, state.discriminator))
-    )
-    for step in range(STEPS):
-        state, _ = train_step(state, scaled(batches[step]), RNG)
-        keras_gan.step(latents_of(step), scaled(batches[step]))
     assert state.step == STEPS
     for i, player in enumerate(("generator", "discriminator")):
         ours = in_keras_order(getattr(state, player).params)
-        begun = in_keras_order(getattr(start, player).params)
-        for our, theirs, was in zip(ours, keras_gan.weights()[i], begun, strict=True):
-            assert np.abs(our - was).max() > 1e-3  # they have moved
+        starts = in_keras_order(getattr(begun, player).params)
+        for our, theirs, start in zip(ours, keras_gan.weights()[i], starts, strict=True):
+            assert np.abs(our - start).max() > 1e-3  # they have moved
             np.testing.assert_allclose(our, theirs, rtol=1e-9, atol=1e-11)
     latents = latents_of(0)
     np.testing.assert_allclose(

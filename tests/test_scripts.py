@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgan import PRESETS, run
+from jaxgan import PRESETS, cli, run
 from jaxgan.checkpoint import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -30,12 +31,36 @@ def script(name: str, *arguments, status: int = 0, **environment) -> tuple[str, 
     return done.stdout, done.stderr
 
 
-def user_error(name: str, *arguments, **environment) -> str:
-    """The one line that a user's mistake gets, with exit status 2."""
-    _, err = script(name, *arguments, status=2, **environment)
-    assert err.startswith("error: ")
-    assert len(err.splitlines()) == 1
-    return err
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Runs a script in this process, to spare the imports of one of its own; gives its errors.
+
+    It has to exit with status 2.
+    """
+
+    def run_here(name: str, *arguments) -> str:
+        monkeypatch.setattr(cli, "quieten", lambda: None)  # what it sets would outlive the test
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    return run_here
+
+
+@pytest.fixture
+def user_error(refused):
+    """Runs a script that a mistake of the user's has to end, with one line of error."""
+
+    def run_here(name: str, *arguments) -> str:
+        err = refused(name, *arguments)
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+        return err
+
+    return run_here
 
 
 def picture(path: Path) -> np.ndarray:
@@ -86,7 +111,7 @@ def test_a_finished_run_says_so_and_more_epochs_go_on(trained):
     assert len((trained / "metrics.csv").read_text().splitlines()) == 5
 
 
-def test_another_config_is_refused_and_nothing_touched(trained):
+def test_another_config_is_refused_and_nothing_touched(trained, user_error):
     before = contents(trained)
     error = user_error(
         "train.py", "--dataset", "digits", "--workdir", trained, "--latent-dim", 7, "--seed", 3
@@ -98,7 +123,7 @@ def test_another_config_is_refused_and_nothing_touched(trained):
     assert contents(trained) == before
 
 
-def test_a_folder_in_use_is_refused(trained):
+def test_a_folder_in_use_is_refused(trained, user_error):
     config = json.loads((trained / "config.json").read_text())
     holder = RunFolder(trained, config)
     before = contents(trained)
@@ -155,11 +180,11 @@ def test_an_untrained_network_can_be_sampled(tmp_path):
         (["--out", "/dev/null/a.npz"], "cannot write to /dev/null/a.npz"),
     ],
 )
-def test_mistakes_in_sampling_get_one_line(arguments, message):
+def test_mistakes_in_sampling_get_one_line(user_error, arguments, message):
     assert message in user_error("sample.py", *arguments)
 
 
-def test_sampling_does_not_mix_with_what_is_there(tmp_path):
+def test_sampling_does_not_mix_with_what_is_there(tmp_path, user_error):
     (tmp_path / "mine.txt").write_text("")
     assert "is not empty" in user_error("sample.py", "--out", f"{tmp_path}/")
 
@@ -172,7 +197,7 @@ def test_sampling_does_not_mix_with_what_is_there(tmp_path):
         (["--dataset", "nowhere.npz"], "nowhere.npz: cannot be read"),
     ],
 )
-def test_mistakes_in_training_get_one_line(arguments, message):
+def test_mistakes_in_training_get_one_line(user_error, arguments, message):
     assert message in user_error("train.py", *arguments)
 
 
@@ -185,10 +210,16 @@ def test_mistakes_in_training_get_one_line(arguments, message):
         (["--discriminator-widths", 3, 4], "one rate for each of the 2 discriminator_widths"),
     ],
 )
-def test_wrong_options_exit_with_2_and_are_explained(arguments, message):
-    _, err = script("train.py", *arguments, status=2)
+def test_wrong_options_exit_with_2_and_are_explained(refused, arguments, message):
+    err = refused("train.py", *arguments)
     assert "Traceback" not in err
     assert message in err
+
+
+def test_a_mistake_gets_no_traceback_in_a_process_of_its_own():
+    _, err = script("train.py", "--dataset", "fashon_mnist", status=2)
+    assert err.startswith("error: unknown dataset 'fashon_mnist'; did you mean fashion_mnist?")
+    assert len(err.splitlines()) == 1
 
 
 def test_help_explains_each_option_with_its_default():
