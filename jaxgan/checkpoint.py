@@ -111,12 +111,6 @@ class RunFolder:
                 ),
             )
 
-    def wait(self) -> None:
-        """Returns when the last save is on disk. Raises as `save`."""
-        if self._manager is not None:
-            with disk_errors(self.path):
-                self._manager.wait_until_finished()
-
     def close(self) -> None:
         """Finishes the last save and gives the folder free. Raises as `save`."""
         manager, self._manager = self._manager, None

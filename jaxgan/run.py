@@ -15,10 +15,11 @@ import numpy as np
 from flax.linen.summary import tabulate
 
 import jaxgan
-from jaxgan import checkpoint, data, loop, plots
+from jaxgan import checkpoint, data, loop
 from jaxgan.config import GANConfig, TrainConfig
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.gan import GANState, create_state, generate, train_step
+from jaxgan.journal import Events, Journal
 
 _FREE = frozenset(
     f"train.{name}"
@@ -60,17 +61,15 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
     dataset = _load(settings)
     config = _fitted(config, dataset)
     workdir = Path(workdir or f"runs/{dataset.name.split(':')[-1].strip('/').split('/')[-1]}")
-    with contextlib.closing(_writer(settings, workdir)) as writer:
+    with contextlib.closing(Events(workdir / "tensorboard", settings.tensorboard)) as events:
         folder = checkpoint.RunFolder(workdir, _described(config, settings, dataset), _FREE)
         try:
             with contextlib.closing(folder), _stop_signals() as received:
-                return _train(config, settings, dataset, folder, writer, received)
+                return _train(config, settings, dataset, folder, events, received)
         except NonFiniteError as error:
             kept = checkpoint.steps(folder.path)
             where = (
-                f"the last good checkpoint is of step {kept[0]}"
-                if kept
-                else "no checkpoint was due"
+                f"the last good checkpoint is of step {kept[0]}" if kept else "no checkpoint yet"
             )
             raise NonFiniteError(f"{error}; {where}, in {folder.path}") from error
 
@@ -125,24 +124,16 @@ def summary(config: GANConfig, settings: TrainConfig) -> str:
     return "".join(tables)
 
 
-def _train(config, settings, dataset, folder, writer, received) -> Outcome:
+def _train(config, settings, dataset, folder, events, received) -> Outcome:
     """`train`, in a folder that is ours."""
     rngs = _rngs(settings.seed)
-    state = create_state(rngs.init, config)
-    run = loop.start_run(train_step, state, dataset.images)
+    run = loop.start_run(train_step, create_state(rngs.init, config), dataset.images)
     found = folder.restore(_checkpoint(run))
     if found is not None:
         run = loop.Run(**found.arrays, **found.record)
         print(f"resuming {folder.path} after {len(run.history)} epochs, step {run.state.step}")
-    latents = jax.random.normal(rngs.pictures, (16, config.latent_dim))
-    rows = np.sort(np.random.default_rng(settings.seed).permutation(len(dataset.images))[:16])
-    samples = folder.path / "samples"
     before, saved = len(run.history), int(run.state.step)
-
-    def write(path: Path, content: str | bytes) -> None:
-        with checkpoint.disk_errors(folder.path):
-            path.parent.mkdir(exist_ok=True)
-            checkpoint.write_atomically(path, content)
+    latents = jax.random.normal(rngs.pictures, (16, config.latent_dim))
 
     def save(run: loop.Run) -> None:
         nonlocal saved
@@ -152,19 +143,16 @@ def _train(config, settings, dataset, folder, writer, received) -> Outcome:
 
     def on_epoch(run: loop.Run) -> None:
         epoch = len(run.history)
-        write(folder.path / "metrics.csv", _csv(run.history))
-        writer.scalars(run.history[-1])
-        if epoch % settings.sample_every == 0 or epoch == settings.epochs:
-            images = generate(run.state, latents)
-            write(samples / f"image_at_epoch_{epoch:04}.png", plots.grid_png(images))
-            writer.images(plots.image_grid(images), run.history[-1]["step"])
+        last = epoch == settings.epochs
+        journal.write_epoch(run.history)
+        if last or epoch % settings.sample_every == 0:
+            journal.write_samples(run.history, generate(run.state, latents))
         # Last: a checkpoint says that all that belongs to its epochs is there.
-        if epoch % settings.checkpoint_every == 0 or epoch == settings.epochs:
+        if last or epoch % settings.checkpoint_every == 0:
             save(run)
 
-    write(folder.path / "real.png", plots.grid_png(dataset.images[rows]))
-    write(folder.path / "metrics.csv", _csv(run.history))
-    writer.open(int(run.state.step))
+    journal = Journal(folder.path, events)
+    journal.begin(run.history, int(run.state.step), dataset.images)
     run = loop.fit(
         train_step,
         run,
@@ -176,19 +164,9 @@ def _train(config, settings, dataset, folder, writer, received) -> Outcome:
         should_stop=lambda: bool(received),
     )
     save(run)
-    if run.history:
-        write(folder.path / "curves.png", plots.curves_png(run.history))
-    frames = sorted(samples.glob("image_at_epoch_*.png"))
-    if frames:
-        write(folder.path / "training.gif", plots.gif(frames))
-    folder.wait()
-    unfinished = len(run.history) < settings.epochs
-    return Outcome(
-        folder.path,
-        run.history,
-        len(run.history) - before,
-        received[0] if received and unfinished else None,
-    )
+    journal.end(run.history)
+    stopped_by = received[0] if received and len(run.history) < settings.epochs else None
+    return Outcome(folder.path, run.history, len(run.history) - before, stopped_by)
 
 
 def _load(settings: TrainConfig) -> data.Dataset:
@@ -233,12 +211,6 @@ def _described(config: GANConfig, settings: TrainConfig, dataset: data.Dataset) 
     }
 
 
-def _csv(history: list[dict[str, float]]) -> str:
-    columns = ["epoch", "step", *jaxgan.Metrics._fields, "seconds", "steps_per_second"]
-    lines = [columns, *([repr(row[column]) for column in columns] for row in history)]
-    return "".join(",".join(line) + "\n" for line in lines)
-
-
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[signal.Signals]]:
     """Collects SIGINT and SIGTERM instead of dying of them; a second one works as ever."""
@@ -257,44 +229,3 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Writer:
-    """TensorBoard events, or nothing."""
-
-    def __init__(self, path: Path | None):
-        self._path = path
-        self._events: Any = None
-
-    def open(self, step: int) -> None:
-        if self._path is not None:
-            from tensorboardX import SummaryWriter
-
-            # What an earlier process wrote after its last checkpoint is written again.
-            self._events = SummaryWriter(str(self._path), purge_step=step + 1)
-
-    def scalars(self, row: dict[str, float]) -> None:
-        if self._events is not None:
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    self._events.add_scalar(name, value, row["step"])
-
-    def images(self, grid: np.ndarray, step: float) -> None:
-        if self._events is not None:
-            self._events.add_image("samples", grid, step, dataformats="HWC")
-
-    def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
-
-
-def _writer(settings: TrainConfig, workdir: Path) -> _Writer:
-    if not settings.tensorboard:
-        return _Writer(None)
-    try:
-        import tensorboardX  # noqa: F401
-    except ImportError as error:
-        raise JaxganError(
-            "--tensorboard needs tensorboardX: pip install 'jaxgan[tensorboard]'"
-        ) from error
-    return _Writer(workdir / "tensorboard")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxgan.data.dataset import Dataset
-from jaxgan.data.network import unreachable
+from jaxgan.data.network import not_cached, unreachable
 from jaxgan.errors import DataUnavailableError, JaxganError
 
 NAMES = ("fashion_mnist", "mnist", "kmnist")
@@ -106,7 +106,6 @@ def _from_tfds(name: str, split: str, data_dir) -> list[Path]:
     import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import constants
-    from tensorflow_datasets.core.download import resource
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
 
@@ -115,11 +114,7 @@ def _from_tfds(name: str, split: str, data_dir) -> list[Path]:
     # The folder that tfds itself uses: what was downloaded by either is found by the other.
     downloads = Path(constants.DATA_DIR).expanduser() / "downloads"
 
-    def is_cached(url: str) -> bool:
-        file = resource.get_dl_fname(url, builder.url_infos[url].checksum)
-        return any((folder / file).is_file() for folder in (downloads / name, downloads))
-
-    missing = [url for url in urls if not is_cached(url)]
+    missing = not_cached(builder, urls, downloads)
     # tfds's own retries go on for minutes without a network: ask first.
     reason = unreachable(missing[0]) if missing else None
     if reason:

@@ -1,6 +1,8 @@
 """Whether a download has a chance, asked before a library's long retries begin."""
 
 import threading
+from pathlib import Path
+from typing import Any
 
 TIMEOUT = 8.0
 """Seconds that a server may take to answer at all."""
@@ -24,3 +26,14 @@ def unreachable(url: str) -> str | None:
     thread.start()
     thread.join(TIMEOUT)
     return answer[0]
+
+
+def not_cached(builder: Any, urls: list[str], downloads: Path) -> list[str]:
+    """Those of a tensorflow-datasets builder's URLs whose files are not in its download cache."""
+    from tensorflow_datasets.core.download import resource
+
+    def is_cached(url: str) -> bool:
+        file = resource.get_dl_fname(url, builder.url_infos[url].checksum)
+        return any((folder / file).is_file() for folder in (downloads / builder.name, downloads))
+
+    return [url for url in urls if not is_cached(url)]

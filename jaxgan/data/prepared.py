@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxgan.data.dataset import Dataset
-from jaxgan.data.network import unreachable
+from jaxgan.data.network import not_cached, unreachable
 from jaxgan.data.resize import resized
 from jaxgan.errors import DataUnavailableError, JaxganError
 
@@ -56,6 +56,7 @@ def load(
 def _prepare(name: str, data_dir):
     """Downloads the set and writes it as array_record."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import constants
 
     if importlib.util.find_spec("tensorflow") is None:
         raise DataUnavailableError(
@@ -64,14 +65,23 @@ def _prepare(name: str, data_dir):
             "tfds.builder(NAME, file_format='array_record')"
             ".download_and_prepare(), and copy the folder here (--data-dir)"
         )
-    builder = tfds.builder(
+    builder: Any = tfds.builder(
         name.removeprefix("tfds:"), data_dir=data_dir, file_format="array_record"
     )
+    urls = list(builder.url_infos or [])
+    root = Path(data_dir or constants.DATA_DIR).expanduser()
+    # A set may be prepared from a part of its URLs: only if none is cached is the network needed.
+    reason = None
+    if urls and len(not_cached(builder, urls, root / "downloads")) == len(urls):
+        reason = unreachable(urls[0])
+    if reason:
+        raise DataUnavailableError(
+            f"{name} cannot be downloaded: {reason}; --dataset digits needs no download"
+        )
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever the code of any one set may raise
-        reason = next(filter(None, map(unreachable, list(builder.url_infos or [])[:1])), str(error))
-        raise DataUnavailableError(f"{name} cannot be prepared: {reason}") from error
+        raise DataUnavailableError(f"{name} cannot be prepared: {error}") from error
     return builder
 
 

@@ -1,0 +1,106 @@
+"""What a run leaves for its reader: metrics.csv, pictures, curves, TensorBoard events."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgan import plots
+from jaxgan.checkpoint import disk_errors, write_atomically
+from jaxgan.errors import JaxganError
+
+History = Sequence[dict[str, float]]
+
+
+class Events:
+    """TensorBoard events in a folder, or nothing if they are not wanted.
+
+    Raises:
+      JaxganError: at construction, if they are wanted and tensorboardX is not installed.
+    """
+
+    def __init__(self, path: Path, wanted: bool):
+        self._path = path
+        self._make_writer: Any = None
+        self._writer: Any = None
+        if wanted:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as error:
+                raise JaxganError(
+                    "--tensorboard needs tensorboardX: pip install 'jaxgan[tensorboard]'"
+                ) from error
+            self._make_writer = SummaryWriter
+
+    def begin(self, step: int) -> None:
+        """Goes on after a step; what an earlier process wrote of later ones is purged."""
+        if self._make_writer is not None:
+            self._writer = self._make_writer(str(self._path), purge_step=step + 1)
+
+    def write_row(self, row: dict[str, float]) -> None:
+        """Writes one epoch's row of the history."""
+        if self._writer is not None:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self._writer.add_scalar(name, value, row["step"])
+
+    def write_image(self, image: np.ndarray, step: float) -> None:
+        """Writes a picture, uint8 `[H, W, C]`."""
+        if self._writer is not None:
+            self._writer.add_image("samples", image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Finishes the file of events."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Journal:
+    """Writes the files of a run folder that are for reading; each is whole at any moment.
+
+    All methods raise JaxganError if the folder cannot be written.
+    """
+
+    def __init__(self, path: Path, events: Events):
+        self._path = path
+        self._events = events
+
+    def begin(self, history: History, step: int, images: np.ndarray) -> None:
+        """Writes a grid of real images, and metrics.csv as it was at that step."""
+        chosen = np.random.default_rng(0).permutation(len(images))[:16]
+        self._write("real.png", plots.grid_png(images[chosen]))
+        self._write("metrics.csv", _csv(history))
+        self._events.begin(step)
+
+    def write_epoch(self, history: History) -> None:
+        """Writes metrics.csv and the events of the last epoch."""
+        self._write("metrics.csv", _csv(history))
+        self._events.write_row(history[-1])
+
+    def write_samples(self, history: History, images) -> None:
+        """Writes a grid of samples, `[N, H, W, C]` in [-1, 1], as that of the last epoch."""
+        epoch, step = len(history), history[-1]["step"]
+        self._write(f"samples/image_at_epoch_{epoch:04}.png", plots.grid_png(images))
+        self._events.write_image(plots.image_grid(images), step)
+
+    def end(self, history: History) -> None:
+        """Writes the curves and the animation of all samples so far."""
+        if history:
+            self._write("curves.png", plots.curves_png(history))
+        frames = sorted(self._path.glob("samples/image_at_epoch_*.png"))
+        if frames:
+            self._write("training.gif", plots.gif(frames))
+
+    def _write(self, name: str, content: str | bytes) -> None:
+        path = self._path / name
+        with disk_errors(self._path):
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, content)
+
+
+def _csv(history: History) -> str:
+    # The columns of the first row, so that a run before its first epoch has an empty table.
+    lines = [list(history[0])] if history else []
+    lines += [[repr(value) for value in row.values()] for row in history]
+    return "".join(",".join(line) + "\n" for line in lines)
