@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxgan.errors import JaxganError
 
@@ -90,14 +89,14 @@ class RunFolder:
     def save(self, step: int, checkpoint: Checkpoint) -> None:
         """Begins to save in the background; waits only for the save before.
 
+        The arrays may be donated as soon as this returns: Orbax has them in the host's memory.
+
         Raises:
           JaxganError: if this save or the one before fails, on a full disk for example. Older
             checkpoints are intact then.
         """
         import orbax.checkpoint as ocp
 
-        # A copy: the arrays may be donated to the next step while they are still being written.
-        arrays = _copied(checkpoint.arrays)
         with disk_errors(self.path):
             if self._manager is None:
                 self._manager = _manager(self.path, self._write_digests)
@@ -106,7 +105,7 @@ class RunFolder:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    arrays=ocp.args.StandardSave(arrays),
+                    arrays=ocp.args.StandardSave(checkpoint.arrays),
                     record=ocp.args.JsonSave(checkpoint.record),
                 ),
             )
@@ -152,12 +151,6 @@ class RunFolder:
                 f"{self.path} holds a run of another configuration ({changes}); "
                 "go on with the same settings, or choose another --workdir"
             )
-
-
-@jax.jit
-def _copied(tree: Any) -> Any:
-    """The same arrays in memory of their own."""
-    return jax.tree.map(jnp.copy, tree)
 
 
 def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:

@@ -216,7 +216,7 @@ def _create_player(module, tx, rng, inputs) -> Player:
     variables = dict(module.init(rng, inputs, **_mode(module, train=False)))
     params = variables.pop("params", {})
     player = Player.create(apply_fn=module.apply, params=params, tx=tx, collections=variables)
-    # An array from the start, as it is after a step: a Python 0 would cost a second trace.
+    # Of the type that comes back from a checkpoint: a Python 0, weakly typed, would cost a trace.
     return player.replace(step=jnp.zeros((), jnp.int32))
 
 

@@ -120,6 +120,9 @@ def test_equal_configs_give_equal_tree_structures(small):
     first, second = create_state(RNG, small), create_state(jax.random.key(1), again)
     assert jax.tree.structure(first) == jax.tree.structure(second)
     jax.tree.map(lambda a, b: a + b, first, second)
+    # Traced anew, for a key of another kind.
+    third = create_state(jax.random.PRNGKey(0), small)
+    assert jax.tree.structure(first) == jax.tree.structure(third)
     other = create_state(RNG, dataclasses.replace(small, latent_dim=9))
     assert jax.tree.structure(first) != jax.tree.structure(other)
 
@@ -143,6 +146,8 @@ def test_one_trace_per_config_and_shape(small, images):
             other, _ = train_step(other, images, jax.random.key(seed))
     # Only create_state looks at the networks again, and that only in its first call.
     assert len(traces) == once
+    # A weakly typed leaf would become another type in a checkpoint, and cost a trace there.
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
     train_step(state, images[:5], RNG)
     assert len(traces) == once + 2
 
