@@ -3,6 +3,8 @@ import hashlib
 import http.server
 import json
 import threading
+import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +269,15 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch):
         reason = network.unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}/file")
     assert reason is not None
     assert "127.0.0.1" in reason
+
+
+def test_a_name_server_that_never_answers_is_given_up(monkeypatch):
+    def looking_up_the_name(*_, **__):
+        time.sleep(3 * network.TIMEOUT)
+        return types.SimpleNamespace(raise_for_status=lambda: None)
+
+    monkeypatch.setattr("requests.head", looking_up_the_name)
+    assert "no answer" in (network.unreachable("http://somewhere/file") or "an answer")
 
 
 def test_auto_is_fashion_mnist_where_it_is_and_damage_is_not_hidden(tmp_path):
