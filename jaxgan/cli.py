@@ -1,6 +1,7 @@
 """What the scripts share: one line for what the user can mend, no traceback."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,6 +29,11 @@ def main(run: Callable[[], int | None]) -> None:
         status = error.exit_code
     except KeyboardInterrupt:
         status = 130
+    except BrokenPipeError:
+        # The reader of a pipe has gone, `| head` for example. What Python would still flush at its
+        # end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     sys.exit(status)
 
 

@@ -60,7 +60,8 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
     """
     dataset = _load(settings)
     config = _fitted(config, dataset)
-    workdir = Path(workdir or f"runs/{dataset.name.split(':')[-1].strip('/').split('/')[-1]}")
+    name = dataset.name.removeprefix("tfds:").replace("/", "_")
+    workdir = Path(workdir or Path("runs") / name)
     with contextlib.closing(Events(workdir / "tensorboard", settings.tensorboard)) as events:
         folder = checkpoint.RunFolder(workdir, _described(config, settings, dataset), _FREE)
         try:

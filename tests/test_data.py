@@ -336,9 +336,10 @@ def test_a_folder_of_gray_images(tmp_path):
         save(tmp_path / f"{i}.png", image)
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "empty").mkdir()
-    found = data.load(str(tmp_path))
+    found = data.load(f"{tmp_path}/")
     np.testing.assert_array_equal(found.images, IMAGES[..., None])
     assert found.labels is None
+    assert found.name == tmp_path.name
     with pytest.raises(JaxganError, match="one split only"):
         data.load(str(tmp_path), "test")
 

@@ -222,6 +222,18 @@ def test_a_mistake_gets_no_traceback_in_a_process_of_its_own():
     assert len(err.splitlines()) == 1
 
 
+def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--dataset", "digits"]
+    command += ["--epochs", "3", "--workdir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == 141
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
 def test_help_explains_each_option_with_its_default():
     out, _ = script("train.py", "--help")
     gan, train = PRESETS["reference"]

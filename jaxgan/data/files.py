@@ -50,7 +50,7 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
                 "make the sizes agree, or give --image-size"
             )
     images = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
-    return Dataset(images, labels, name, split)
+    return Dataset(images, labels, root.resolve().name, split)
 
 
 def load_arrays(name: str, split: str) -> Dataset:
@@ -70,7 +70,8 @@ def load_arrays(name: str, split: str) -> Dataset:
     labels = arrays.get("labels")
     if labels is not None and labels.shape != images.shape[:1]:
         raise JaxganError(f"{name}: {len(images)} images, but labels of shape {labels.shape}")
-    return Dataset(images, None if labels is None else labels.astype(np.int32), name, split)
+    labels = None if labels is None else labels.astype(np.int32)
+    return Dataset(images, labels, Path(name).name, split)
 
 
 def _only_train(name: str, split: str) -> None:
