@@ -21,7 +21,7 @@ import numpy as np
 from steps_per_second import machine
 from tqdm import tqdm
 
-from jaxgan import checkpoint, run
+from jaxgan import checkpoint, training
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 TIMINGS = ("seconds", "steps_per_second")
@@ -80,7 +80,7 @@ def differences(one: Path, other: Path) -> list[str]:
     found = []
     arrays = []
     for workdir in (one, other):
-        restored = checkpoint.restore(workdir, run.checkpoint_like(workdir))
+        restored = checkpoint.restore(workdir, training.checkpoint_like(workdir))
         if restored is None:
             return [f"{workdir} has no checkpoint"]
         arrays.append(jax.tree_util.tree_leaves_with_path(restored[0].arrays))
@@ -135,10 +135,10 @@ def main() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         finish(start(folder / "reference", options))
-        training = sum(float(row["seconds"]) for row in read_rows(folder / "reference"))
+        seconds = sum(float(row["seconds"]) for row in read_rows(folder / "reference"))
         for i in tqdm(range(args.trials), "trials"):
             killed, differ = trial(
-                folder, folder / "reference", options, args.kills, args.seed + i, 2 * training
+                folder, folder / "reference", options, args.kills, args.seed + i, 2 * seconds
             )
             moments += killed
             survived += not differ

@@ -26,6 +26,7 @@ from jaxgan.errors import JaxganError
 KEEP = 3
 """How many checkpoints are kept, the newest."""
 
+_COMFORT = "Earlier checkpoints are intact. "
 _DIGESTS = "digests.json"
 _NOT_DATA = (_DIGESTS, "_CHECKPOINT_METADATA", "commit_success.txt")
 """What Orbax still writes after the digests, and does not need for reading."""
@@ -56,6 +57,9 @@ class RunFolder:
         self.path = Path(path).expanduser().absolute()
         self._manager: Any = None
         self._saving: int | None = None
+        if set("[]\\") & set(str(self.path)):
+            # Orbax takes the path for a pattern when it merges its files, and saves nothing then.
+            raise JaxganError(f"a run folder's path must not hold [, ] or \\: {self.path}")
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._check_config(config, free)
@@ -97,7 +101,7 @@ class RunFolder:
         """
         import orbax.checkpoint as ocp
 
-        with disk_errors(self.path):
+        with disk_errors(self.path, _COMFORT):
             if self._manager is None:
                 self._manager = _manager(self.path, self._write_digests)
             self._manager.wait_until_finished()
@@ -115,7 +119,7 @@ class RunFolder:
         manager, self._manager = self._manager, None
         try:
             if manager is not None:
-                with disk_errors(self.path):
+                with disk_errors(self.path, _COMFORT):
                     manager.close()
         finally:
             os.close(self._lock)
@@ -132,7 +136,9 @@ class RunFolder:
     def _check_config(self, config: Mapping, free: frozenset[str]) -> None:
         file = self.path / "config.json"
         if not file.exists():
-            foreign = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
+            # What a process that was killed before it had a config.json may have left.
+            ours = (".lock", _partial(file).name)
+            foreign = [entry.name for entry in self.path.iterdir() if entry.name not in ours]
             if foreign:
                 raise JaxganError(
                     f"{self.path} is not a run folder: it has no config.json but {foreign[0]}; "
@@ -194,7 +200,12 @@ def read_config(path: str | Path) -> dict:
     """
     file = Path(path).expanduser() / "config.json"
     try:
-        return json.loads(file.read_text())
+        config = json.loads(file.read_text())
+        if not isinstance(config, dict) or not all(
+            isinstance(v, dict | str) for v in config.values()
+        ):
+            raise ValueError("it is not of a run")
+        return config
     except FileNotFoundError as error:
         raise JaxganError(f"{path} is not a run folder: it has no config.json") from error
     except (OSError, ValueError) as error:
@@ -203,7 +214,7 @@ def read_config(path: str | Path) -> dict:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that at any moment the old one or the new one is there, whole."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -213,6 +224,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def _manager(path: Path, when_final: Callable[[], None]):
@@ -245,8 +260,13 @@ def _read(folder: Path, like: Checkpoint) -> Checkpoint:
 def steps(path: Path) -> list[int]:
     """The steps of the finished checkpoints of a run folder, newest first."""
     # Orbax gives a step its plain number only when it is whole.
-    folders = (path / "checkpoints").glob("*")
-    return sorted((int(folder.name) for folder in folders if folder.name.isdigit()), reverse=True)
+    try:
+        names = [folder.name for folder in (path / "checkpoints").iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise JaxganError(f"{path / 'checkpoints'} cannot be read ({error.strerror})") from error
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -269,6 +289,8 @@ def _damage(folder: Path) -> str | None:
         found = _digests(folder)
     except (OSError, ValueError) as error:
         return str(error)
+    if not isinstance(expected, dict):
+        return f"{_DIGESTS} is not what was written"
     for name, digest in expected.items():
         if name not in found:
             return f"{name} is missing"
@@ -293,7 +315,7 @@ def _locked(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, comfort: str = "") -> Iterator[None]:
     """Turns what a full or read-only disk raises into one clear line."""
     try:
         yield
@@ -303,8 +325,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise JaxganError(
-            f"cannot write to {path}: {reason}. Earlier checkpoints are intact; "
-            "make room or permit writing there, and run the same command again"
+            f"cannot write to {path}: {reason}. {comfort}"
+            "Make room or permit writing there, and run the same command again"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """What is learned (GANConfig), how a run goes (TrainConfig), and the named presets of both."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 from jaxgan.errors import JaxganError
@@ -74,6 +75,12 @@ class GANConfig:
             for name in (f"{player}_b1", f"{player}_b2"):
                 _check(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         _check(self.adam_eps > 0, self, "adam_eps", "above 0")
+        try:
+            hash(self)
+        except TypeError as error:
+            raise JaxganError(
+                f"GANConfig must be hashable, and so the fields of its modules: {error}"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +115,13 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("batch_size", "sample_every", "checkpoint_every"):
             _check(_is_size(getattr(self, name)), self, name, "a whole number above 0")
-        for name in ("epochs", "seed"):
-            _check(getattr(self, name) >= 0, self, name, "0 or more")
+        _check(self.epochs >= 0, self, "epochs", "0 or more")
+        _check(0 <= self.seed < 2**32, self, "seed", "from 0 to 2**32 - 1")
         _check(self.image_size is None or _is_size(self.image_size), self, "image_size", "above 0")
 
 
 def _is_size(value) -> bool:
-    return isinstance(value, int) and value > 0
+    return isinstance(value, numbers.Integral) and int(value) > 0
 
 
 def _check(ok: bool, config, name: str, wanted: str) -> None:

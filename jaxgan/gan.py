@@ -11,6 +11,7 @@ loops, prints or touches a file; `jaxgan.loop` repeats the step and knows nothin
 
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -114,8 +115,8 @@ def train_step(
         them as "image". Any B >= 1.
       rng: a key. The step folds `state.step` into it, so the same key may be given every time.
       axis_name: only inside `shard_map` with the batch split and the state replicated: the name of
-        the mesh axis. Losses, gradients and metrics are then means over the whole batch, and the
-        shards draw the latents that the unsharded step would draw; dropout masks differ.
+        the mesh axis, of AxisType.Auto. Losses, gradients and metrics are then means over the whole
+        batch, and the shards draw the latents of the unsharded step; dropout masks differ.
 
     Returns:
       The next state, and the Metrics of this step at the old parameters.
@@ -181,7 +182,7 @@ def generate(state: GANState, latents: jax.Array) -> jax.Array:
             f"the generator makes images of shape {images.shape[1:]}, "
             f"but the config's image_shape is {state.config.image_shape}"
         )
-    return images
+    return _at_least_float32(images)
 
 
 class _StaticParts(NamedTuple):
@@ -251,12 +252,17 @@ def _logits(discriminator: Player, images, rng=None) -> tuple[jax.Array, Player]
             "the discriminator must give one logit per image, [B] or [B, 1]: "
             f"for {batch_size} images it gave {logits.shape}"
         )
-    return logits.reshape(batch_size), discriminator
+    # Losses and metrics want float32, also of a network that works in bfloat16.
+    return _at_least_float32(logits.reshape(batch_size)), discriminator
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _scaled_images(batch, config: GANConfig) -> jax.Array:
     """The batch's images `[B, H, W, C]` in [-1, 1]."""
-    images = jnp.asarray(batch["image"] if isinstance(batch, dict) else batch)
+    images = jnp.asarray(batch["image"] if isinstance(batch, Mapping) else batch)
     if images.ndim != 4 or images.shape[1:] != config.image_shape or not images.shape[0]:
         raise JaxganError(
             f"a batch must be [B, {', '.join(map(str, config.image_shape))}] with B >= 1, "
@@ -279,4 +285,7 @@ def _draw_latents(rng, n: int, config: GANConfig, axis_name: str | None = None) 
 
 
 def _pmean(tree, axis_name: str | None):
-    return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+    def mean(x):
+        return jax.lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+    return tree if axis_name is None else jax.tree.map(mean, tree)

@@ -81,14 +81,16 @@ class Journal:
     def write_samples(self, history: History, images) -> None:
         """Writes a grid of samples, `[N, H, W, C]` in [-1, 1], as that of the last epoch."""
         epoch, step = len(history), history[-1]["step"]
-        self._write(f"samples/image_at_epoch_{epoch:04}.png", plots.grid_png(images))
+        self._write(_sample_name(epoch), plots.grid_png(images))
         self._events.write_image(plots.image_grid(images), step)
 
     def end(self, history: History) -> None:
         """Writes the curves and the animation of all samples so far."""
         if history:
             self._write("curves.png", plots.curves_png(history))
-        frames = sorted(self._path.glob("samples/image_at_epoch_*.png"))
+        # Not all that lie there: a run that went on from an older checkpoint may be behind them.
+        frames = [self._path / _sample_name(epoch + 1) for epoch in range(len(history))]
+        frames = [path for path in frames if path.exists()]
         if frames:
             self._write("training.gif", plots.gif(frames))
 
@@ -97,6 +99,10 @@ class Journal:
         with disk_errors(self._path):
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, content)
+
+
+def _sample_name(epoch: int) -> str:
+    return f"samples/image_at_epoch_{epoch:04}.png"
 
 
 def _csv(history: History) -> str:

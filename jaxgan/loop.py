@@ -42,7 +42,11 @@ def start_run(train_step: TrainStep, state: Any, data: Any) -> Run:
     """A run before its first step. `data` is a tree of arrays `[N, ...]`, batched along N."""
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data)
     _, metrics = jax.eval_shape(train_step, state, batch, jax.random.key(0))
-    return Run(state, jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics), [], 0.0)
+    # A sum of hundreds of bfloat16 would stand still.
+    totals = jax.tree.map(
+        lambda m: jnp.zeros(m.shape, jnp.promote_types(m.dtype, jnp.float32)), metrics
+    )
+    return Run(state, totals, [], 0.0)
 
 
 def train_epoch(
@@ -198,7 +202,7 @@ def _steps_per_epoch(n: int, batch_size: int) -> int:
 @jax.jit
 def _all_finite(tree) -> jax.Array:
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+    return jnp.array([jnp.isfinite(x).all() for x in leaves], bool).all()
 
 
 def _check_finite(means: dict[str, float], state: Any, epoch: int) -> None:

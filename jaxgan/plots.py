@@ -1,5 +1,6 @@
 """Arrays to pictures: grids of images, curves, animations, each as the bytes of a file."""
 
+import contextlib
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -59,8 +60,12 @@ def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes:
     from PIL import Image
 
     step = math.ceil(len(frames) / most)
+    chosen = []
     # Backwards, so that whatever is left out, the last frame is not.
-    chosen = [Image.open(path).convert("P") for path in frames[::-1][::step][::-1]]
+    for path in frames[::-1][::step][::-1]:
+        # A picture that somebody has damaged is left out; the run itself is whole.
+        with contextlib.suppress(OSError), Image.open(path) as frame:
+            chosen.append(frame.convert("P"))
     duration = max(20, round(1000 * seconds / len(chosen)))
     durations = [duration] * (len(chosen) - 1) + [2000]
     return _encoded(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxgan import JaxganError, checkpoint, cli, create_state, generate, plots, run
+from jaxgan import JaxganError, checkpoint, cli, create_state, generate, plots, training
 
 CHUNK = 1000
 """Images generated at a time, so that any number of them fits the memory."""
@@ -62,6 +62,8 @@ def main() -> None:
 def check(options: Options, out: Path, kind: str) -> None:
     if options.num < 1:
         raise JaxganError(f"--num must be 1 or more, got {options.num}")
+    if not 0 <= options.seed < 2**32:
+        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
     if kind not in (".npz", ".png", "folder", ""):
         raise JaxganError(f"--out must be NAME.npz, NAME.png or a folder, got {options.out!r}")
     if kind == ".png" and options.num > MOST_IN_A_PICTURE:
@@ -79,7 +81,7 @@ def load(options: Options):
     if options.workdir is None:
         print("no --workdir: sampling the reference generator untrained")
         return create_state(jax.random.key(options.seed))
-    state, epochs = run.load_state(options.workdir)
+    state, epochs = training.load_state(options.workdir)
     print(f"after {epochs} epochs" if epochs >= 0 else "no checkpoint yet: sampling it untrained")
     return state
 

@@ -1,5 +1,11 @@
 """Trains a GAN of two MLPs, with pictures, curves and checkpoints; the same command resumes."""
 
+# ruff: noqa: E402
+import signal
+
+# Until there is a run to save, Ctrl-C just ends the process, also amid the imports.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import dataclasses
 import shlex
@@ -8,7 +14,18 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxgan import PRESETS, GANConfig, TrainConfig, cli, run
+from jaxgan import PRESETS, GANConfig, TrainConfig, checkpoint, cli, training
+
+LEFT_BEHIND = (
+    "samples/",
+    "training.gif",
+    "curves.png",
+    "real.png",
+    "metrics.csv",
+    "config.json",
+    "checkpoints/",
+    "tensorboard/",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,26 +59,21 @@ def main() -> int | None:
     options = parse_options()
     config = GANConfig(**vars(options.gan))
     if options.summary:
-        print(run.summary(config, options.train))
+        print(training.summary(config, options.train))
     if options.summary and options.train.epochs == 0:
         return 0
-    outcome = run.train(config, options.train, options.workdir)
+    outcome = training.train(config, options.train, options.workdir)
     if outcome.stopped_by is not None:
-        print(f"stopped by {outcome.stopped_by.name} and saved in {outcome.workdir}; resume with:")
+        saved = "and saved" if checkpoint.steps(outcome.workdir) else "before the first step"
+        print(f"stopped by {outcome.stopped_by.name} {saved} in {outcome.workdir}; resume with:")
         print(f"  {shlex.join(['python', *sys.argv])}")
         return 128 + outcome.stopped_by
     if not outcome.trained:
         print(f"already trained for {len(outcome.history)} epochs; more --epochs goes on")
     print(f"everything is in {outcome.workdir}:")
-    for name in (
-        "samples/",
-        "training.gif",
-        "curves.png",
-        "real.png",
-        "metrics.csv",
-        "checkpoints/",
-    ):
-        print(f"  {name}")
+    for name in LEFT_BEHIND:
+        if (outcome.workdir / name).exists():
+            print(f"  {name}")
     return None
 
 

@@ -180,6 +180,33 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         read_config(tmp_path)
 
 
+def test_what_a_kill_leaves_before_there_is_a_config_is_no_obstacle(tmp_path):
+    for name in (".lock", ".config.json.partial"):
+        (tmp_path / name).write_text("")
+    RunFolder(tmp_path, CONFIG).close()
+    assert read_config(tmp_path)["gan"]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b"])
+def test_paths_that_orbax_would_take_for_patterns_are_refused(tmp_path, name):
+    with pytest.raises(JaxganError, match="must not hold"):
+        RunFolder(tmp_path / name, CONFIG)
+    assert not (tmp_path / name).exists()
+
+
+def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(tmp_path, state):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(JaxganError, match="cannot be read"):
+        restore(tmp_path, Checkpoint(state, None))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"gan": 3}'])
+def test_a_foreign_config_is_an_error(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(JaxganError, match=r"config\.json cannot be read"):
+        RunFolder(tmp_path, CONFIG)
+
+
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JaxganError, match=r"cannot write to .*file/run.*Not a directory"):

@@ -12,6 +12,11 @@ def test_equal_configs_are_one_key():
     assert GANConfig(generator=nn.Dense(3)) == GANConfig(generator=nn.Dense(3))
 
 
+def test_modules_that_cannot_be_hashed_are_refused():
+    with pytest.raises(JaxganError, match="hashable"):
+        GANConfig(generator=nn.Sequential([nn.Dense(3)]))
+
+
 def test_reference_preset_is_the_default():
     gan, train = PRESETS["reference"]
     assert (gan, train) == (GANConfig(), TrainConfig())
@@ -51,6 +56,7 @@ def test_gan_fields_out_of_range_are_named(field, value):
         ("epochs", -1),
         ("batch_size", 0),
         ("seed", -1),
+        ("seed", 2**32),
         ("sample_every", 0),
         ("checkpoint_every", 0),
         ("image_size", 0),

@@ -141,6 +141,12 @@ def test_a_missing_file_beside_others_is_named(tmp_path):
         data.load("mnist", "val", tmp_path)
 
 
+def test_the_files_of_another_set_of_the_family_are_refused(real_data_dir):
+    folder = idx.find("fashion_mnist", "train", real_data_dir)[0].parent
+    with pytest.raises(JaxganError, match="is of fashion_mnist, not of kmnist"):
+        data.load("kmnist", "test", folder)
+
+
 def seed_tfds_cache(monkeypatch, folder: Path, content: dict[str, bytes]) -> None:
     """Puts files into tfds's download cache as its own download would, with its own names."""
     import tensorflow_datasets as tfds
@@ -313,6 +319,10 @@ def test_digits_are_scikit_learns():
         ("imagenet64x64", "unknown dataset 'imagenet64x64'. Known are fashion_mnist, mnist"),
         ("photos/cats", "there is no folder 'photos/cats'"),
         ("tfds:no_such_set", "tensorflow-datasets knows no such set"),
+        ("tfds:", "tensorflow-datasets knows no such set"),
+        ("tfds:mnist/foo", "tensorflow-datasets knows no such set"),
+        ("tfds:mnist:9.9.9", "tensorflow-datasets knows no such set"),
+        ("", "unknown dataset ''"),
         ("nowhere.npy", "nowhere.npy: cannot be read"),
     ],
 )
@@ -435,6 +445,8 @@ def test_arrays_of_bytes_and_floats(tmp_path):
         ({"images": IMAGES[0]}, r"must be \[N, H, W\]"),
         ({"images": IMAGES[:0]}, "not empty"),
         ({"images": IMAGES, "labels": LABELS[:3]}, "5 images, but labels of shape"),
+        ({"images": IMAGES, "labels": LABELS / 2}, "labels must be whole numbers"),
+        ({"images": np.stack([IMAGES] * 5, -1)}, "1, 3 or 4 channels, got 5"),
         ({"x": IMAGES, "y": LABELS}, "name its images `images`; it holds x, y"),
     ],
 )

@@ -178,6 +178,48 @@ def test_networks_with_statistics_and_without_train(small, images):
     )
 
 
+def test_networks_in_bfloat16_train_with_losses_in_float32(small, images):
+    class Generator(nn.Module):
+        @nn.compact
+        def __call__(self, latents):
+            return nn.tanh(nn.Dense(30, dtype=jnp.bfloat16)(latents)).reshape(-1, 6, 5, 1)
+
+    class Discriminator(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return nn.Dense(1, dtype=jnp.bfloat16)(images.reshape(images.shape[0], -1))
+
+    config = dataclasses.replace(small, generator=Generator(), discriminator=Discriminator())
+    state = create_state(RNG, config)
+    after, metrics = train_step(state, images, RNG)
+    assert {metric.dtype for metric in metrics} == {jnp.dtype("float32")}
+    assert sample(after, RNG, 2).dtype == jnp.float32
+    kernels = [s.generator.params["Dense_0"]["kernel"] for s in (state, after)]
+    assert kernels[1].dtype == jnp.float32
+    assert (kernels[0] != kernels[1]).any()
+
+
+def test_real_and_generated_images_are_seen_through_different_dropout(small):
+    """With equal images on both sides and one mask, both scores would be equal."""
+    start = jnp.zeros((1, 1, 1))
+
+    class Gray(nn.Module):
+        @nn.compact
+        def __call__(self, latents):
+            shift = self.param("shift", nn.initializers.zeros, (1,))
+            return jnp.zeros((latents.shape[0], 6, 5, 1)) + shift[None, None, None] + start[None]
+
+    class Dropped(nn.Module):
+        @nn.compact
+        def __call__(self, images, train: bool = False):
+            x = nn.Dense(16)(images.reshape(images.shape[0], -1) + 1)
+            return nn.Dense(1)(nn.Dropout(0.5, deterministic=not train)(x))
+
+    config = dataclasses.replace(small, generator=Gray(), discriminator=Dropped())
+    _, metrics = train_step(create_state(RNG, config), np.zeros((8, 6, 5, 1), np.float32), RNG)
+    assert abs(float(metrics.real_score) - float(metrics.fake_score)) > 1e-3
+
+
 def test_samples_follow_the_rng(small):
     state = create_state(RNG, small)
     first = sample(state, jax.random.key(0), 3)

@@ -109,6 +109,17 @@ def test_a_fit_that_is_stopped_anywhere_goes_on_to_the_same_bits(small, images):
         }
 
 
+def test_metrics_in_bfloat16_are_summed_in_float32(tally):
+    def step(state, batch, rng):
+        state, metrics = tally_step(state, batch, rng)
+        return state, metrics._replace(total=jnp.bfloat16(1.0))
+
+    # A sum in bfloat16 would stand still at 256.
+    rows = {"row": jnp.zeros(600, jnp.int32)}
+    _, means = loop.train_epoch(step, tally, rows, RNG, 0, batch_size=1)
+    assert means.total == 1.0
+
+
 def test_fit_leaves_the_callers_state_alone_and_reports_each_epoch(tally, rows):
     start = loop.start_run(tally_step, tally, rows)
     seen = []

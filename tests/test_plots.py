@@ -50,6 +50,15 @@ def test_gif_keeps_the_last_frame_and_bounds_their_number(tmp_path):
     assert levels == [0, 90, 180]
 
 
+def test_gif_leaves_out_a_damaged_frame(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        path.write_bytes(plots.png(np.full((8, 8, 1), 30 * int(path.stem), np.uint8)))
+    paths[1].write_bytes(b"rubbish")
+    with Image.open(io.BytesIO(plots.gif(paths))) as animation:
+        assert animation.n_frames == 2
+
+
 @pytest.mark.parametrize("epochs", [1, 5])
 def test_curves_draw_losses_left_and_scores_right(epochs):
     history = [

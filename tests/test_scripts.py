@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgan import PRESETS, cli, run
+from jaxgan import PRESETS, cli, training
 from jaxgan.checkpoint import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -222,6 +222,52 @@ def test_a_mistake_gets_no_traceback_in_a_process_of_its_own():
     assert len(err.splitlines()) == 1
 
 
+def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        (tmp_path / "images" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(rng.integers(0, 256, (12 + i, 14, 3), np.uint8))
+        image.save(tmp_path / "images" / str(i % 2) / f"{i}.png")
+    workdir = tmp_path / "run"
+    script(
+        *("train.py", "--dataset", tmp_path / "images", "--image-size", 8, "--epochs", 5),
+        *("--sample-every", 2, "--checkpoint-every", 2, "--workdir", workdir),
+    )
+    # Every second, and the last.
+    names = [f"image_at_epoch_000{i}.png" for i in (2, 4, 5)]
+    assert sorted(path.name for path in (workdir / "samples").iterdir()) == names
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert steps == [2, 4, 5]
+    assert picture(workdir / "samples" / names[0]).shape == (448, 448, 3)
+    script("sample.py", "--workdir", workdir, "--num", 3, "--out", tmp_path / "a.npz")
+    assert np.load(tmp_path / "a.npz")["images"].shape == (3, 8, 8, 3)
+
+
+def test_a_terminal_gets_a_bar_per_epoch(tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--dataset", "digits"]
+    process = subprocess.Popen(
+        [*command, "--epochs", "2", "--workdir", str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+    )
+    os.close(slave)
+    out, _ = process.communicate()
+    shown = os.read(master, 1_000_000).decode()
+    os.close(master)
+    assert process.returncode == 0
+    assert "epoch 2/2: 100%" in shown
+    for name in ("12/12", "step/s", "gen_loss=", "disc_loss=", "real_score=", "fake_score="):
+        assert name in shown
+    assert "epoch" not in out.decode().replace("image_at_epoch", "")
+
+
 def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--dataset", "digits"]
     command += ["--epochs", "3", "--workdir", str(tmp_path / "run")]
@@ -253,7 +299,9 @@ def test_summary_shows_both_networks_of_the_data():
 
 def test_summary_has_the_published_numbers(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((1, 28, 28), np.uint8))
-    tables = run.summary(PRESETS["reference"][0], run.TrainConfig(str(tmp_path / "images.npy")))
+    tables = training.summary(
+        PRESETS["reference"][0], training.TrainConfig(str(tmp_path / "images.npy"))
+    )
     assert "Total Parameters: 249,296" in tables
     assert "Total Parameters: 242,177" in tables
 

@@ -29,10 +29,15 @@ def train(state, batches, rng=RNG, step=train_step):
     return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
 
 
-def assert_trees_close(a, b, atol=2e-6):
-    """Parameters, optimizer moments, counters, metrics, to the rounding of float32."""
+def assert_trees_close(a, b):
+    """Parameters, optimizer moments, counters, metrics, to the rounding of float32.
+
+    Relative to the largest entry of each leaf: second moments are as small as 1e-7.
+    """
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=atol), a, b)
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        atol = 2e-5 * float(np.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=atol)
 
 
 def test_eager_is_jit(small, batches):

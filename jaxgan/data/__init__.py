@@ -16,7 +16,7 @@ __all__ = ["Dataset", "load"]
 
 
 def load(
-    name: str,
+    name: str | Path,
     split: str = "train",
     data_dir: str | Path | None = None,
     *,
@@ -50,24 +50,31 @@ def load(
       DataUnavailableError: if the set is not on this machine and cannot be downloaded.
       JaxganError: if the name is unknown or a file is not what it should be.
     """
-    if name == "auto":
-        dataset = _auto(split, data_dir, image_size)
-    elif name in idx.NAMES:
-        dataset = idx.load(name, split, data_dir)
-    elif name == "digits":
-        dataset = _digits(split)
-    elif name.startswith("tfds:"):
-        dataset = prepared.load(name, split, data_dir, image_size)
-    elif name.endswith((".npy", ".npz")):
-        dataset = files.load_arrays(name, split)
-    elif Path(name).expanduser().is_dir():
-        dataset = files.load_folder(name, split, image_size)
-    else:
-        raise JaxganError(_unknown(name))
+    name = str(name)
+    try:
+        dataset = _load(name, split, data_dir, image_size)
+    except OSError as error:
+        raise JaxganError(f"{name}: cannot be read ({error})") from error
     if image_size is not None and dataset.images.shape[1:3] != (image_size, image_size):
         images = np.stack([resized(image, image_size) for image in dataset.images])
         dataset = dataset._replace(images=images)
     return dataset
+
+
+def _load(name: str, split: str, data_dir: str | Path | None, image_size: int | None) -> Dataset:
+    if name == "auto":
+        return _auto(split, data_dir, image_size)
+    if name in idx.NAMES:
+        return idx.load(name, split, data_dir)
+    if name == "digits":
+        return _digits(split)
+    if name.startswith("tfds:"):
+        return prepared.load(name, split, data_dir, image_size)
+    if name.endswith((".npy", ".npz")):
+        return files.load_arrays(name, split)
+    if name and Path(name).expanduser().is_dir():
+        return files.load_folder(name, split, image_size)
+    raise JaxganError(_unknown(name))
 
 
 def _auto(split, data_dir, image_size) -> Dataset:

@@ -1,6 +1,5 @@
 """A user's own images: a folder of pictures, or an array in a file."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +59,7 @@ def load_arrays(name: str, split: str) -> Dataset:
         loaded = np.load(Path(name).expanduser(), allow_pickle=False)
         # An .npz is read only when asked for its arrays; an .npy is an array by now.
         arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy, zipfile, zlib and tokenize each have their own
         raise JaxganError(f"{name}: cannot be read as a numpy file ({error})") from error
     if "images" not in arrays and len(arrays) == 1:
         arrays = {"images": next(iter(arrays.values()))}
@@ -70,6 +69,8 @@ def load_arrays(name: str, split: str) -> Dataset:
     labels = arrays.get("labels")
     if labels is not None and labels.shape != images.shape[:1]:
         raise JaxganError(f"{name}: {len(images)} images, but labels of shape {labels.shape}")
+    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
+        raise JaxganError(f"{name}: labels must be whole numbers, got {labels.dtype}")
     labels = None if labels is None else labels.astype(np.int32)
     return Dataset(images, labels, Path(name).name, split)
 
@@ -116,6 +117,8 @@ def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
         raise JaxganError(
             f"{name}: images must be [N, H, W] or [N, H, W, C], not empty; got {list(images.shape)}"
         )
+    if images.shape[-1] not in (1, 3, 4):
+        raise JaxganError(f"{name}: images must have 1, 3 or 4 channels, got {images.shape[-1]}")
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):

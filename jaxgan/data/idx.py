@@ -1,6 +1,7 @@
 """The MNIST family: four gzip files in the IDX format, found on this machine or downloaded."""
 
 import gzip
+import hashlib
 import importlib.util
 import math
 import os
@@ -28,6 +29,12 @@ def load(name: str, split: str, data_dir: str | Path | None) -> Dataset:
     if split not in _FILES:
         raise JaxganError(f"{name} has the splits train and test, not {split!r}")
     paths = find(name, split, data_dir) or _from_tfds(name, split, data_dir)
+    other = _other_set(name, paths[0])
+    if other:
+        raise JaxganError(
+            f"{paths[0]} is of {other}, not of {name}: "
+            f"put the files of each set into a folder of its name, {name}/, and name the one above"
+        )
     images, labels = (read(path, ndim) for path, ndim in zip(paths, (3, 1), strict=True))
     if len(images) != len(labels):
         raise JaxganError(
@@ -90,6 +97,23 @@ def read(path: Path, ndim: int) -> np.ndarray:
     if not all(shape):
         raise JaxganError(f"{path}: empty, its header says {shape}")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+def _other_set(name: str, path: Path) -> str | None:
+    """The other set of the family that a file belongs to by the registered checksums, if any.
+
+    All sets of the family have the same file names.
+    """
+    found = importlib.util.find_spec("tensorflow_datasets")
+    if found is None or not found.submodule_search_locations:
+        return None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for other in NAMES:
+        # Read as a file, since to import tensorflow-datasets takes longer than the rest.
+        sums = Path(found.submodule_search_locations[0], "url_checksums", f"{other}.txt")
+        if other != name and sums.is_file() and digest in sums.read_text():
+            return other
+    return None
 
 
 def _roots(data_dir) -> list[Path]:

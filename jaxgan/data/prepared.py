@@ -21,7 +21,7 @@ def load(
 
     try:
         builder: Any = tfds.builder(name.removeprefix("tfds:"), data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise JaxganError(f"{name}: tensorflow-datasets knows no such set") from error
     if not builder.info.splits:
         builder = _prepare(name, data_dir)

@@ -60,8 +60,8 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
     """
     dataset = _load(settings)
     config = _fitted(config, dataset)
-    name = dataset.name.removeprefix("tfds:").replace("/", "_")
-    workdir = Path(workdir or Path("runs") / name)
+    name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
+    workdir = Path(workdir or Path("runs") / name).expanduser().absolute()
     with contextlib.closing(Events(workdir / "tensorboard", settings.tensorboard)) as events:
         folder = checkpoint.RunFolder(workdir, _described(config, settings, dataset), _FREE)
         try:
@@ -100,12 +100,17 @@ def checkpoint_like(workdir: str | Path) -> checkpoint.Checkpoint:
         Python and give it to `checkpoint.restore`).
     """
     described = checkpoint.read_config(workdir)
-    if described["gan"]["generator"] or described["gan"]["discriminator"]:
+    gan = described.get("gan", {})
+    if gan.get("generator") or gan.get("discriminator"):
         raise JaxganError(
             f"{workdir} was trained with networks of its own, which only its code can build"
         )
-    config = GANConfig(**described["gan"])
-    state = create_state(_rngs(described["train"]["seed"]).init, config)
+    try:
+        config = GANConfig(**described["gan"])
+        seed = described["train"]["seed"]
+    except (KeyError, TypeError) as error:
+        raise JaxganError(f"{workdir} is of another version of jaxgan ({error})") from error
+    state = create_state(_rngs(seed).init, config)
     images = np.zeros((1, *config.image_shape), np.uint8)
     return _checkpoint(loop.start_run(train_step, state, images))
 
