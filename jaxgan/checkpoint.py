@@ -47,13 +47,20 @@ class RunFolder:
       config: what the run is, nested mappings of what fits JSON. It is compared with the
         `config.json` that is there.
       free: the fields, as "section.name", that may differ from an earlier process's.
+      defaults: like `config`: what the fields stand for that an earlier version did not have yet.
 
     Raises:
       JaxganError: if the folder cannot be written, is in use, holds a run of another config, or
         holds something else. Nothing is changed then.
     """
 
-    def __init__(self, path: str | Path, config: Mapping, free: frozenset[str] = frozenset()):
+    def __init__(
+        self,
+        path: str | Path,
+        config: Mapping,
+        free: frozenset[str] = frozenset(),
+        defaults: Mapping | None = None,
+    ):
         self.path = Path(path).expanduser().absolute()
         self._manager: Any = None
         self._saving: int | None = None
@@ -62,11 +69,11 @@ class RunFolder:
             raise JaxganError(f"a run folder's path must not hold [, ] or \\: {self.path}")
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._check_config(config, free)
+            self._check_config(config, free, defaults or {})
             self._lock = _locked(self.path / ".lock")
         try:
             # Once more: until now another process may have been at work here.
-            self._check_config(config, free)
+            self._check_config(config, free, defaults or {})
             with disk_errors(self.path):
                 write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
         except BaseException:
@@ -133,7 +140,7 @@ class RunFolder:
             if folder.name.split(".")[0] == str(self._saving):
                 write_atomically(folder / _DIGESTS, json.dumps(_digests(folder)))
 
-    def _check_config(self, config: Mapping, free: frozenset[str]) -> None:
+    def _check_config(self, config: Mapping, free: frozenset[str], defaults: Mapping) -> None:
         file = self.path / "config.json"
         if not file.exists():
             # What a process that was killed before it had a config.json may have left.
@@ -145,7 +152,8 @@ class RunFolder:
                     "choose another --workdir"
                 )
             return
-        before, now = _flat(read_config(self.path)), _flat(json.loads(json.dumps(config)))
+        now = _flat(json.loads(json.dumps(config)))
+        before = _flat(json.loads(json.dumps(defaults))) | _flat(read_config(self.path))
         names = [
             name
             for name in sorted(before.keys() | now.keys())

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from flax.linen.summary import tabulate
@@ -63,7 +64,9 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
     workdir = Path(workdir or Path("runs") / name).expanduser().absolute()
     with contextlib.closing(Events(workdir / "tensorboard", settings.tensorboard)) as events:
-        folder = checkpoint.RunFolder(workdir, _described(config, settings, dataset), _FREE)
+        described = _described(config, settings, dataset)
+        defaults = {"gan": _fields(GANConfig()), "train": _fields(TrainConfig())}
+        folder = checkpoint.RunFolder(workdir, described, _FREE, defaults)
         try:
             with contextlib.closing(folder), _stop_signals() as received:
                 return _train(config, settings, dataset, folder, events, received)
@@ -202,19 +205,22 @@ def _checkpoint(run: loop.Run) -> checkpoint.Checkpoint:
 
 def _described(config: GANConfig, settings: TrainConfig, dataset: data.Dataset) -> dict[str, Any]:
     """What config.json says."""
-    gan = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    for player in ("generator", "discriminator"):
-        gan[player] = gan[player] and repr(gan[player])
     return {
         "jaxgan": jaxgan.__version__,
-        "gan": gan,
-        "train": dataclasses.asdict(settings),
+        "gan": _fields(config),
+        "train": _fields(settings),
         "data": {
             "name": dataset.name,
             "images": len(dataset.images),
             "sha256": hashlib.sha256(dataset.images.tobytes()).hexdigest(),
         },
     }
+
+
+def _fields(config: GANConfig | TrainConfig) -> dict[str, Any]:
+    """The fields of a config as JSON holds them; a module of the user's by its `repr`."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: repr(v) if isinstance(v, nn.Module) else v for name, v in values.items()}
 
 
 @contextlib.contextmanager

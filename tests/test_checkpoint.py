@@ -163,6 +163,15 @@ def test_free_fields_may_change_and_are_written(tmp_path):
     assert read_config(tmp_path)["train"]["epochs"] == 9
 
 
+def test_a_field_that_an_earlier_version_did_not_have_stands_for_its_default(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    newer = CONFIG | {"gan": CONFIG["gan"] | {"loss": "hinge"}}
+    RunFolder(tmp_path, newer, defaults={"gan": {"loss": "hinge"}}).close()
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(JaxganError, match=r"gan\.loss: 'other' -> 'hinge'"):
+        RunFolder(tmp_path, newer, defaults={"gan": {"loss": "other"}})
+
+
 def test_a_folder_in_use_is_refused(tmp_path):
     holder = RunFolder(tmp_path, CONFIG)
     with pytest.raises(JaxganError, match="in use by another process"):

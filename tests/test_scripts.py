@@ -39,7 +39,9 @@ def refused(monkeypatch, capsys):
     """
 
     def run_here(name: str, *arguments) -> str:
-        monkeypatch.setattr(cli, "quieten", lambda: None)  # what it sets would outlive the test
+        # What these set would outlive the test.
+        monkeypatch.setattr(cli, "quieten", lambda: None)
+        monkeypatch.setattr("signal.signal", lambda *_: None)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as end:
