@@ -68,7 +68,8 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
         defaults = {"gan": _fields(GANConfig()), "train": _fields(TrainConfig())}
         folder = checkpoint.RunFolder(workdir, described, _FREE, defaults)
         try:
-            with contextlib.closing(folder), _stop_signals() as received:
+            # In this order: a signal does not interrupt the last save either.
+            with _stop_signals() as received, contextlib.closing(folder):
                 return _train(config, settings, dataset, folder, events, received)
         except NonFiniteError as error:
             kept = checkpoint.steps(folder.path)
