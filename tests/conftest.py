@@ -1,6 +1,10 @@
 """Two fake CPU devices for all tests, and errors where shapes would be broadcast by accident."""
 
+import fcntl
 import os
+import pty
+import struct
+import termios
 
 os.environ["KERAS_BACKEND"] = "jax"
 
@@ -30,6 +34,15 @@ def compilation_cache(tmp_path_factory):
     """For the processes that tests start: each program is compiled once, not once in each."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture
+def terminal():
+    """A terminal for a process: the end to read from, and the end to give to it and close."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    yield master, slave
+    os.close(master)
 
 
 @pytest.fixture

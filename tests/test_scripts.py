@@ -245,14 +245,8 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     assert np.load(tmp_path / "a.npz")["images"].shape == (3, 8, 8, 3)
 
 
-def test_a_terminal_gets_a_bar_per_epoch(tmp_path):
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+def test_a_terminal_gets_a_bar_per_epoch(tmp_path, terminal):
+    master, slave = terminal
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--dataset", "digits"]
     process = subprocess.Popen(
         [*command, "--epochs", "2", "--workdir", str(tmp_path / "run")],
@@ -262,7 +256,6 @@ def test_a_terminal_gets_a_bar_per_epoch(tmp_path):
     os.close(slave)
     out, _ = process.communicate()
     shown = os.read(master, 1_000_000).decode()
-    os.close(master)
     assert process.returncode == 0
     assert "epoch 2/2: 100%" in shown
     for name in ("12/12", "step/s", "gen_loss=", "disc_loss=", "real_score=", "fake_score="):
