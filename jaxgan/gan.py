@@ -53,6 +53,15 @@ class GANState(struct.PyTreeNode):
         return self.generator.step
 
 
+OPTIMIZER_NUMBERS = {
+    f"{player}_{field}": ((player, leaf),)
+    for player in ("generator", "discriminator")
+    for field, leaf in (("lr", "learning_rate"), ("b1", "b1"), ("b2", "b2"))
+} | {"adam_eps": (("generator", "eps"), ("discriminator", "eps"))}
+"""The fields of GANConfig that are leaves of a state: for each the players and the leaf's name in
+`opt_state.hyperparams`."""
+
+
 class Metrics(NamedTuple):
     """What a step reports: float32 scalars, means over the batch."""
 
@@ -92,6 +101,21 @@ def create_state(rng: jax.Array, config: GANConfig | None = None) -> GANState:
     )
     # One forward pass on shapes alone: networks that do not fit are refused here, not in training.
     jax.eval_shape(lambda: _logits(state.discriminator, generate(state, latents)))
+    return state
+
+
+def with_numbers(state: GANState, **numbers: jax.Array) -> GANState:
+    """The state with other numbers in its optimizers, by their names in OPTIMIZER_NUMBERS.
+
+    Of a population's state each is `[members]`. The state's config keeps those it was made from.
+    """
+    for name, value in numbers.items():
+        for player_name, leaf in OPTIMIZER_NUMBERS[name]:
+            player = getattr(state, player_name)
+            opt_state = player.opt_state
+            value = jnp.asarray(value, opt_state.hyperparams[leaf].dtype)
+            opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, leaf: value})
+            state = state.replace(**{player_name: player.replace(opt_state=opt_state)})
     return state
 
 

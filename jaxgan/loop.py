@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgan.devices import ONE_DEVICE, Layout, agree, fetch
 from jaxgan.errors import NonFiniteError
 
 TrainStep = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
@@ -31,17 +32,37 @@ class Run(NamedTuple):
     state: Any
     totals: Any
     """Metrics summed over the steps of the epoch at hand."""
-    history: list[dict[str, float]]
+    history: list[dict[str, Any]]
     """A row for each finished epoch: epoch, step, the means of the metrics over the steps of the
-    epoch, seconds, steps_per_second."""
+    epoch, seconds, steps_per_second. Of a population each metric is a list, NaN where a member has
+    failed, and the steps are those of all members."""
     seconds: float
     """Spent in the epoch at hand."""
 
 
-def start_run(train_step: TrainStep, state: Any, data: Any) -> Run:
+class RunKeys(NamedTuple):
+    """The keys of a run: equal seeds, equal runs."""
+
+    init: jax.Array
+    """For the parameters."""
+    training: jax.Array
+    """For `fit`: the order of the data, and all that is random in a step."""
+    pictures: jax.Array
+    """For the latents of the pictures that a run leaves behind."""
+
+
+def make_rngs(seed: int | jax.Array) -> RunKeys:
+    """The keys of the run of a seed, 0 <= seed < 2**32."""
+    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
+
+
+def start_run(train_step: TrainStep, state: Any, data: Any, layout: Layout = ONE_DEVICE) -> Run:
     """A run before its first step. `data` is a tree of arrays `[N, ...]`, batched along N."""
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data)
-    _, metrics = jax.eval_shape(train_step, state, batch, jax.random.key(0))
+    rng = jax.random.key(0)
+    if layout.population:
+        train_step = jax.vmap(train_step, in_axes=(0, None, None))
+    _, metrics = jax.eval_shape(train_step, state, batch, rng)
     # A sum of hundreds of bfloat16 would stand still.
     totals = jax.tree.map(
         lambda m: jnp.zeros(m.shape, jnp.promote_types(m.dtype, jnp.float32)), metrics
@@ -87,6 +108,8 @@ def fit(
     on_epoch: Callable[[Run], None] = lambda run: None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
+    label: str = "",
+    layout: Layout = ONE_DEVICE,
 ) -> Run:
     """Trains until `epochs` epochs are done, from wherever the run is.
 
@@ -95,131 +118,188 @@ def fit(
     Args:
       train_step: `(state, batch, rng) -> (state, metrics)`.
       run: from `start_run`, or what an earlier `fit` gave or `on_epoch` was given.
-      data: a tree of arrays `[N, ...]`; moved to the device as it is.
-      rng: a key, the same for the whole run.
+      data: a tree of arrays `[N, ...]`; moved to the devices as it is.
+      rng: a key, the same for the whole run; of a population `[members]` keys.
       batch_size: images per step; the last step of an epoch takes what is left over.
       epochs: how many in all.
       on_epoch: called with the run after each epoch.
-      should_stop: asked about four times a second; if it says so, `fit` returns in mid-epoch.
+      should_stop: asked about four times a second; if it says so, `fit` returns in mid-epoch. Of
+        several processes it is enough that one is asked to stop.
       progress: whether to show it: a bar per epoch on a terminal, else a line per epoch.
+      label: shown in place of the number of the epoch.
+      layout: on which devices, and whether `run` is a population: then every leaf of its state and
+        totals has a leading axis `[members]`, and each member takes its own way through the data.
 
     Returns:
       The run at its end, or where it was stopped.
 
     Raises:
-      NonFiniteError: at the first sign of a metric or a parameter that is not finite.
+      NonFiniteError: at the first sign of a metric or a parameter that is not finite; not of a
+        population, whose members do not disturb each other.
     """
-    data = jax.device_put(data)
-    n = _length(data)
+    n, members = _length(data), rng.size
     steps = _steps_per_epoch(n, batch_size)
-    order_rng, step_rng = jax.random.split(rng)
+    split = jax.vmap(jax.random.split, out_axes=1) if layout.population else jax.random.split
+    order_rng, step_rng = (layout.place_run(rng) for rng in split(rng))
     # The compiled steps donate their state; the caller's is to stay.
-    state, totals = _copied((run.state, run.totals))
-    history, seconds = list(run.history), run.seconds
-    epoch, at = divmod(int(state.step), steps)
-    means, chunk = {}, 1
+    state, totals = layout.place_run((run.state, run.totals))
     advance = functools.partial(
-        _train_steps, train_step, data=data, rng=step_rng, batch_size=batch_size
+        _train_steps,
+        train_step,
+        data=layout.place_data(data),
+        rng=step_rng,
+        batch_size=batch_size,
+        layout=layout,
     )
+    history, seconds = list(run.history), run.seconds
+    epoch, at = divmod(_step(state), steps)
+    chunk, stop = 1, False
+
+    def current() -> Run:
+        cut_state, cut_totals = layout.cut((state, totals), members)
+        return Run(cut_state, cut_totals, list(history), seconds)
+
     if epoch < epochs:
         # No steps at all, just to compile: the seconds are then those of training.
         order = _epoch_order(order_rng, epoch, n)
         state, totals = advance(state, totals, order=order, start=at, stop=at)
-    while epoch < epochs and not should_stop():
+    while epoch < epochs and not stop:
         order = _epoch_order(order_rng, epoch, n)
-        with _Progress(epoch + 1, epochs, steps, at, enabled=progress) as bar:
-            while at < steps and not should_stop():
-                started, end = time.perf_counter(), min(at + chunk, steps)
+        means = {}
+        with _Progress(label or f"epoch {epoch + 1}/{epochs}", steps, at, enabled=progress) as bar:
+            while at < steps:
+                chunk, stop = agree([chunk, should_stop()])
+                if stop:
+                    break
+                started, end = time.perf_counter(), min(at + int(chunk), steps)
                 state, totals = advance(state, totals, order=order, start=at, stop=end)
-                sums = jax.device_get(totals)
+                sums = fetch(layout.cut(totals, members))
                 elapsed = time.perf_counter() - started
                 seconds += elapsed
                 chunk = max(1, min(steps, int((end - at) * _CHECK_SECONDS / max(elapsed, 1e-9))))
                 at = end
-                means = {k: float(v / np.float32(at)) for k, v in sums._asdict().items()}
-                _check_finite(means, state, epoch + 1)
+                means = {k: v / np.float32(at) for k, v in sums._asdict().items()}
+                finite = fetch(_finite(state, layout))[:members]
+                means = _checked(means, finite, epoch + 1, layout.population)
                 bar.show(at, means)
         if at == steps:
             epoch, at = epoch + 1, 0
-            row = {"epoch": epoch, "step": int(state.step), **means}
-            history.append(row | {"seconds": seconds, "steps_per_second": steps / seconds})
+            row = {"epoch": epoch, "step": _step(state)}
+            row |= {name: mean.tolist() for name, mean in means.items()}
+            history.append(
+                row | {"seconds": seconds, "steps_per_second": members * steps / seconds}
+            )
             totals, seconds = jax.tree.map(jnp.zeros_like, totals), 0.0
-            bar.finish(history[-1])
-            on_epoch(Run(state, totals, list(history), seconds))
-    return Run(state, totals, history, seconds)
+            bar.finish(means, history[-1]["steps_per_second"])
+            on_epoch(current())
+    return current()
 
 
 @functools.partial(
-    jax.jit, static_argnames=("train_step", "batch_size"), donate_argnames=("state", "totals")
+    jax.jit,
+    static_argnames=("train_step", "batch_size", "layout"),
+    donate_argnames=("state", "totals"),
 )
-def _train_steps(train_step, state, totals, data, order, rng, start, stop, *, batch_size):
+def _train_steps(
+    train_step, state, totals, data, order, rng, start, stop, *, batch_size, layout=ONE_DEVICE
+):
     """Steps start <= i < stop of an epoch.
 
     Start and stop are traced, so that the same program runs whatever the host asks for: where an
     epoch is cut has no influence on its result, not even on the last bit.
     """
-    n = order.shape[0]
+    n = _length(order) if not layout.population else order.shape[1]
     full = n // batch_size
 
-    def take(carry, indices):
+    def take(carry, indices, rng, data):
         state, totals = carry
-        batch = jax.tree.map(lambda x: x[indices], data)
+        batch = layout.split_batch(jax.tree.map(lambda x: x[indices], data))
         state, metrics = train_step(state, batch, rng)
         return state, jax.tree.map(jnp.add, totals, metrics)
 
-    def body(i, carry):
-        return take(carry, jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size))
+    def steps(state, totals, order, rng, data, start, stop):
+        def body(i, carry):
+            indices = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
+            return take(carry, indices, rng, data)
 
-    carry = (state, totals)
-    if full:
-        carry = jax.lax.fori_loop(start, jnp.minimum(stop, full), body, carry)
-    if n % batch_size:
-        last = order[full * batch_size :]
-        carry = jax.lax.cond(
-            (start < stop) & (stop > full), lambda c: take(c, last), lambda c: c, carry
-        )
-    return carry
+        carry = (state, totals)
+        if full:
+            carry = jax.lax.fori_loop(start, jnp.minimum(stop, full), body, carry)
+        if n % batch_size:
+            last = order[full * batch_size :]
+            carry = jax.lax.cond(
+                (start < stop) & (stop > full),
+                lambda c: take(c, last, rng, data),
+                lambda c: c,
+                carry,
+            )
+        return carry
+
+    return layout.for_each_member(steps, (state, totals, order, rng), (data, start, stop))
 
 
 @functools.partial(jax.jit, static_argnames="n")
 def _epoch_order(rng, epoch, n: int):
-    return jax.random.permutation(jax.random.fold_in(rng, epoch), n)
+    """A permutation of n for each key: `[n]` or `[members, n]`."""
+
+    def order(rng):
+        return jax.random.permutation(jax.random.fold_in(rng, epoch), n)
+
+    return jax.vmap(order)(rng) if rng.ndim else order(rng)
 
 
-@jax.jit
-def _copied(tree):
-    return jax.tree.map(jnp.copy, tree)
+def _step(state) -> int:
+    """The step of a state, or of a population's, whose members keep step."""
+    return int(jax.jit(jnp.max)(state.step))
 
 
-def _length(data) -> int:
-    return jax.tree.leaves(data)[0].shape[0]
+def _length(tree) -> int:
+    return jax.tree.leaves(tree)[0].shape[0]
 
 
 def _steps_per_epoch(n: int, batch_size: int) -> int:
     return -(-n // batch_size)
 
 
-@jax.jit
-def _all_finite(tree) -> jax.Array:
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.array([jnp.isfinite(x).all() for x in leaves], bool).all()
+@functools.partial(jax.jit, static_argnames="layout")
+def _finite(state, layout: Layout) -> jax.Array:
+    """Whether all numbers of a state are finite: `[1]`, or `[members]`."""
+
+    def finite(x):
+        return jnp.isfinite(x).reshape(x.shape[0] if layout.population else 1, -1).all(axis=1)
+
+    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([finite(x) for x in leaves]).all(axis=0) if leaves else jnp.ones(1, bool)
 
 
-def _check_finite(means: dict[str, float], state: Any, epoch: int) -> None:
-    bad = [f"{name} is {value}" for name, value in means.items() if not np.isfinite(value)]
+def _checked(means, finite: np.ndarray, epoch: int, population: bool) -> dict[str, np.ndarray]:
+    """The means; of a population NaN for members of which a number is not finite."""
+    sound = finite & np.all([np.isfinite(mean) for mean in means.values()], axis=0)
+    if sound.all():
+        return means
+    if population:
+        return {name: np.where(sound, mean, np.nan) for name, mean in means.items()}
+    bad = [f"{name} is {mean}" for name, mean in means.items() if not np.isfinite(mean)]
     # The losses say nothing of what the last update did: a checkpoint must not hold it unseen.
-    if not bad and not _all_finite(state):
-        bad = ["a parameter or an optimizer moment is not finite"]
-    if bad:
-        raise NonFiniteError(f"training diverged in epoch {epoch}: {', '.join(bad)}")
+    bad = bad or ["a parameter or an optimizer moment is not finite"]
+    raise NonFiniteError(f"training diverged in epoch {epoch}: {', '.join(bad)}")
+
+
+def _sound_mean(values: np.ndarray) -> float:
+    """Over the members that have not failed."""
+    sound = np.ravel(values)[np.isfinite(np.ravel(values))]
+    return float(sound.mean()) if len(sound) else float("nan")
 
 
 class _Progress:
-    """One epoch's progress: a bar on a terminal, else a line when it is done."""
+    """One epoch's progress: a bar on a terminal, else a line when it is done.
 
-    def __init__(self, epoch: int, epochs: int, steps: int, at: int, *, enabled: bool):
+    Of a population it shows the means over the members that have not failed.
+    """
+
+    def __init__(self, title: str, steps: int, at: int, *, enabled: bool):
         self._enabled = enabled
-        self._title = f"epoch {epoch}/{epochs}"
+        self._title = title
         self._bar = None
         if enabled and sys.stderr.isatty():
             from tqdm import tqdm
@@ -233,13 +313,14 @@ class _Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, at: int, means: dict[str, float]) -> None:
+    def show(self, at: int, means: dict[str, np.ndarray]) -> None:
         if self._bar is not None:
-            self._bar.set_postfix({k: f"{v:.3f}" for k, v in means.items()}, refresh=False)
+            self._bar.set_postfix(
+                {k: f"{_sound_mean(v):.3f}" for k, v in means.items()}, refresh=False
+            )
             self._bar.update(at - self._bar.n)
 
-    def finish(self, row: dict[str, float]) -> None:
+    def finish(self, means: dict[str, np.ndarray], rate: float) -> None:
         if self._enabled and self._bar is None:
-            hidden = ("epoch", "step", "seconds", "steps_per_second")
-            means = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in hidden)
-            print(f"{self._title}  {means}  {row['steps_per_second']:.0f} steps/s", flush=True)
+            shown = "  ".join(f"{k} {_sound_mean(v):.4f}" for k, v in means.items())
+            print(f"{self._title}  {shown}  {rate:.0f} steps/s", flush=True)

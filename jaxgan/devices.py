@@ -1,0 +1,199 @@
+"""Where a run lies: on one device, or split over several, of this host or of many."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxgan.errors import JaxganError
+
+_AXIS = "devices"
+
+
+class Layout(NamedTuple):
+    """How a run lies on the devices. Hashable, so that it can be a static part of a program.
+
+    Over a mesh a population is split by members, and a single run by the images of the data and
+    of each batch; all else is on every device. Without a mesh all is on the default device.
+    """
+
+    mesh: Mesh | None = None
+    population: bool = False
+    """Whether the states, totals and keys have a leading axis of members."""
+    vectorize: bool = True
+    """Whether the members of one device take a step together, or one after the other."""
+
+    @property
+    def whole(self) -> NamedSharding | None:
+        """All of an array on every device."""
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def split(self) -> NamedSharding | None:
+        """An equal part of an array on each device, along its first axis."""
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(_AXIS))
+
+    def place_run(self, tree: Any) -> Any:
+        """Puts a copy of states, totals or keys where they belong.
+
+        Members are filled up, with copies of the last one, to a multiple of the devices; `cut`
+        takes those away.
+        """
+        if self.mesh is None:
+            return _copied(tree)
+        if self.population:
+            return jax.tree.map(lambda x: _put(x, self.split), self._filled(tree))
+        return jax.tree.map(lambda x: _put(x, self.whole), tree)
+
+    def place_data(self, data: Any) -> Any:
+        """Puts a tree of arrays `[N, ...]` on the devices, with the type that they have.
+
+        A single run splits them: no device, and no host, is sent more than its part.
+        """
+        if self.mesh is None:
+            return jax.device_put(data)
+        if self.population:
+            return jax.tree.map(lambda x: _put(x, self.whole, copy=False), data)
+        return jax.tree.map(lambda x: _put(x, self.split, copy=False), self._filled(data))
+
+    def cut(self, tree: Any, members: int) -> Any:
+        """What `place_run` was given, of as many members."""
+        if not self.population or _length(tree) == members:
+            return tree
+        return _first(tree, members)
+
+    def split_batch(self, batch: Any) -> Any:
+        """Inside a compiled step: asks for each device to work on its part of the batch."""
+        # What is left over at the end of an epoch may not divide; then each does all of it.
+        if self.mesh is None or self.population or _length(batch) % self.mesh.size:
+            return batch
+        return jax.lax.with_sharding_constraint(batch, self.split)
+
+    def for_each_member(self, steps: Callable, own: Sequence, shared: Sequence) -> Any:
+        """Inside a compiled program: `steps(*own, *shared)`, for each member if there are any.
+
+        `own` has what each member has of its own, `[members, ...]`.
+        """
+        if not self.population:
+            return steps(*own, *shared)
+
+        def together(*args):
+            return jax.vmap(steps, in_axes=[0] * len(own) + [None] * len(shared))(*args)
+
+        def in_turns(*args):
+            at = len(own)
+            return jax.lax.map(lambda one: steps(*one, *args[at:]), args[:at])
+
+        lifted = together if self.vectorize else in_turns
+        if self.mesh is None:
+            return lifted(*own, *shared)
+        # Each device sees to its own members and knows of no others.
+        split, whole = PartitionSpec(_AXIS), PartitionSpec()
+        lifted = jax.shard_map(
+            lifted,
+            mesh=self.mesh,
+            in_specs=(split,) * len(own) + (whole,) * len(shared),
+            out_specs=split,
+            check_vma=False,
+        )
+        return lifted(*own, *shared)
+
+    def _filled(self, tree: Any) -> Any:
+        short = -_length(tree) % self.mesh.size if self.mesh is not None else 0
+        if not short:
+            return tree
+        return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], short, 0)]), tree)
+
+
+ONE_DEVICE = Layout()
+"""One run on the default device."""
+
+
+def make_layout(
+    devices: int | None = None, *, population: bool = False, vectorize: bool | None = None
+) -> Layout:
+    """A layout over the first `devices` devices.
+
+    By default one GAN has one device, or all if there are several processes; a population has all.
+    Members take their steps together on accelerators, which a single small GAN cannot fill, and
+    one after the other on a CPU, where that is as fast and equals single runs to the bit.
+
+    Raises:
+      JaxganError: if there are fewer devices, or some of another process are left out.
+    """
+    found = jax.devices()
+    processes = jax.process_count()
+    if devices is None:
+        devices = len(found) if population or processes > 1 else 1
+    if not 1 <= devices <= len(found):
+        hint = "; JAX_NUM_CPU_DEVICES sets their number" if found[0].platform == "cpu" else ""
+        raise JaxganError(
+            f"devices must be from 1 to the {len(found)} that jax finds "
+            f"({found[0].device_kind}){hint}, got {devices}"
+        )
+    if processes > 1 and devices < len(found):
+        raise JaxganError(
+            f"{processes} processes share one run and all of their {len(found)} devices; "
+            f"leave --devices out, got {devices}"
+        )
+    together = found[0].platform != "cpu" if vectorize is None else vectorize
+    mesh = None
+    if devices > 1:
+        mesh = jax.make_mesh((devices,), (_AXIS,), (AxisType.Auto,), devices=found[:devices])
+    return Layout(mesh, population, together)
+
+
+def fetch(tree: Any) -> Any:
+    """A tree of arrays as numpy arrays, also of parts that lie on other hosts."""
+    if jax.process_count() > 1:
+        tree = jax.tree.map(_gathered, tree)
+    return jax.device_get(tree)
+
+
+def agree(values: Sequence[int]) -> np.ndarray:
+    """The largest of each number that any process gives: `[len(values)]`, the same in all."""
+    if jax.process_count() == 1:
+        return np.asarray(values)
+    from jax.experimental import multihost_utils
+
+    return np.max(multihost_utils.process_allgather(np.asarray(values)), axis=0)
+
+
+def _put(x: Any, sharding: NamedSharding | None, *, copy: bool = True) -> jax.Array:
+    assert sharding is not None
+    if jax.process_count() == 1:
+        x = jax.device_put(x, sharding)
+        # What is placed may be donated, and device_put does not copy what is there already.
+        return jnp.copy(x) if copy else x
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return jax.jit(jnp.copy, out_shardings=sharding)(x)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def _gathered(x: jax.Array) -> jax.Array:
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return x
+    assert isinstance(x.sharding, NamedSharding)
+    return jax.jit(jnp.copy, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
+
+
+def _length(tree) -> int:
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+@jax.jit
+def _copied(tree):
+    return jax.tree.map(jnp.copy, tree)
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _first(tree, n: int):
+    return jax.tree.map(lambda x: x[:n], tree)
