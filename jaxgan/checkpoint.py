@@ -21,11 +21,14 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxgan.devices import agree, is_first, replicated, together
 from jaxgan.errors import JaxganError
 
 KEEP = 3
 """How many checkpoints are kept, the newest."""
 
+_MOST_STEPS = 8
+"""More than are kept, whatever else is lying there."""
 _COMFORT = "Earlier checkpoints are intact. "
 _DIGESTS = "digests.json"
 _NOT_DATA = (_DIGESTS, "_CHECKPOINT_METADATA", "commit_success.txt")
@@ -64,16 +67,22 @@ class RunFolder:
         self.path = Path(path).expanduser().absolute()
         self._manager: Any = None
         self._saving: int | None = None
+        self._lock: int | None = None
+        with together(f"open {self.path}"):
+            if is_first():
+                self._open(config, free, defaults or {})
+
+    def _open(self, config: Mapping, free: frozenset[str], defaults: Mapping) -> None:
         if set("[]\\") & set(str(self.path)):
             # Orbax takes the path for a pattern when it merges its files, and saves nothing then.
             raise JaxganError(f"a run folder's path must not hold [, ] or \\: {self.path}")
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._check_config(config, free, defaults or {})
+            self._check_config(config, free, defaults)
             self._lock = _locked(self.path / ".lock")
         try:
             # Once more: until now another process may have been at work here.
-            self._check_config(config, free, defaults or {})
+            self._check_config(config, free, defaults)
             with disk_errors(self.path):
                 write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
         except BaseException:
@@ -86,8 +95,16 @@ class RunFolder:
         if found is None:
             return None
         checkpoint, step = found
-        # What is newer is damaged. Orbax would take such a step for saved, so it has to go; it goes
-        # aside, since it may be all that is left of a long run.
+        with together("move what is damaged"):
+            if is_first():
+                self._put_aside(step)
+        return checkpoint
+
+    def _put_aside(self, step: int) -> None:
+        """Moves the checkpoints after a step out of the way, which are damaged.
+
+        Orbax would take them for saved; and they may be all that is left of a long run.
+        """
         for newer in steps(self.path):
             if newer > step:
                 aside = self.path / "damaged" / str(newer)
@@ -95,7 +112,6 @@ class RunFolder:
                     shutil.rmtree(aside, ignore_errors=True)
                     aside.parent.mkdir(exist_ok=True)
                     (self.path / "checkpoints" / str(newer)).rename(aside)
-        return checkpoint
 
     def save(self, step: int, checkpoint: Checkpoint) -> None:
         """Begins to save in the background; waits only for the save before.
@@ -129,7 +145,8 @@ class RunFolder:
                 with disk_errors(self.path, _COMFORT):
                     manager.close()
         finally:
-            os.close(self._lock)
+            if self._lock is not None:
+                os.close(self._lock)
 
     def _write_digests(self) -> None:
         """Runs in Orbax's thread when all files of a step are written.
@@ -181,15 +198,17 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
     Raises:
       JaxganError: if there are checkpoints, and all are damaged.
     """
-    found = steps(path)
+    found = _agreed_steps(path)
     for step in found:
         folder = path / "checkpoints" / str(step)
-        damage = _damage(folder)
-        if damage is None:
+        damage = _damage(folder) if is_first() else None
+        if not agree([damage is not None])[0]:
             try:
                 return _read(folder, like), step
             # Orbax and tensorstore raise whatever comes, even bare Exception.
             except Exception as error:
+                if jax.process_count() > 1:
+                    raise  # the other processes may have read it
                 damage = (str(error).splitlines() or [type(error).__name__])[0]
         warnings.warn(f"checkpoint {folder} is damaged and passed over: {damage}", stacklevel=3)
     if found:
@@ -254,7 +273,7 @@ def _manager(path: Path, when_final: Callable[[], None]):
 def _read(folder: Path, like: Checkpoint) -> Checkpoint:
     import orbax.checkpoint as ocp
 
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like.arrays)
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, replicated(like.arrays))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         found = checkpointer.restore(
             folder,
@@ -275,6 +294,13 @@ def steps(path: Path) -> list[int]:
     except OSError as error:
         raise JaxganError(f"{path / 'checkpoints'} cannot be read ({error.strerror})") from error
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def _agreed_steps(path: Path) -> list[int]:
+    """The newest steps, as the first process sees them."""
+    found = steps(path)[:_MOST_STEPS] if is_first() else []
+    agreed = agree(found + [-1] * (_MOST_STEPS - len(found)))
+    return [int(step) for step in agreed if step >= 0]
 
 
 def _digests(folder: Path) -> dict[str, str]:

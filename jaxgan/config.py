@@ -109,15 +109,47 @@ class TrainConfig:
     """Epochs between two pictures of samples."""
     checkpoint_every: int = 10
     """Epochs between two checkpoints; the last epoch always leaves one."""
+    population: int | None = None
+    """Train this many GANs in one program, with the seeds SEED, SEED + 1, ..."""
+    sweep: tuple[str, ...] = ()
+    """What members of a population have of their own, as NAME=VALUE,VALUE,...: generator_lr,
+    discriminator_lr, their _b1 and _b2, adam_eps. Every combination gets every seed."""
+    devices: int | None = None
+    """How many devices share the work, the first ones: a population's members, else each batch's
+    images. By default all for a population or several processes, else one."""
     tensorboard: bool = False
     """Also write TensorBoard events (needs the extra: pip install 'jaxgan[tensorboard]')."""
 
     def __post_init__(self):
         for name in ("batch_size", "sample_every", "checkpoint_every"):
             _check(_is_size(getattr(self, name)), self, name, "a whole number above 0")
+        for name in ("image_size", "population", "devices"):
+            value = getattr(self, name)
+            _check(value is None or _is_size(value), self, name, "a whole number above 0")
         _check(self.epochs >= 0, self, "epochs", "0 or more")
         _check(0 <= self.seed < 2**32, self, "seed", "from 0 to 2**32 - 1")
-        _check(self.image_size is None or _is_size(self.image_size), self, "image_size", "above 0")
+        last = self.seed + (self.population or 1) - 1
+        _check(last < 2**32, self, "population", "so small that every seed is below 2**32")
+        # Lists (from JSON) would make it unhashable.
+        object.__setattr__(self, "sweep", tuple(self.sweep))
+        _check(_parsed(self.sweep) is not None, self, "sweep", "NAME=VALUE,VALUE,..., a name once")
+
+    @property
+    def sweep_values(self) -> dict[str, list[float]]:
+        """The sweep's values by name."""
+        return _parsed(self.sweep) or {}
+
+
+def _parsed(sweep: tuple[str, ...]) -> dict[str, list[float]] | None:
+    """("lr=1e-4,1e-3",) as {"lr": [1e-4, 1e-3]}; None if it is not written so."""
+    parsed = {}
+    for entry in sweep:
+        name, _, values = entry.partition("=")
+        try:
+            parsed[name] = [float(value) for value in values.split(",")]
+        except ValueError:
+            return None
+    return parsed if len(parsed) == len(sweep) else None
 
 
 def _is_size(value) -> bool:

@@ -1,7 +1,10 @@
 """Where a run lies: on one device, or split over several, of this host or of many."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +67,7 @@ class Layout(NamedTuple):
         """What `place_run` was given, of as many members."""
         if not self.population or _length(tree) == members:
             return tree
-        return _first(tree, members)
+        return first(tree, members)
 
     def split_batch(self, batch: Any) -> Any:
         """Inside a compiled step: asks for each device to work on its part of the batch."""
@@ -147,6 +150,52 @@ def make_layout(
     return Layout(mesh, population, together)
 
 
+def connect(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Joins the other processes of a run, on this host or others, if there are any.
+
+    Call it before anything else of jax. Without arguments the processes are those that Slurm or a
+    cloud TPU announces; where neither does, this process is the only one.
+
+    Args:
+      coordinator: HOST:PORT of process 0, which all can reach.
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+
+    Raises:
+      JaxganError: if only some of the three are given, or the others do not come.
+    """
+    given = (coordinator, num_processes, process_id)
+    if None in given and any(value is not None for value in given):
+        raise JaxganError("--coordinator, --num-processes and --process-id belong together")
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise JaxganError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
+    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
+        raise JaxganError(
+            f"--process-id must be from 0 to {num_processes - 1}, one for each of the "
+            f"--num-processes, got {process_id}"
+        )
+    if coordinator is None and not _announced():
+        return
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise JaxganError(f"the processes of this run did not find each other: {reason}") from error
+
+
+def _announced() -> bool:
+    """Whether the surroundings speak of several processes, as `jax.distributed` understands it."""
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in os.environ:
+        return True
+    # On the hosts of a TPU pod. What the addresses are jax asks the cloud's own service.
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "") or os.environ.get(
+        "TPU_PROCESS_ADDRESSES", ""
+    )
+    return len(hosts.split(",")) > 1
+
+
 def fetch(tree: Any) -> Any:
     """A tree of arrays as numpy arrays, also of parts that lie on other hosts."""
     if jax.process_count() > 1:
@@ -161,6 +210,38 @@ def agree(values: Sequence[int]) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.max(multihost_utils.process_allgather(np.asarray(values)), axis=0)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes: process 0, or the only one."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def together(what: str) -> Iterator[None]:
+    """Does a thing in all processes, or in none: an error of one is raised in each.
+
+    Raises:
+      JaxganError: the process's own, or that another process could not do it.
+    """
+    error = None
+    try:
+        yield
+    except JaxganError as own:
+        error = own
+    failed = agree([error is not None])[0]
+    if error is not None:
+        raise error
+    if failed:
+        raise JaxganError(f"another process of this run could not {what}; its message says why")
+
+
+def replicated(tree: Any) -> Any:
+    """A tree of arrays that all processes have, as arrays over the devices of all of them."""
+    if jax.process_count() == 1:
+        return tree
+    mesh = jax.make_mesh((jax.device_count(),), (_AXIS,), (AxisType.Auto,))
+    return Layout(mesh).place_run(tree)
 
 
 def _put(x: Any, sharding: NamedSharding | None, *, copy: bool = True) -> jax.Array:
@@ -195,5 +276,6 @@ def _copied(tree):
 
 
 @functools.partial(jax.jit, static_argnames="n")
-def _first(tree, n: int):
+def first(tree: Any, n: int) -> Any:
+    """The first n along the leading axis of each leaf."""
     return jax.tree.map(lambda x: x[:n], tree)

@@ -1,6 +1,7 @@
 """What a run leaves for its reader: metrics.csv, pictures, curves, TensorBoard events."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import numpy as np
 
 from jaxgan import plots
 from jaxgan.checkpoint import disk_errors, write_atomically
+from jaxgan.devices import is_first
 from jaxgan.errors import JaxganError
+from jaxgan.loop import sound_mean
 
-History = Sequence[dict[str, float]]
+History = Sequence[dict[str, Any]]
 
 
 class Events:
@@ -43,7 +46,7 @@ class Events:
         if self._writer is not None:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
-                    self._writer.add_scalar(name, value, row["step"])
+                    self._writer.add_scalar(name, sound_mean(value), row["step"])
 
     def write_image(self, image: np.ndarray, step: float) -> None:
         """Writes a picture, uint8 `[H, W, C]`."""
@@ -59,30 +62,40 @@ class Events:
 class Journal:
     """Writes the files of a run folder that are for reading; each is whole at any moment.
 
-    All methods raise JaxganError if the folder cannot be written.
+    Of several processes only the first writes. All methods raise JaxganError if the folder cannot
+    be written.
     """
 
-    def __init__(self, path: Path, events: Events):
+    def __init__(self, path: Path, events: Events, members: Sequence[Mapping] | None = None):
         self._path = path
         self._events = events
+        self._members = members
 
     def begin(self, history: History, step: int, images: np.ndarray) -> None:
         """Writes a grid of real images, and metrics.csv as it was at that step."""
         chosen = np.random.default_rng(0).permutation(len(images))[:16]
         self._write("real.png", plots.grid_png(images[chosen]))
-        self._write("metrics.csv", _csv(history))
+        self._write("metrics.csv", _csv(history, self._members))
         self._events.begin(step)
 
     def write_epoch(self, history: History) -> None:
         """Writes metrics.csv and the events of the last epoch."""
-        self._write("metrics.csv", _csv(history))
+        self._write("metrics.csv", _csv(history, self._members))
         self._events.write_row(history[-1])
 
-    def write_samples(self, history: History, images) -> None:
+    def write_samples(self, history: History, images, columns: int | None = None) -> None:
         """Writes a grid of samples, `[N, H, W, C]` in [-1, 1], as that of the last epoch."""
         epoch, step = len(history), history[-1]["step"]
-        self._write(_sample_name(epoch), plots.grid_png(images))
-        self._events.write_image(plots.image_grid(images), step)
+        self._write(_sample_name(epoch), plots.grid_png(images, columns))
+        self._events.write_image(plots.image_grid(images, columns), step)
+
+    def write_member(self, name: str, images) -> None:
+        """Writes a grid of one member's samples, `[N, H, W, C]` in [-1, 1], as NAME.png."""
+        self._write(f"{name}.png", plots.grid_png(images))
+
+    def write_report(self, report: Mapping) -> None:
+        """Writes report.json."""
+        self._write("report.json", json.dumps(report, indent=2) + "\n")
 
     def end(self, history: History) -> None:
         """Writes the curves and the animation of all samples so far."""
@@ -95,6 +108,8 @@ class Journal:
             self._write("training.gif", plots.gif(frames))
 
     def _write(self, name: str, content: str | bytes) -> None:
+        if not is_first():
+            return
         path = self._path / name
         with disk_errors(self._path):
             path.parent.mkdir(exist_ok=True)
@@ -105,8 +120,15 @@ def _sample_name(epoch: int) -> str:
     return f"samples/image_at_epoch_{epoch:04}.png"
 
 
-def _csv(history: History) -> str:
+def _csv(history: History, members: Sequence[Mapping] | None) -> str:
+    """A row for each epoch, or of a population for each epoch and member."""
+    rows = []
+    for row in history:
+        for i, member in enumerate(members or [{}]):
+            own = {"member": i, **member} if members else {}
+            values = {k: v[i] if isinstance(v, list) else v for k, v in row.items()}
+            rows.append({"epoch": values.pop("epoch"), "step": values.pop("step"), **own, **values})
     # The columns of the first row, so that a run before its first epoch has an empty table.
-    lines = [list(history[0])] if history else []
-    lines += [[repr(value) for value in row.values()] for row in history]
+    lines = [list(rows[0])] if rows else []
+    lines += [[repr(value) for value in row.values()] for row in rows]
     return "".join(",".join(line) + "\n" for line in lines)

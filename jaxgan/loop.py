@@ -152,7 +152,7 @@ def fit(
         layout=layout,
     )
     history, seconds = list(run.history), run.seconds
-    epoch, at = divmod(_step(state), steps)
+    epoch, at = divmod(step(state), steps)
     chunk, stop = 1, False
 
     def current() -> Run:
@@ -184,7 +184,7 @@ def fit(
                 bar.show(at, means)
         if at == steps:
             epoch, at = epoch + 1, 0
-            row = {"epoch": epoch, "step": _step(state)}
+            row = {"epoch": epoch, "step": step(state)}
             row |= {name: mean.tolist() for name, mean in means.items()}
             history.append(
                 row | {"seconds": seconds, "steps_per_second": members * steps / seconds}
@@ -248,7 +248,7 @@ def _epoch_order(rng, epoch, n: int):
     return jax.vmap(order)(rng) if rng.ndim else order(rng)
 
 
-def _step(state) -> int:
+def step(state: Any) -> int:
     """The step of a state, or of a population's, whose members keep step."""
     return int(jax.jit(jnp.max)(state.step))
 
@@ -285,8 +285,8 @@ def _checked(means, finite: np.ndarray, epoch: int, population: bool) -> dict[st
     raise NonFiniteError(f"training diverged in epoch {epoch}: {', '.join(bad)}")
 
 
-def _sound_mean(values: np.ndarray) -> float:
-    """Over the members that have not failed."""
+def sound_mean(values: Any) -> float:
+    """The mean of a metric over the members that have not failed; a single run's as it is."""
     sound = np.ravel(values)[np.isfinite(np.ravel(values))]
     return float(sound.mean()) if len(sound) else float("nan")
 
@@ -316,11 +316,11 @@ class _Progress:
     def show(self, at: int, means: dict[str, np.ndarray]) -> None:
         if self._bar is not None:
             self._bar.set_postfix(
-                {k: f"{_sound_mean(v):.3f}" for k, v in means.items()}, refresh=False
+                {k: f"{sound_mean(v):.3f}" for k, v in means.items()}, refresh=False
             )
             self._bar.update(at - self._bar.n)
 
     def finish(self, means: dict[str, np.ndarray], rate: float) -> None:
         if self._enabled and self._bar is None:
-            shown = "  ".join(f"{k} {_sound_mean(v):.4f}" for k, v in means.items())
+            shown = "  ".join(f"{k} {sound_mean(v):.4f}" for k, v in means.items())
             print(f"{self._title}  {shown}  {rate:.0f} steps/s", flush=True)

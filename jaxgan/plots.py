@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,8 +79,11 @@ def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes:
     )
 
 
-def curves_png(history: Sequence[Mapping[str, float]]) -> bytes:
-    """Losses (left) and scores (right) over the epochs, as a PNG file."""
+def curves_png(history: Sequence[Mapping[str, Any]]) -> bytes:
+    """Losses (left) and scores (right) over the epochs, as a PNG file.
+
+    Of a population: each member's in a thin line, and the mean of those that have not failed.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -95,9 +99,12 @@ def curves_png(history: Sequence[Mapping[str, float]]) -> bytes:
     scores.set_ylim(0, 1)
     for axes, (label, lines) in zip((losses, scores), panels, strict=True):
         for name, column in lines:
+            values = np.array([row[column] for row in history]).reshape(len(history), -1)
+            mean = np.ma.masked_invalid(values).mean(axis=1)
             # A marker where a line would have no length.
-            values = [row[column] for row in history]
-            axes.plot(epochs, values, label=name, marker="." if len(history) < 3 else "")
+            (line,) = axes.plot(epochs, mean, label=name, marker="." if len(history) < 3 else "")
+            if values.shape[1] > 1:
+                axes.plot(epochs, values, color=line.get_color(), linewidth=0.5, alpha=0.3)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

@@ -16,7 +16,7 @@ import numpy as np
 from flax.linen.summary import tabulate
 
 import jaxgan
-from jaxgan import checkpoint, data, loop
+from jaxgan import checkpoint, data, devices, loop, population
 from jaxgan.config import GANConfig, TrainConfig
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.gan import GANState, create_state, generate, train_step
@@ -24,9 +24,16 @@ from jaxgan.journal import Events, Journal
 
 _FREE = frozenset(
     f"train.{name}"
-    for name in ("dataset", "data_dir", "epochs", "sample_every", "checkpoint_every", "tensorboard")
+    for name in (
+        *("dataset", "data_dir", "epochs", "sample_every", "checkpoint_every", "tensorboard"),
+        "devices",
+    )
 ) | {"jaxgan"}
 """Settings that may change when a run goes on: what is trained does not depend on them."""
+
+
+_MEMBERS_SHOWN = 8
+"""Members in the picture of an epoch, and samples of each."""
 
 
 class Outcome(NamedTuple):
@@ -39,12 +46,15 @@ class Outcome(NamedTuple):
     """Epochs finished by this call; 0 if the run was already done."""
     stopped_by: signal.Signals | None
     """SIGINT or SIGTERM if that ended it before its last epoch."""
+    members: list[population.Member] | None = None
+    """What sets the members of a population apart; None for a single GAN."""
 
 
 def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None = None) -> Outcome:
-    """Trains a GAN, or goes on where an earlier call on the same folder ended.
+    """Trains a GAN or a population, or goes on where an earlier call on the same folder ended.
 
     SIGINT and SIGTERM are heeded after the steps at hand: the run is saved and `train` returns.
+    Several processes that jax has connected train one run; the folder must be the same for all.
 
     Args:
       config: the networks; `image_shape` is replaced by that of the data.
@@ -59,11 +69,14 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
       JaxganError: if the data cannot be had, the folder cannot be used, or training diverges
         (NonFiniteError).
     """
-    dataset = _load(settings)
+    with devices.together("load the data"):
+        dataset = _load(settings)
     config = _fitted(config, dataset)
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
+    name += "_population" if _members(settings) else ""
     workdir = Path(workdir or Path("runs") / name).expanduser().absolute()
-    with contextlib.closing(Events(workdir / "tensorboard", settings.tensorboard)) as events:
+    wanted = settings.tensorboard and devices.is_first()
+    with contextlib.closing(Events(workdir / "tensorboard", wanted)) as events:
         described = _described(config, settings, dataset)
         defaults = {"gan": _fields(GANConfig()), "train": _fields(TrainConfig())}
         folder = checkpoint.RunFolder(workdir, described, _FREE, defaults)
@@ -79,21 +92,36 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
             raise NonFiniteError(f"{error}; {where}, in {folder.path}") from error
 
 
-def load_state(workdir: str | Path) -> tuple[GANState, int]:
+def load_state(workdir: str | Path, member: int | None = None) -> tuple[GANState, int]:
     """The trained state of a run folder, from its newest whole checkpoint.
+
+    Args:
+      workdir: the run folder.
+      member: which one of a population; by default the best (`population.report`).
 
     Returns:
       The state, and the number of epochs finished; an untrained state and -1 if there is no
       checkpoint yet.
 
     Raises:
-      JaxganError: as `checkpoint_like`, or if all checkpoints are damaged.
+      JaxganError: as `checkpoint_like`, if all checkpoints are damaged, or there is no such member.
     """
     like = checkpoint_like(workdir)
     found = checkpoint.restore(Path(workdir).expanduser().absolute(), like)
-    if found is None:
-        return like.arrays["state"], -1
-    return found[0].arrays["state"], len(found[0].record["history"])
+    state = (found[0] if found else like).arrays["state"]
+    history = found[0].record["history"] if found else []
+    members = _members(_settings(workdir))
+    if members is None and member is not None:
+        raise JaxganError(f"{workdir} is no population: it has no member {member}")
+    if members is not None:
+        if member is None:
+            member = population.report(members, history[-1]).best or 0 if history else 0
+        if not 0 <= member < len(members):
+            raise JaxganError(
+                f"{workdir} has the members 0 to {len(members) - 1}, and no member {member}"
+            )
+        state = population.member(state, member)
+    return state, len(history) if found else -1
 
 
 def checkpoint_like(workdir: str | Path) -> checkpoint.Checkpoint:
@@ -109,14 +137,23 @@ def checkpoint_like(workdir: str | Path) -> checkpoint.Checkpoint:
         raise JaxganError(
             f"{workdir} was trained with networks of its own, which only its code can build"
         )
+    settings = _settings(workdir)
     try:
-        config = GANConfig(**described["gan"])
-        seed = described["train"]["seed"]
+        config = GANConfig(**gan)
+    except TypeError as error:
+        raise JaxganError(f"{workdir} is of another version of jaxgan ({error})") from error
+    images = np.zeros((1, *config.image_shape), np.uint8)
+    members = _members(settings)
+    layout = devices.Layout(population=members is not None)
+    return _checkpoint(loop.start_run(train_step, _start(config, settings).state, images, layout))
+
+
+def _settings(workdir: str | Path) -> TrainConfig:
+    """How the run of a folder goes."""
+    try:
+        return TrainConfig(**checkpoint.read_config(workdir)["train"])
     except (KeyError, TypeError) as error:
         raise JaxganError(f"{workdir} is of another version of jaxgan ({error})") from error
-    state = create_state(_rngs(seed).init, config)
-    images = np.zeros((1, *config.image_shape), np.uint8)
-    return _checkpoint(loop.start_run(train_step, state, images))
 
 
 def summary(config: GANConfig, settings: TrainConfig) -> str:
@@ -134,49 +171,111 @@ def summary(config: GANConfig, settings: TrainConfig) -> str:
     return "".join(tables)
 
 
+class _Start(NamedTuple):
+    """What a run begins with: of a population all have a leading axis of members."""
+
+    state: GANState
+    training_rng: jax.Array
+    latents: jax.Array
+    """Of the pictures, `[16, latent_dim]`."""
+
+
+def _start(config: GANConfig, settings: TrainConfig) -> _Start:
+    def latents(rng):
+        return jax.random.normal(rng, (16, config.latent_dim))
+
+    members = _members(settings)
+    if members is None:
+        rngs = loop.make_rngs(settings.seed)
+        return _Start(create_state(rngs.init, config), rngs.training, latents(rngs.pictures))
+    rngs = population.make_rngs(members)
+    states = population.create_states(config, members)
+    return _Start(states, rngs.training, jax.vmap(latents)(rngs.pictures))
+
+
+def _members(settings: TrainConfig) -> list[population.Member] | None:
+    if settings.population is None and not settings.sweep:
+        return None
+    return population.crossed(settings.seed, settings.population or 1, settings.sweep_values)
+
+
 def _train(config, settings, dataset, folder, events, received) -> Outcome:
     """`train`, in a folder that is ours."""
-    rngs = _rngs(settings.seed)
-    run = loop.start_run(train_step, create_state(rngs.init, config), dataset.images)
+    members = _members(settings)
+    layout = devices.make_layout(settings.devices, population=members is not None)
+    start = _start(config, settings)
+    run = loop.start_run(train_step, start.state, dataset.images, layout)
     found = folder.restore(_checkpoint(run))
     if found is not None:
         run = loop.Run(**found.arrays, **found.record)
-        print(f"resuming {folder.path} after {len(run.history)} epochs, step {run.state.step}")
-    before, saved = len(run.history), int(run.state.step)
-    latents = jax.random.normal(rngs.pictures, (16, config.latent_dim))
+        print(
+            f"resuming {folder.path} after {len(run.history)} epochs, step {loop.step(run.state)}"
+        )
+    before, saved = len(run.history), loop.step(run.state)
 
     def save(run: loop.Run) -> None:
         nonlocal saved
-        if int(run.state.step) > saved:
-            saved = int(run.state.step)
+        step = loop.step(run.state)
+        if step > saved:
+            saved = step
             folder.save(saved, _checkpoint(run))
 
     def on_epoch(run: loop.Run) -> None:
         epoch = len(run.history)
         last = epoch == settings.epochs
-        journal.write_epoch(run.history)
-        if last or epoch % settings.sample_every == 0:
-            journal.write_samples(run.history, generate(run.state, latents))
+        shown = last or epoch % settings.sample_every == 0
+        pictures = _pictures(run.state, start.latents, members) if shown else None
+        with devices.together(f"write to {folder.path}"):
+            journal.write_epoch(run.history)
+            if pictures is not None:
+                journal.write_samples(run.history, *pictures)
         # Last: a checkpoint says that all that belongs to its epochs is there.
         if last or epoch % settings.checkpoint_every == 0:
             save(run)
 
-    journal = Journal(folder.path, events)
-    journal.begin(run.history, int(run.state.step), dataset.images)
-    run = loop.fit(
+    journal = Journal(folder.path, events, members)
+    journal.begin(run.history, loop.step(run.state), dataset.images)
+    fit = loop.fit if members is None else population.fit
+    run = fit(
         train_step,
         run,
         dataset.images,
-        rngs.training,
+        start.training_rng,
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         on_epoch=on_epoch,
         should_stop=lambda: bool(received),
+        progress=devices.is_first(),
+        layout=layout,
     )
     save(run)
     journal.end(run.history)
-    stopped_by = received[0] if received and len(run.history) < settings.epochs else None
-    return Outcome(folder.path, run.history, len(run.history) - before, stopped_by)
+    if members and run.history:
+        _write_report(journal, members, run, start.latents)
+    stop = devices.agree([received[0] if received else 0])[0]
+    stopped_by = signal.Signals(stop) if stop and len(run.history) < settings.epochs else None
+    trained = len(run.history) - before
+    return Outcome(folder.path, run.history, trained, stopped_by, members)
+
+
+def _pictures(state: GANState, latents, members) -> tuple[np.ndarray, int | None]:
+    """Samples `[N, H, W, C]` and how many make a row: of a population a row per member."""
+    if members is None:
+        return devices.fetch(generate(devices.fetch(state), latents)), None
+    shown = min(len(members), _MEMBERS_SHOWN)
+    state, latents = devices.first((state, latents[:, :_MEMBERS_SHOWN]), shown)
+    images = jax.vmap(generate)(devices.fetch(state), latents)
+    return np.concatenate(images), images.shape[1]
+
+
+def _write_report(journal: Journal, members, run: loop.Run, latents) -> None:
+    report = population.report(members, run.history[-1])
+    state = devices.fetch(run.state)
+    for name, i in (("best", report.best), ("worst", report.worst)):
+        if i is not None:
+            images = generate(population.member(state, i), latents[i])
+            journal.write_member(name, images)
+    journal.write_report(report._asdict())
 
 
 def _load(settings: TrainConfig) -> data.Dataset:
@@ -185,16 +284,6 @@ def _load(settings: TrainConfig) -> data.Dataset:
 
 def _fitted(config: GANConfig, dataset: data.Dataset) -> GANConfig:
     return dataclasses.replace(config, image_shape=dataset.images.shape[1:])
-
-
-class _RunKeys(NamedTuple):
-    init: jax.Array
-    training: jax.Array
-    pictures: jax.Array
-
-
-def _rngs(seed: int) -> _RunKeys:
-    return _RunKeys(*jax.random.split(jax.random.key(seed), 3))
 
 
 def _checkpoint(run: loop.Run) -> checkpoint.Checkpoint:

@@ -23,6 +23,8 @@ class Options:
 
     workdir: str | None = None
     """The run folder; without it the reference generator is sampled untrained."""
+    member: int | None = None
+    """Which one of a population; by default the best, as in its report.json."""
     num: int = 64
     """How many images."""
     seed: int = 0
@@ -79,9 +81,11 @@ def check(options: Options, out: Path, kind: str) -> None:
 
 def load(options: Options):
     if options.workdir is None:
+        if options.member is not None:
+            raise JaxganError("--member chooses from the population of a --workdir; there is none")
         print("no --workdir: sampling the reference generator untrained")
         return create_state(jax.random.key(options.seed))
-    state, epochs = training.load_state(options.workdir)
+    state, epochs = training.load_state(options.workdir, options.member)
     print(f"after {epochs} epochs" if epochs >= 0 else "no checkpoint yet: sampling it untrained")
     return state
 

@@ -8,18 +8,22 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import dataclasses
+import os
 import shlex
 import sys
 from typing import Annotated, Literal
 
 import tyro
 
-from jaxgan import PRESETS, GANConfig, TrainConfig, checkpoint, cli, training
+from jaxgan import PRESETS, GANConfig, TrainConfig, checkpoint, cli, devices, population, training
 
 LEFT_BEHIND = (
     "samples/",
     "training.gif",
     "curves.png",
+    "best.png",
+    "worst.png",
+    "report.json",
     "real.png",
     "metrics.csv",
     "config.json",
@@ -51,12 +55,22 @@ class Options:
     """The run folder; by default runs/DATASET."""
     summary: bool = False
     """Print both networks as tables first; with --epochs 0 nothing else is done."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where several processes train one run. Under Slurm and on cloud TPUs
+    leave out all three: what those announce is taken."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
     preset: Literal["reference"] = "reference"
     """Named settings, which the other options then change."""
 
 
 def main() -> int | None:
     options = parse_options()
+    devices.connect(options.coordinator, options.num_processes, options.process_id)
+    if not devices.is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     config = GANConfig(**vars(options.gan))
     if options.summary:
         print(training.summary(config, options.train))
@@ -68,6 +82,8 @@ def main() -> int | None:
         print(f"stopped by {outcome.stopped_by.name} {saved} in {outcome.workdir}; resume with:")
         print(f"  {shlex.join(['python', *sys.argv])}")
         return 128 + outcome.stopped_by
+    if outcome.members and outcome.history:
+        print_report(outcome.members, outcome.history)
     if not outcome.trained:
         print(f"already trained for {len(outcome.history)} epochs; more --epochs goes on")
     print(f"everything is in {outcome.workdir}:")
@@ -75,6 +91,23 @@ def main() -> int | None:
         if (outcome.workdir / name).exists():
             print(f"  {name}")
     return None
+
+
+def print_report(members: list[population.Member], history: list[dict]) -> None:
+    report = population.report(members, history[-1])
+    print(f"epoch {len(history)}, mean and standard deviation over the members:")
+    for group in report.summary:
+        own = [f"{k} {v:g}" for k, v in group.items() if k in members[0]]
+        names = [name.removesuffix("_mean") for name in group if name.endswith("_mean")]
+        values = [
+            f"{name} {group[f'{name}_mean']:.3f} +- {group[f'{name}_sd'] or 0:.3f}"
+            for name in names
+        ]
+        failed = f"{group['failed']} of {group['members']} failed"
+        print("  " + "  ".join([*own, *values, failed]))
+    for name, i in (("best", report.best), ("worst", report.worst)):
+        if i is not None:
+            print(f"{name}: member {i}, " + " ".join(f"{k} {v}" for k, v in members[i].items()))
 
 
 def parse_options() -> Options:
