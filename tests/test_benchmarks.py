@@ -1,12 +1,23 @@
+import functools
+import gzip
+import importlib.util
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "steps_per_second.py"
+import jaxgan
+from jaxgan.gan import _draw_latents
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPT = BENCHMARKS / "steps_per_second.py"
+COMPARE = BENCHMARKS / "compare.py"
 
 # What is not jax, flax, optax, numpy or needed by them cannot be imported.
 ALONE = """
@@ -50,3 +61,105 @@ def test_steps_per_second_needs_jax_flax_optax_and_numpy_alone(tmp_path, monkeyp
         expected = 2 * row["batch_size"] * (forward + own + through) / 1e9
         np.testing.assert_allclose(row["gflop_per_step"], expected, rtol=0.1)
     assert "GFLOP/s" in done.stdout
+
+
+@pytest.fixture
+def benchmarks_on_path(monkeypatch):
+    """The benchmarks' modules, as the scripts and the workers import them."""
+    monkeypatch.syspath_prepend(BENCHMARKS / "peers")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    for name in ("XLA_PYTHON_CLIENT_PREALLOCATE", "TF_FORCE_GPU_ALLOW_GROWTH"):
+        monkeypatch.setenv(name, "false")  # compare.py would set them for the tests after these
+
+
+def run_compare(*options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(COMPARE), *options], capture_output=True, text=True, check=False
+    )
+
+
+def test_compare_runs_the_peers_that_are_here_and_names_the_others(tmp_path):
+    arrays = {"images-idx3": np.zeros((260, 28, 28)), "labels-idx1": np.zeros(260)}
+    for name, array in arrays.items():
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+        with gzip.open(tmp_path / f"train-{name}-ubyte.gz", "wb") as file:
+            file.write(header + array.astype(np.uint8).tobytes())
+    names = ["jaxgan", "jax", "bound", "pytorch-cuda-graph"]
+    absent = [
+        name
+        for name, package in {"keras": "tensorflow", "pytorch": "torch"}.items()
+        if importlib.util.find_spec(package) is None
+    ]
+    options = ["--rounds", "2", "--seconds", "0.01", "--data-dir", str(tmp_path)]
+    report = tmp_path / "report.json"
+    done = run_compare(*options, "--only", *names, *absent, "--json", str(report))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(report.read_text())
+    assert report["images"] == "fashion_mnist"
+    assert "--rounds 2" in report["command"]
+    peers = report["peers"]
+    assert list(peers) == [*names, *absent]
+    for name in ("pytorch-cuda-graph", *absent):
+        assert peers[name]["problem"].startswith("skipped: "), name
+        assert peers[name]["problem"] in done.stdout
+    for name in ("jaxgan", "jax", "bound"):
+        rates = [peers[name][key] for key in ("min", "steps_per_second", "max")]
+        assert rates == sorted(rates)
+        assert len(peers[name]["rates"]) == 2
+    assert peers["jaxgan"]["ratio_to_jaxgan"] == 1
+    assert peers["jax"]["parameters"] == [249_296, 242_177]
+    assert "rate of the products alone" in done.stdout
+
+
+def test_compare_refuses_a_peer_that_it_does_not_know():
+    done = run_compare("--only", "pytorhc")
+    assert done.returncode == 2
+    assert "pytorhc" in done.stderr
+    assert "pytorch-compile" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_peer_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, benchmarks_on_path):
+    import compare
+
+    np.save(tmp_path / "images.npy", np.zeros((4, 28, 28, 1), np.uint8))
+    broken = {name: compare.Peer(name) for name in ("program", "no_such_module")}
+    monkeypatch.setattr(compare, "PEERS", broken)
+    args = Namespace(only=list(broken), batch_size=2, rounds=1, seconds=0.1)
+    results = compare.compare(args, tmp_path)
+    assert results["program"]["problem"].startswith("failed: AttributeError")
+    assert results["no_such_module"]["problem"].startswith("failed: ModuleNotFoundError")
+
+
+def test_the_bound_counts_the_products_of_a_step(benchmarks_on_path):
+    import matmul_bound
+
+    inputs = matmul_bound.make_inputs(jax.random.key(0), 128)
+    loop = functools.partial(matmul_bound.repeat_products, 3)
+    for program in (matmul_bound.products, loop):  # of a loop XLA counts one turn
+        compiled = jax.jit(program).lower(*inputs).compile()
+        # XLA takes a column times a row for a multiplication, not for a product: 0.003% less.
+        flop = compiled.cost_analysis()["flops"]
+        np.testing.assert_allclose(matmul_bound.count_flop(128), flop, rtol=1e-4)
+
+
+def test_the_peer_in_plain_jax_takes_the_same_step(benchmarks_on_path):
+    """Without dropout, as the masks are drawn otherwise; our gradients are Adam's first moments."""
+    import plain_jax
+
+    config = jaxgan.GANConfig(discriminator_dropout=(0.0, 0.0, 0.0))
+    state = jaxgan.create_state(jax.random.key(0), config)
+    rng = jax.random.key(1)
+    latents = _draw_latents(jax.random.split(jax.random.fold_in(rng, 0), 4)[0], 16, config)
+    real = jax.random.uniform(jax.random.key(2), (16, 28, 28, 1), minval=-1)
+    params = state.generator.params, state.discriminator.params
+    discriminator = plain_jax.Discriminator(dropout=config.discriminator_dropout)
+    gradients = jax.jit(plain_jax.gradients, static_argnames="discriminator")
+    grads, metrics = gradients(params, real, latents, rng, discriminator)
+    state, expected = jaxgan.train_step(state, real, rng)
+    np.testing.assert_allclose(metrics, jnp.stack(expected), rtol=1e-5)
+    for player, grad in zip((state.generator, state.discriminator), grads, strict=True):
+        moments = player.opt_state.inner_state[0].mu
+        jax.tree.map(
+            lambda g, m: np.testing.assert_allclose(g, m / 0.1, rtol=1e-3, atol=1e-6), grad, moments
+        )

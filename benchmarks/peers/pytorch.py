@@ -1,0 +1,131 @@
+"""PyTorch: eager, compiled, and as a CUDA graph.
+
+Both players' gradients come from one graph of the forward pass, by `autograd.grad`, which walks
+only what leads to the parameters it is asked for. One fused Adam updates both players, as its
+settings are the same for both.
+"""
+
+# pyright: reportMissingImports=false
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from program import NotHereError, Program
+from torch import nn
+from torch.nn.functional import softplus
+
+LATENT_DIM = 100
+METRICS = ("gen_loss", "disc_loss", "real_score", "fake_score")
+
+
+def make(images: np.ndarray, batch_size: int, variant: str) -> Program:
+    """The variant names what is done: "eager", "compile", "cuda-graph", "compile cuda-graph"."""
+    if "cuda" in variant and not torch.cuda.is_available():
+        raise NotHereError("PyTorch sees no CUDA device")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        # TF32, as JAX and TensorFlow have it by default.
+        torch.set_float32_matmul_precision("high")
+    torch.manual_seed(0)
+    steps = len(images) // batch_size
+    data = torch.from_numpy(images).to(device)
+    totals = torch.zeros(len(METRICS), device=device)
+    networks = make_generator().to(device), make_discriminator().to(device)
+    step = make_step(*networks, data, totals, compiled="compile" in variant)
+    if "cuda-graph" in variant:
+        step = record(step, batch_size, device)
+
+    def run() -> dict[str, float]:
+        order = torch.randperm(len(data), device=device)[: steps * batch_size]
+        totals.zero_()
+        for indices in order.split(batch_size):
+            step(indices)
+        return dict(zip(METRICS, (totals / steps).tolist(), strict=True))
+
+    about = f"PyTorch {torch.__version__}, {device}, {torch.get_num_threads()} threads"
+    return Program(run, steps, about, (count(networks[0]), count(networks[1])))
+
+
+def make_generator() -> nn.Module:
+    """Latents `[B, 100]` -> images `[B, 784]` in [-1, 1]."""
+    layers = []
+    for inputs, outputs in ((LATENT_DIM, 64), (64, 128), (128, 256)):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(256, 784), nn.Tanh()).apply(initialize)
+
+
+def make_discriminator() -> nn.Module:
+    """Images `[B, 784]` in [-1, 1] -> logits `[B, 1]`."""
+    layers = []
+    for inputs, outputs, rate in ((784, 256, 0.5), (256, 128, 0.3), (128, 64, 0.2)):
+        layers += [nn.Linear(inputs, outputs), nn.LeakyReLU(0.2), nn.Dropout(rate)]
+    return nn.Sequential(*layers, nn.Linear(64, 1)).apply(initialize)
+
+
+def initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def make_step(
+    generator, discriminator, data, totals, *, compiled: bool
+) -> Callable[[torch.Tensor], None]:
+    """A step on the images at the indices `[B]`; it adds its METRICS to the totals `[4]`."""
+    players = [list(network.parameters()) for network in (generator, discriminator)]
+    parameters = players[0] + players[1]
+    adam = torch.optim.Adam(
+        parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-7, fused=True, capturable=data.is_cuda
+    )
+
+    def gradients(indices):
+        real = (data[indices].flatten(1).float() - 127.5) / 127.5
+        fake = generator(torch.randn(len(indices), LATENT_DIM, device=data.device))
+        fake_logits, real_logits = discriminator(fake), discriminator(real)
+        gen_loss = softplus(-fake_logits).mean()
+        disc_loss = softplus(-real_logits).mean() + softplus(fake_logits).mean()
+        grads = torch.autograd.grad(gen_loss, players[0], retain_graph=True)
+        grads += torch.autograd.grad(disc_loss, players[1])
+        with torch.no_grad():
+            scores = real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()
+            totals.add_(torch.stack([gen_loss, disc_loss, *scores]))
+        return grads
+
+    if compiled:
+        # Else autograd.grad breaks the graph, and each of its two calls runs one whole backward
+        # pass, with the gradients that only the other player needs.
+        torch._dynamo.config.trace_autograd_ops = True
+        gradients = torch.compile(gradients)
+
+    def step(indices):
+        for parameter, grad in zip(parameters, gradients(indices), strict=True):
+            parameter.grad = grad
+        adam.step()
+
+    return step
+
+
+def record(step, batch_size: int, device) -> Callable[[torch.Tensor], None]:
+    """The step as a CUDA graph, which replays all of its kernels at one launch."""
+    static_indices = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        # What is made in the first steps, such as Adam's moments, is not to be made in the graph.
+        for _ in range(3):
+            step(static_indices)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(static_indices)
+
+    def replay(indices):
+        static_indices.copy_(indices)
+        graph.replay()
+
+    return replay
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
