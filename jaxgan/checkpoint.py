@@ -148,6 +148,10 @@ class RunFolder:
             if self._lock is not None:
                 os.close(self._lock)
 
+    def abandon(self) -> None:
+        """Gives up the last save: with a process lost, waiting for it would not end."""
+        self._manager = None
+
     def _write_digests(self) -> None:
         """Runs in Orbax's thread when all files of a step are written.
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxgan.errors import JaxganError
+from jaxgan.errors import JaxganError, LostProcessError
 
 
 def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = None) -> Any:
@@ -25,8 +25,11 @@ def main(run: Callable[[], int | None]) -> None:
     try:
         status = run() or 0
     except JaxganError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         status = error.exit_code
+        if isinstance(error, LostProcessError):
+            # The orderly end of jax would wait for the lost process, and then abort.
+            os._exit(status)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:

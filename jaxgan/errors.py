@@ -18,3 +18,9 @@ class NonFiniteError(JaxganError):
     """A loss, a parameter or an optimizer moment is no longer finite: the run has diverged."""
 
     exit_code = 3
+
+
+class LostProcessError(JaxganError):
+    """Another process of the same run has ended, or cannot be reached any more."""
+
+    exit_code = 4

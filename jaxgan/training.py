@@ -18,7 +18,7 @@ from flax.linen.summary import tabulate
 import jaxgan
 from jaxgan import checkpoint, data, devices, loop, population
 from jaxgan.config import GANConfig, TrainConfig
-from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
 from jaxgan.gan import GANState, create_state, generate, train_step
 from jaxgan.journal import Events, Journal
 
@@ -67,7 +67,7 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
 
     Raises:
       JaxganError: if the data cannot be had, the folder cannot be used, or training diverges
-        (NonFiniteError).
+        (NonFiniteError), or another process of the run is lost (LostProcessError).
     """
     with devices.together("load the data"):
         dataset = _load(settings)
@@ -83,7 +83,17 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
         try:
             # In this order: a signal does not interrupt the last save either.
             with _stop_signals() as received, contextlib.closing(folder):
-                return _train(config, settings, dataset, folder, events, received)
+                try:
+                    return _train(config, settings, dataset, folder, events, received)
+                except jax.errors.JaxRuntimeError as error:
+                    if jax.process_count() == 1:
+                        raise
+                    folder.abandon()
+                    raise LostProcessError(
+                        "another process of this run has ended or cannot be reached "
+                        f"({str(error).splitlines()[0]}); run the same commands again, and all go "
+                        f"on from the last checkpoint in {folder.path}"
+                    ) from error
         except NonFiniteError as error:
             kept = checkpoint.steps(folder.path)
             where = (
