@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxgan.devices import agree, is_first, replicated, together
+from jaxgan.devices import agree, is_first, is_lost_process, replicated, together
 from jaxgan.errors import JaxganError
 
 KEEP = 3
@@ -361,6 +361,8 @@ def disk_errors(path: Path, comfort: str = "") -> Iterator[None]:
         raise
     # tensorstore reports a full disk as ValueError, Orbax's threads as RuntimeError.
     except (OSError, ValueError, RuntimeError) as error:
+        if is_lost_process(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise JaxganError(
             f"cannot write to {path}: {reason}. {comfort}"

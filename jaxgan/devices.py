@@ -217,6 +217,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def is_lost_process(error: Exception) -> bool:
+    """Whether an error of jax comes from talking to another process."""
+    signs = ("gloo", "nccl", "coordination", "unavailable", "deadline_exceeded", "barrier")
+    return jax.process_count() > 1 and any(sign in str(error).lower() for sign in signs)
+
+
 @contextlib.contextmanager
 def together(what: str) -> Iterator[None]:
     """Does a thing in all processes, or in none: an error of one is raised in each.

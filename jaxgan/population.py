@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxgan import loop
 from jaxgan.config import GANConfig
-from jaxgan.devices import Layout, fetch, make_layout
+from jaxgan.devices import Layout, agree, fetch, make_layout
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.gan import OPTIMIZER_NUMBERS, GANState, create_state, train_step, with_numbers
 
@@ -63,14 +63,12 @@ def train_population(
     Raises:
       JaxganError: if seeds or overrides do not fit; NonFiniteError if all members have diverged.
     """
-    values = {
-        name: np.broadcast_to(value, (len(seeds),)).tolist()
-        if np.ndim(value) == 0 or len(value) == len(seeds)
-        else _refuse(f"{name} has {len(value)} values for {len(seeds)} seeds")
-        for name, value in overrides.items()
-    }
+    for name, value in overrides.items():
+        if np.ndim(value) and len(value) != len(seeds):
+            raise JaxganError(f"{name} has {len(value)} values for {len(seeds)} seeds")
+    own = {name: np.broadcast_to(value, len(seeds)).tolist() for name, value in overrides.items()}
     members = [
-        {"seed": int(seed), **{name: value[i] for name, value in values.items()}}
+        {"seed": int(seed), **{name: values[i] for name, values in own.items()}}
         for i, seed in enumerate(seeds)
     ]
     layout = make_layout(devices, population=True, vectorize=vectorize)
@@ -106,6 +104,8 @@ def create_states(config: GANConfig, members: Sequence[Member]) -> GANState:
     """
     if not members:
         raise JaxganError("a population needs at least one member")
+    if not all(0 <= member["seed"] < 2**32 for member in members):
+        raise JaxganError("seeds must be from 0 to 2**32 - 1")
     names = [name for name in members[0] if name != "seed"]
     for name in names:
         if name not in OPTIMIZER_NUMBERS:
@@ -196,17 +196,18 @@ def members_at_once(
     train_step: loop.TrainStep, run: loop.Run, data: Any, batch_size: int, layout: Layout
 ) -> int:
     """How many members the memory of the devices holds, by what the compiler says of one."""
-    devices = layout.mesh.devices.ravel() if layout.mesh is not None else [jax.devices()[0]]
+    devices = 1 if layout.mesh is None else layout.mesh.size
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), run.state)
     n = jax.tree.leaves(data)[0].shape[0]
     # Its state, once more when that is saved or copied, and the order of its data while sorted.
     size = 2 * sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(one)) + 16 * n
-    room = 0.8 * _memory(devices[0]) - sum(x.nbytes for x in jax.tree.leaves(data))
-    members = jax.tree.leaves(run.state)[0].shape[0] / len(devices)
+    room = 0.8 * _memory(jax.local_devices()[0]) - sum(x.nbytes for x in jax.tree.leaves(data))
+    members = jax.tree.leaves(run.state)[0].shape[0] / devices
     # A step needs at most some times the state; only where that may not do, it is compiled.
     if layout.vectorize and 10 * size * members > room:
         size += _step_bytes(train_step, one, data, batch_size)
-    return max(1, int(room / size)) * len(devices)
+    # The least that any host has room for.
+    return -int(agree([-max(1, int(room / size))])[0]) * devices
 
 
 class Report(NamedTuple):
@@ -287,7 +288,3 @@ def _joined(history: list, parts: Sequence[loop.Run]) -> loop.Run:
         lambda *xs: np.concatenate(xs), *((part.state, part.totals) for part in parts)
     )
     return loop.Run(state, totals, [*history, row], 0.0)
-
-
-def _refuse(reason: str):
-    raise JaxganError(reason)

@@ -85,8 +85,8 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
             with _stop_signals() as received, contextlib.closing(folder):
                 try:
                     return _train(config, settings, dataset, folder, events, received)
-                except jax.errors.JaxRuntimeError as error:
-                    if jax.process_count() == 1:
+                except (RuntimeError, ValueError) as error:
+                    if not devices.is_lost_process(error):
                         raise
                     folder.abandon()
                     raise LostProcessError(

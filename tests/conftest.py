@@ -1,4 +1,4 @@
-"""Two fake CPU devices for all tests, and errors where shapes would be broadcast by accident."""
+"""Four fake CPU devices for all tests, and errors where shapes would be broadcast by accident."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 import jax
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import numpy as np
