@@ -38,9 +38,12 @@ class Run(NamedTuple):
     """Spent in the epoch at hand."""
 
 
-def start_run(train_step: TrainStep, state: Any, data: Any) -> Run:
-    """A run before its first step. `data` is a tree of arrays `[N, ...]`, batched along N."""
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data)
+def start_run(train_step: TrainStep, state: Any, data: Any, batch_size: int = 1) -> Run:
+    """A run before its first step. `data` is a tree of arrays `[N, ...]`, batched along N.
+
+    With the batch size of `fit` the step is traced once for both.
+    """
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
     _, metrics = jax.eval_shape(train_step, state, batch, jax.random.key(0))
     # A sum of hundreds of bfloat16 would stand still.
     totals = jax.tree.map(
@@ -65,7 +68,7 @@ def train_epoch(
     Returns:
       The state after ceil(N / batch_size) steps, and the means of the metrics over them.
     """
-    totals = start_run(train_step, state, data).totals
+    totals = start_run(train_step, state, data, batch_size).totals
     order_rng, step_rng = jax.random.split(rng)
     n = _length(data)
     steps = _steps_per_epoch(n, batch_size)
@@ -129,7 +132,11 @@ def fit(
         order = _epoch_order(order_rng, epoch, n)
         with _Progress(epoch + 1, epochs, steps, at, enabled=progress) as bar:
             while at < steps and not should_stop():
-                started, end = time.perf_counter(), min(at + chunk, steps)
+                end = min(at + chunk, steps)
+                if end == steps:
+                    # Likewise, for the program of the last step.
+                    state, totals = advance(state, totals, order=order, start=steps, stop=steps)
+                started = time.perf_counter()
                 state, totals = advance(state, totals, order=order, start=at, stop=end)
                 sums = jax.device_get(totals)
                 elapsed = time.perf_counter() - started
@@ -149,17 +156,34 @@ def fit(
     return Run(state, totals, history, seconds)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("train_step", "batch_size"), donate_argnames=("state", "totals")
-)
 def _train_steps(train_step, state, totals, data, order, rng, start, stop, *, batch_size):
     """Steps start <= i < stop of an epoch.
 
-    Start and stop are traced, so that the same program runs whatever the host asks for: where an
-    epoch is cut has no influence on its result, not even on the last bit.
+    A program for the whole batches and one for a smaller last one: training begins when the first
+    of them is compiled.
     """
     n = order.shape[0]
     full = n // batch_size
+    steps = functools.partial(
+        _compiled_steps, train_step, data=data, order=order, rng=rng, batch_size=batch_size
+    )
+    if start < full:
+        state, totals = steps(state, totals, start=start, stop=min(stop, full), last=False)
+    if n % batch_size and stop > full:
+        state, totals = steps(state, totals, start=start, stop=stop, last=True)
+    return state, totals
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("train_step", "batch_size", "last"),
+    donate_argnames=("state", "totals"),
+)
+def _compiled_steps(train_step, state, totals, data, order, rng, start, stop, *, batch_size, last):
+    """Start and stop are traced, so that the same program runs whatever the host asks for: where an
+    epoch is cut has no influence on its result, not even on the last bit.
+    """
+    carry = (state, totals)
 
     def take(carry, indices):
         state, totals = carry
@@ -170,15 +194,10 @@ def _train_steps(train_step, state, totals, data, order, rng, start, stop, *, ba
     def body(i, carry):
         return take(carry, jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size))
 
-    carry = (state, totals)
-    if full:
-        carry = jax.lax.fori_loop(start, jnp.minimum(stop, full), body, carry)
-    if n % batch_size:
-        last = order[full * batch_size :]
-        carry = jax.lax.cond(
-            (start < stop) & (stop > full), lambda c: take(c, last), lambda c: c, carry
-        )
-    return carry
+    if last:
+        rest = order[order.shape[0] // batch_size * batch_size :]
+        return jax.lax.cond(start < stop, lambda c: take(c, rest), lambda c: c, carry)
+    return jax.lax.fori_loop(start, stop, body, carry)
 
 
 @functools.partial(jax.jit, static_argnames="n")
@@ -202,7 +221,8 @@ def _steps_per_epoch(n: int, batch_size: int) -> int:
 @jax.jit
 def _all_finite(tree) -> jax.Array:
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.array([jnp.isfinite(x).all() for x in leaves], bool).all()
+    # As one array, since a reduction of each leaf takes long to compile.
+    return jnp.isfinite(jnp.concatenate([x.ravel() for x in leaves])).all()
 
 
 def _check_finite(means: dict[str, float], state: Any, epoch: int) -> None:

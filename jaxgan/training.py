@@ -19,7 +19,7 @@ import jaxgan
 from jaxgan import checkpoint, data, loop
 from jaxgan.config import GANConfig, TrainConfig
 from jaxgan.errors import JaxganError, NonFiniteError
-from jaxgan.gan import GANState, create_state, generate, train_step
+from jaxgan.gan import GANState, create_state, sample, train_step
 from jaxgan.journal import Events, Journal
 
 _FREE = frozenset(
@@ -114,7 +114,7 @@ def checkpoint_like(workdir: str | Path) -> checkpoint.Checkpoint:
         seed = described["train"]["seed"]
     except (KeyError, TypeError) as error:
         raise JaxganError(f"{workdir} is of another version of jaxgan ({error})") from error
-    state = create_state(_rngs(seed).init, config)
+    state = create_state(_rngs(np.uint32(seed)).init, config)
     images = np.zeros((1, *config.image_shape), np.uint8)
     return _checkpoint(loop.start_run(train_step, state, images))
 
@@ -136,14 +136,14 @@ def summary(config: GANConfig, settings: TrainConfig) -> str:
 
 def _train(config, settings, dataset, folder, events, received) -> Outcome:
     """`train`, in a folder that is ours."""
-    rngs = _rngs(settings.seed)
-    run = loop.start_run(train_step, create_state(rngs.init, config), dataset.images)
+    rngs = _rngs(np.uint32(settings.seed))
+    state = create_state(rngs.init, config)
+    run = loop.start_run(train_step, state, dataset.images, settings.batch_size)
     found = folder.restore(_checkpoint(run))
     if found is not None:
         run = loop.Run(**found.arrays, **found.record)
         print(f"resuming {folder.path} after {len(run.history)} epochs, step {run.state.step}")
     before, saved = len(run.history), int(run.state.step)
-    latents = jax.random.normal(rngs.pictures, (16, config.latent_dim))
 
     def save(run: loop.Run) -> None:
         nonlocal saved
@@ -156,7 +156,7 @@ def _train(config, settings, dataset, folder, events, received) -> Outcome:
         last = epoch == settings.epochs
         journal.write_epoch(run.history)
         if last or epoch % settings.sample_every == 0:
-            journal.write_samples(run.history, generate(run.state, latents))
+            journal.write_samples(run.history, sample(run.state, rngs.pictures, 16))
         # Last: a checkpoint says that all that belongs to its epochs is there.
         if last or epoch % settings.checkpoint_every == 0:
             save(run)
@@ -193,7 +193,8 @@ class _RunKeys(NamedTuple):
     pictures: jax.Array
 
 
-def _rngs(seed: int) -> _RunKeys:
+@jax.jit
+def _rngs(seed: np.uint32) -> _RunKeys:
     return _RunKeys(*jax.random.split(jax.random.key(seed), 3))
 
 
