@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxgan.errors import JaxganError
 
@@ -66,8 +66,8 @@ def keep_programs() -> None:
     """
     import jax
 
-    folder = cache_folder()
-    if folder is None or jax.config.jax_compilation_cache_dir is not None:
+    folder, config = cache_folder(), cast(Any, jax.config)
+    if folder is None or config.jax_compilation_cache_dir is not None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,8 +75,8 @@ def keep_programs() -> None:
         return
     # A bound on its size: that of jax needs a package which jax does not bring.
     forget_programs(folder, older_than=30 * 86400)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     show = warnings.showwarning
 
     def show_others(message, *args, **kwargs) -> None:
