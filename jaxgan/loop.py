@@ -44,7 +44,7 @@ def start_run(train_step: TrainStep, state: Any, data: Any, batch_size: int = 1)
     With the batch size of `fit` the step is traced once for both.
     """
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
-    _, metrics = jax.eval_shape(train_step, state, batch, jax.random.key(0))
+    _, metrics = jax.eval_shape(lambda s, b: train_step(s, b, jax.random.key(0)), state, batch)
     # A sum of hundreds of bfloat16 would stand still.
     totals = jax.tree.map(
         lambda m: jnp.zeros(m.shape, jnp.promote_types(m.dtype, jnp.float32)), metrics
