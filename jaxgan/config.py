@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from typing import Any
+from typing import Any, Literal
 
 from jaxgan.errors import JaxganError
 
@@ -43,6 +43,10 @@ class GANConfig:
     """Decay of the second moment in the discriminator's Adam."""
     adam_eps: float = 1e-7
     """Added to the root of the second moment in both Adams (after bias correction)."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """What the two MLPs compute in. bf16: layers in bfloat16; parameters, moments, losses and
+    images stay float32. Faster on accelerators, not on CPUs. Modules of your own have their own
+    dtype."""
     generator: Any = None
     """A Flax linen module, latents [B, latent_dim] -> images [B, H, W, C] in [-1, 1], in place of
     the MLP. If its `__call__` has an argument `train`, it is told which pass it is in."""
@@ -75,6 +79,12 @@ class GANConfig:
             for name in (f"{player}_b1", f"{player}_b2"):
                 _check(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         _check(self.adam_eps > 0, self, "adam_eps", "above 0")
+        _check(self.precision in ("f32", "bf16"), self, "precision", "f32 or bf16")
+        if self.precision == "bf16" and self.generator and self.discriminator:
+            raise JaxganError(
+                "GANConfig.precision 'bf16' is for the two MLPs, and both networks are modules of "
+                "your own: give them a dtype instead"
+            )
         try:
             hash(self)
         except TypeError as error:

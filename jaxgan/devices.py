@@ -203,6 +203,11 @@ def fetch(tree: Any) -> Any:
     return jax.device_get(tree)
 
 
+def local(tree: Any) -> Any:
+    """A tree of arrays that this process can compute with on its own."""
+    return tree if jax.process_count() == 1 else fetch(tree)
+
+
 def agree(values: Sequence[int]) -> np.ndarray:
     """The largest of each number that any process gives: `[len(values)]`, the same in all."""
     if jax.process_count() == 1:

@@ -219,14 +219,15 @@ def _static_parts(config: GANConfig) -> _StaticParts:
     """What a config stands for, built once: TrainStates whose optimizers were built twice from
     equal settings have unequal tree structures, and jit would trace each anew."""
     adam = optax.inject_hyperparams(optax.adam, static_args=("eps_root",))
+    dtype = jnp.bfloat16 if config.precision == "bf16" else None
     return _StaticParts(
         generator=(
-            config.generator or MLPGenerator(config.generator_widths, config.image_shape),
+            config.generator or MLPGenerator(config.generator_widths, config.image_shape, dtype),
             adam(config.generator_lr, config.generator_b1, config.generator_b2, config.adam_eps),
         ),
         discriminator=(
             config.discriminator
-            or MLPDiscriminator(config.discriminator_widths, config.discriminator_dropout),
+            or MLPDiscriminator(config.discriminator_widths, config.discriminator_dropout, dtype),
             adam(
                 config.discriminator_lr,
                 config.discriminator_b1,

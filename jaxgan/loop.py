@@ -51,18 +51,33 @@ class RunKeys(NamedTuple):
     """For the latents of the pictures that a run leaves behind."""
 
 
-def make_rngs(seed: int | jax.Array) -> RunKeys:
-    """The keys of the run of a seed, 0 <= seed < 2**32."""
-    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
+@jax.jit
+def make_rngs(seed: Any) -> RunKeys:
+    """The keys of the run of a seed, 0 <= seed < 2**32; of seeds `[members]` as many keys each."""
+    seeds = jnp.asarray(seed, jnp.uint32)
+    rngs = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(seeds.ravel())
+    return RunKeys(*(rngs[:, i].reshape(seeds.shape) for i in range(3)))
 
 
-def start_run(train_step: TrainStep, state: Any, data: Any, layout: Layout = ONE_DEVICE) -> Run:
-    """A run before its first step. `data` is a tree of arrays `[N, ...]`, batched along N."""
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data)
-    rng = jax.random.key(0)
+def start_run(
+    train_step: TrainStep,
+    state: Any,
+    data: Any,
+    batch_size: int = 1,
+    layout: Layout = ONE_DEVICE,
+) -> Run:
+    """A run before its first step. `data` is a tree of arrays `[N, ...]`, batched along N.
+
+    With the batch size of `fit` the step is traced once for both.
+    """
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
+
+    def metrics_of(state, batch):
+        return train_step(state, batch, jax.random.key(0))[1]
+
     if layout.population:
-        train_step = jax.vmap(train_step, in_axes=(0, None, None))
-    _, metrics = jax.eval_shape(train_step, state, batch, rng)
+        metrics_of = jax.vmap(metrics_of, in_axes=(0, None))
+    metrics = jax.eval_shape(metrics_of, state, batch)
     # A sum of hundreds of bfloat16 would stand still.
     totals = jax.tree.map(
         lambda m: jnp.zeros(m.shape, jnp.promote_types(m.dtype, jnp.float32)), metrics
@@ -86,8 +101,8 @@ def train_epoch(
     Returns:
       The state after ceil(N / batch_size) steps, and the means of the metrics over them.
     """
-    totals = start_run(train_step, state, data).totals
-    order_rng, step_rng = jax.random.split(rng)
+    totals = start_run(train_step, state, data, batch_size).totals
+    order_rng, step_rng = _split(rng)
     n = _length(data)
     steps = _steps_per_epoch(n, batch_size)
     order = _epoch_order(order_rng, epoch, n)
@@ -139,8 +154,7 @@ def fit(
     """
     n, members = _length(data), rng.size
     steps = _steps_per_epoch(n, batch_size)
-    split = jax.vmap(jax.random.split, out_axes=1) if layout.population else jax.random.split
-    order_rng, step_rng = (layout.place_run(rng) for rng in split(rng))
+    order_rng, step_rng = layout.place_run(_split(rng))
     # The compiled steps donate their state; the caller's is to stay.
     state, totals = layout.place_run((run.state, run.totals))
     advance = functools.partial(
@@ -171,7 +185,11 @@ def fit(
                 chunk, stop = agree([chunk, should_stop()])
                 if stop:
                     break
-                started, end = time.perf_counter(), min(at + int(chunk), steps)
+                end = min(at + int(chunk), steps)
+                if end == steps:
+                    # Likewise, for the program of the last step.
+                    state, totals = advance(state, totals, order=order, start=steps, stop=steps)
+                started = time.perf_counter()
                 state, totals = advance(state, totals, order=order, start=at, stop=end)
                 sums = fetch(layout.cut(totals, members))
                 elapsed = time.perf_counter() - started
@@ -195,45 +213,60 @@ def fit(
     return current()
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("train_step", "batch_size", "layout"),
-    donate_argnames=("state", "totals"),
-)
 def _train_steps(
     train_step, state, totals, data, order, rng, start, stop, *, batch_size, layout=ONE_DEVICE
 ):
     """Steps start <= i < stop of an epoch.
 
-    Start and stop are traced, so that the same program runs whatever the host asks for: where an
+    A program for the whole batches and one for a smaller last one: training begins when the first
+    of them is compiled.
+    """
+    n = order.shape[-1]
+    full = n // batch_size
+    steps = functools.partial(
+        _compiled_steps,
+        train_step,
+        data=data,
+        order=order,
+        rng=rng,
+        batch_size=batch_size,
+        layout=layout,
+    )
+    if start < full:
+        state, totals = steps(state, totals, start=start, stop=min(stop, full), last=False)
+    if n % batch_size and stop > full:
+        state, totals = steps(state, totals, start=start, stop=stop, last=True)
+    return state, totals
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("train_step", "batch_size", "last", "layout"),
+    donate_argnames=("state", "totals"),
+)
+def _compiled_steps(
+    train_step, state, totals, data, order, rng, start, stop, *, batch_size, last, layout
+):
+    """Start and stop are traced, so that the same program runs whatever the host asks for: where an
     epoch is cut has no influence on its result, not even on the last bit.
     """
-    n = _length(order) if not layout.population else order.shape[1]
-    full = n // batch_size
-
-    def take(carry, indices, rng, data):
-        state, totals = carry
-        batch = layout.split_batch(jax.tree.map(lambda x: x[indices], data))
-        state, metrics = train_step(state, batch, rng)
-        return state, jax.tree.map(jnp.add, totals, metrics)
 
     def steps(state, totals, order, rng, data, start, stop):
+        def take(indices, carry):
+            state, totals = carry
+            batch = layout.split_batch(jax.tree.map(lambda x: x[indices], data))
+            state, metrics = train_step(state, batch, rng)
+            return state, jax.tree.map(jnp.add, totals, metrics)
+
         def body(i, carry):
-            indices = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
-            return take(carry, indices, rng, data)
+            at = i * batch_size
+            return take(jax.lax.dynamic_slice_in_dim(order, at, batch_size), carry)
 
         carry = (state, totals)
-        if full:
-            carry = jax.lax.fori_loop(start, jnp.minimum(stop, full), body, carry)
-        if n % batch_size:
-            last = order[full * batch_size :]
-            carry = jax.lax.cond(
-                (start < stop) & (stop > full),
-                lambda c: take(c, last, rng, data),
-                lambda c: c,
-                carry,
-            )
-        return carry
+        if last:
+            rest = order[order.shape[0] // batch_size * batch_size :]
+            return jax.lax.cond(start < stop, lambda c: take(rest, c), lambda c: c, carry)
+        return jax.lax.fori_loop(start, stop, body, carry)
 
     return layout.for_each_member(steps, (state, totals, order, rng), (data, start, stop))
 
@@ -246,6 +279,13 @@ def _epoch_order(rng, epoch, n: int):
         return jax.random.permutation(jax.random.fold_in(rng, epoch), n)
 
     return jax.vmap(order)(rng) if rng.ndim else order(rng)
+
+
+@jax.jit
+def _split(rng) -> tuple[jax.Array, jax.Array]:
+    """Of a key, or of each of `[members]`: one for the order of the data and one for the steps."""
+    rngs = jax.vmap(jax.random.split)(rng.ravel())
+    return rngs[:, 0].reshape(rng.shape), rngs[:, 1].reshape(rng.shape)
 
 
 def step(state: Any) -> int:
@@ -264,12 +304,11 @@ def _steps_per_epoch(n: int, batch_size: int) -> int:
 @functools.partial(jax.jit, static_argnames="layout")
 def _finite(state, layout: Layout) -> jax.Array:
     """Whether all numbers of a state are finite: `[1]`, or `[members]`."""
-
-    def finite(x):
-        return jnp.isfinite(x).reshape(x.shape[0] if layout.population else 1, -1).all(axis=1)
-
     leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([finite(x) for x in leaves]).all(axis=0) if leaves else jnp.ones(1, bool)
+    rows = _length(state) if layout.population else 1
+    # As one array, since a reduction of each leaf takes long to compile.
+    leaves = [x.reshape(rows, -1) for x in leaves] or [jnp.zeros((rows, 1))]
+    return jnp.isfinite(jnp.concatenate(leaves, axis=1)).all(axis=1)
 
 
 def _checked(means, finite: np.ndarray, epoch: int, population: bool) -> dict[str, np.ndarray]:

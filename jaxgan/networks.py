@@ -1,6 +1,7 @@
 """The reference networks: two multilayer perceptrons as Flax linen modules."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,34 +12,38 @@ _glorot = nn.initializers.glorot_uniform()
 class MLPGenerator(nn.Module):
     """Dense layers with ReLU from latents to images.
 
-    `__call__`: latents `[B, latent_dim]` -> images `[B, H, W, C]` in [-1, 1].
+    `__call__`: latents `[B, latent_dim]` -> images `[B, H, W, C]` in [-1, 1]. The layers compute in
+    `dtype`, by default that of their inputs; the parameters are float32.
     """
 
     widths: tuple[int, ...]
     image_shape: tuple[int, int, int]
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, latents: jax.Array) -> jax.Array:
         x = latents
         for width in self.widths:
-            x = nn.relu(nn.Dense(width, kernel_init=_glorot)(x))
-        x = nn.tanh(nn.Dense(math.prod(self.image_shape), kernel_init=_glorot)(x))
+            x = nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(x))
+        x = nn.tanh(nn.Dense(math.prod(self.image_shape), dtype=self.dtype, kernel_init=_glorot)(x))
         return x.reshape(-1, *self.image_shape)
 
 
 class MLPDiscriminator(nn.Module):
     """Dense layers with LeakyReLU(0.2) and dropout from images to logits.
 
-    `__call__`: images `[B, H, W, C]` in [-1, 1] -> logits `[B]`; dropout is at work if `train`.
+    `__call__`: images `[B, H, W, C]` in [-1, 1] -> logits `[B]`; dropout is at work if `train`. The
+    layers compute in `dtype`, by default that of their inputs; the parameters are float32.
     """
 
     widths: tuple[int, ...]
     dropout: tuple[float, ...]
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         x = images.reshape(images.shape[0], -1)
         for width, rate in zip(self.widths, self.dropout, strict=True):
-            x = nn.leaky_relu(nn.Dense(width, kernel_init=_glorot)(x), 0.2)
+            x = nn.leaky_relu(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(x), 0.2)
             x = nn.Dropout(rate, deterministic=not train)(x)
-        return nn.Dense(1, kernel_init=_glorot)(x)[:, 0]
+        return nn.Dense(1, dtype=self.dtype, kernel_init=_glorot)(x)[:, 0]

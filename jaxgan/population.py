@@ -72,7 +72,7 @@ def train_population(
         for i, seed in enumerate(seeds)
     ]
     layout = make_layout(devices, population=True, vectorize=vectorize)
-    run = loop.start_run(train_step, create_states(config, members), data, layout)
+    run = loop.start_run(train_step, create_states(config, members), data, batch_size, layout)
     rngs = make_rngs(members).training
     return fit(
         train_step,
@@ -122,8 +122,7 @@ def create_states(config: GANConfig, members: Sequence[Member]) -> GANState:
 
 def make_rngs(members: Sequence[Member]) -> loop.RunKeys:
     """The keys of each member's run, `[members]` each."""
-    seeds = jnp.array([member["seed"] for member in members], jnp.uint32)
-    return jax.vmap(loop.make_rngs)(seeds)
+    return loop.make_rngs(np.array([member["seed"] for member in members], np.uint32))
 
 
 def member(tree: Any, i: int) -> Any:

@@ -19,7 +19,7 @@ import jaxgan
 from jaxgan import checkpoint, data, devices, loop, population
 from jaxgan.config import GANConfig, TrainConfig
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
-from jaxgan.gan import GANState, create_state, generate, train_step
+from jaxgan.gan import GANState, create_state, sample, train_step
 from jaxgan.journal import Events, Journal
 
 _FREE = frozenset(
@@ -32,8 +32,9 @@ _FREE = frozenset(
 """Settings that may change when a run goes on: what is trained does not depend on them."""
 
 
+_SAMPLES = 16
+"""In a picture; of a population's members half of them, in a row each."""
 _MEMBERS_SHOWN = 8
-"""Members in the picture of an epoch, and samples of each."""
 
 
 class Outcome(NamedTuple):
@@ -155,7 +156,9 @@ def checkpoint_like(workdir: str | Path) -> checkpoint.Checkpoint:
     images = np.zeros((1, *config.image_shape), np.uint8)
     members = _members(settings)
     layout = devices.Layout(population=members is not None)
-    return _checkpoint(loop.start_run(train_step, _start(config, settings).state, images, layout))
+    return _checkpoint(
+        loop.start_run(train_step, _start(config, settings)[0], images, layout=layout)
+    )
 
 
 def _settings(workdir: str | Path) -> TrainConfig:
@@ -181,26 +184,13 @@ def summary(config: GANConfig, settings: TrainConfig) -> str:
     return "".join(tables)
 
 
-class _Start(NamedTuple):
-    """What a run begins with: of a population all have a leading axis of members."""
-
-    state: GANState
-    training_rng: jax.Array
-    latents: jax.Array
-    """Of the pictures, `[16, latent_dim]`."""
-
-
-def _start(config: GANConfig, settings: TrainConfig) -> _Start:
-    def latents(rng):
-        return jax.random.normal(rng, (16, config.latent_dim))
-
+def _start(config: GANConfig, settings: TrainConfig) -> tuple[GANState, loop.RunKeys]:
+    """What a run begins with: of a population both have a leading axis of members."""
     members = _members(settings)
     if members is None:
         rngs = loop.make_rngs(settings.seed)
-        return _Start(create_state(rngs.init, config), rngs.training, latents(rngs.pictures))
-    rngs = population.make_rngs(members)
-    states = population.create_states(config, members)
-    return _Start(states, rngs.training, jax.vmap(latents)(rngs.pictures))
+        return create_state(rngs.init, config), rngs
+    return population.create_states(config, members), population.make_rngs(members)
 
 
 def _members(settings: TrainConfig) -> list[population.Member] | None:
@@ -213,8 +203,8 @@ def _train(config, settings, dataset, folder, events, received) -> Outcome:
     """`train`, in a folder that is ours."""
     members = _members(settings)
     layout = devices.make_layout(settings.devices, population=members is not None)
-    start = _start(config, settings)
-    run = loop.start_run(train_step, start.state, dataset.images, layout)
+    state, rngs = _start(config, settings)
+    run = loop.start_run(train_step, state, dataset.images, settings.batch_size, layout)
     found = folder.restore(_checkpoint(run))
     if found is not None:
         run = loop.Run(**found.arrays, **found.record)
@@ -234,7 +224,7 @@ def _train(config, settings, dataset, folder, events, received) -> Outcome:
         epoch = len(run.history)
         last = epoch == settings.epochs
         shown = last or epoch % settings.sample_every == 0
-        pictures = _pictures(run.state, start.latents, members) if shown else None
+        pictures = _pictures(run.state, rngs.pictures, members) if shown else None
         with devices.together(f"write to {folder.path}"):
             journal.write_epoch(run.history)
             if pictures is not None:
@@ -250,7 +240,7 @@ def _train(config, settings, dataset, folder, events, received) -> Outcome:
         train_step,
         run,
         dataset.images,
-        start.training_rng,
+        rngs.training,
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         on_epoch=on_epoch,
@@ -261,30 +251,28 @@ def _train(config, settings, dataset, folder, events, received) -> Outcome:
     save(run)
     journal.end(run.history)
     if members and run.history:
-        _write_report(journal, members, run, start.latents)
+        _write_report(journal, members, run, rngs.pictures)
     stop = devices.agree([received[0] if received else 0])[0]
     stopped_by = signal.Signals(stop) if stop and len(run.history) < settings.epochs else None
     trained = len(run.history) - before
     return Outcome(folder.path, run.history, trained, stopped_by, members)
 
 
-def _pictures(state: GANState, latents, members) -> tuple[np.ndarray, int | None]:
-    """Samples `[N, H, W, C]` and how many make a row: of a population a row per member."""
+def _pictures(state: GANState, rng, members) -> tuple[jax.Array, int | None]:
+    """Samples `[N, H, W, C]`, and how many make a row: of a population each member has one."""
     if members is None:
-        return devices.fetch(generate(devices.fetch(state), latents)), None
-    shown = min(len(members), _MEMBERS_SHOWN)
-    state, latents = devices.first((state, latents[:, :_MEMBERS_SHOWN]), shown)
-    images = jax.vmap(generate)(devices.fetch(state), latents)
-    return np.concatenate(images), images.shape[1]
+        return sample(devices.local(state), rng, _SAMPLES), None
+    state, rng = devices.first((state, rng), min(len(members), _MEMBERS_SHOWN))
+    images = jax.vmap(lambda state, rng: sample(state, rng, _SAMPLES))(devices.local(state), rng)
+    return images[:, : _SAMPLES // 2].reshape(-1, *images.shape[2:]), _SAMPLES // 2
 
 
-def _write_report(journal: Journal, members, run: loop.Run, latents) -> None:
+def _write_report(journal: Journal, members, run: loop.Run, rng) -> None:
     report = population.report(members, run.history[-1])
-    state = devices.fetch(run.state)
+    state = devices.local(run.state)
     for name, i in (("best", report.best), ("worst", report.worst)):
         if i is not None:
-            images = generate(population.member(state, i), latents[i])
-            journal.write_member(name, images)
+            journal.write_member(name, sample(population.member(state, i), rng[i], _SAMPLES))
     journal.write_report(report._asdict())
 
 

@@ -1,10 +1,13 @@
 """Trains a GAN of two MLPs, with pictures, curves and checkpoints; the same command resumes."""
 
 # ruff: noqa: E402
+import gc
 import signal
 
 # Until there is a run to save, Ctrl-C just ends the process, also amid the imports.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A tenth of the start would go into looking for garbage among what is imported and traced.
+gc.set_threshold(100_000)
 
 import argparse
 import dataclasses

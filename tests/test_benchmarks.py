@@ -163,3 +163,24 @@ def test_the_peer_in_plain_jax_takes_the_same_step(benchmarks_on_path):
         jax.tree.map(
             lambda g, m: np.testing.assert_allclose(g, m / 0.1, rtol=1e-3, atol=1e-6), grad, moments
         )
+
+
+def test_start_measures_imports_and_first_steps(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((8, 2, 2), np.uint8))
+    options = ["--dataset", str(tmp_path / "images.npy"), "--generator-widths", "2"]
+    options += ["--discriminator-widths", "2", "--discriminator-dropout", "0"]
+    command = [sys.executable, str(SCRIPT.with_name("start.py")), "--repeats", "1"]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "b.json"), "--", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert "start.py --repeats 1" in report["command"]
+    assert f"jax {jax.__version__}" in report["versions"]
+    dependencies, own, cold, warm = (row["median"] for row in report["seconds"].values())
+    assert own < dependencies < warm < cold
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "images.npy"]

@@ -14,7 +14,7 @@ RNG = jax.random.key(5)
 
 def fit(config, images, layout, batch_size=8, epochs=3) -> loop.Run:
     state = create_state(RNG, config)
-    run = loop.start_run(train_step, state, images, layout)
+    run = loop.start_run(train_step, state, images, layout=layout)
     return loop.fit(
         train_step, run, images, RNG, batch_size=batch_size, epochs=epochs, layout=layout,
         progress=False,
@@ -47,11 +47,11 @@ def test_each_device_holds_its_part_of_the_images_in_bytes(images):
 def test_each_device_works_on_its_part_of_the_batch(small, images):
     layout = make_layout(4)
     state, data, rng = create_state(RNG, small), layout.place_data(images), RNG
-    run = loop.start_run(train_step, state, images, layout)
+    run = loop.start_run(train_step, state, images, layout=layout)
     state, totals, rng = layout.place_run((run.state, run.totals, rng))
     order = jax.numpy.arange(32)
-    lowered = loop._train_steps.lower(
-        train_step, state, totals, data, order, rng, 0, 1, batch_size=20, layout=layout
+    lowered = loop._compiled_steps.lower(
+        train_step, state, totals, data, order, rng, 0, 1, batch_size=20, last=False, layout=layout
     )
     text = lowered.compile().as_text()
     assert "all-reduce" in text

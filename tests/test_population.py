@@ -106,7 +106,7 @@ def members():
 def start(small, images, members):
     layout = make_layout(1, population=True)
     states = population.create_states(small, members)
-    return layout, loop.start_run(train_step, states, images, layout)
+    return layout, loop.start_run(train_step, states, images, layout=layout)
 
 
 def test_in_parts_it_is_the_same_population(images, members, start, in_turns, capsys):

@@ -41,6 +41,8 @@ def refused(monkeypatch, capsys):
     def run_here(name: str, *arguments) -> str:
         # What these set would outlive the test.
         monkeypatch.setattr(cli, "quieten", lambda: None)
+        monkeypatch.setattr(cli, "keep_programs", lambda: None)
+        monkeypatch.setattr("gc.set_threshold", lambda *_: None)
         monkeypatch.setattr("signal.signal", lambda *_: None)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
