@@ -51,10 +51,13 @@ class RunKeys(NamedTuple):
     """For the latents of the pictures that a run leaves behind."""
 
 
-@jax.jit
 def make_rngs(seed: Any) -> RunKeys:
     """The keys of the run of a seed, 0 <= seed < 2**32; of seeds `[members]` as many keys each."""
-    seeds = jnp.asarray(seed, jnp.uint32)
+    return _run_keys(np.asarray(seed, np.uint32))
+
+
+@jax.jit
+def _run_keys(seeds: jax.Array) -> RunKeys:
     rngs = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(seeds.ravel())
     return RunKeys(*(rngs[:, i].reshape(seeds.shape) for i in range(3)))
 
