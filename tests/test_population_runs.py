@@ -1,0 +1,136 @@
+"""A population in a run folder: trained, checkpointed, resumed, reported, sampled."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_gan import assert_trees_equal
+
+from jaxgan import GANConfig, JaxganError, TrainConfig, checkpoint, population, training
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> TrainConfig:
+    folder = tmp_path_factory.mktemp("data")
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (40, 6, 5), np.uint8))
+    return TrainConfig(
+        dataset=str(folder / "images.npy"),
+        epochs=2,
+        batch_size=16,
+        checkpoint_every=1,
+        population=2,
+        sweep=("generator_lr=1e-4,1e-3",),
+        devices=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def run_folder(settings, tmp_path_factory):
+    config = GANConfig(
+        latent_dim=7,
+        generator_widths=(16, 12),
+        discriminator_widths=(16, 8),
+        discriminator_dropout=(0.5, 0.3),
+    )
+    folder = tmp_path_factory.mktemp("population") / "run"
+    outcome = training.train(config, settings, folder)
+    return config, folder, outcome
+
+
+def restored(folder):
+    found = checkpoint.restore(folder, training.checkpoint_like(folder))
+    assert found is not None
+    return found[0]
+
+
+def test_each_member_has_its_rows_and_the_report_sums_them_up(run_folder):
+    _, folder, outcome = run_folder
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    members = [(row["epoch"], row["member"], row["seed"], row["generator_lr"]) for row in rows]
+    assert members == [
+        (epoch, str(i), str(i % 2), ["0.0001", "0.001"][i // 2])
+        for epoch in ("1", "2")
+        for i in range(4)
+    ]
+    report = json.loads((folder / "report.json").read_text())
+    losses = [float(row["disc_loss"]) for row in rows[4:]]
+    assert report["summary"][1]["disc_loss_mean"] == pytest.approx(np.mean(losses[2:]))
+    distances = np.abs(np.array(losses) - 2 * np.log(2))
+    assert (report["best"], report["worst"]) == (distances.argmin(), distances.argmax())
+    assert outcome.history[-1]["disc_loss"] == losses
+
+
+def test_the_pictures_are_there_and_of_the_members(run_folder):
+    _, folder, _ = run_folder
+    for name in ("best", "worst", "curves", "real"):
+        Image.open(folder / f"{name}.png").verify()
+    grid = np.asarray(Image.open(folder / "samples" / "image_at_epoch_0002.png"))
+    # A row for each of four members, of eight samples of 6 x 5 pixels, enlarged.
+    assert grid.shape[0] * (8 * 5) == grid.shape[1] * (4 * 6)
+    best, worst = (np.asarray(Image.open(folder / f"{name}.png")) for name in ("best", "worst"))
+    assert (best != worst).any()
+
+
+def test_resumed_it_is_the_same_population_to_the_bit(run_folder, settings, tmp_path):
+    config, folder, _ = run_folder
+    training.train(config, dataclasses.replace(settings, epochs=1), tmp_path / "cut")
+    # On as many devices as one likes: members do not see each other.
+    outcome = training.train(config, dataclasses.replace(settings, devices=4), tmp_path / "cut")
+    assert outcome.trained == 1
+    found, expected = restored(tmp_path / "cut"), restored(folder)
+    assert_trees_equal(found.arrays, expected.arrays)
+
+
+def test_one_member_can_be_taken_out(run_folder):
+    _, folder, outcome = run_folder
+    states = restored(folder).arrays["state"]
+    best = population.report(outcome.members, outcome.history[-1]).best
+    for asked, i in ((3, 3), (None, best)):
+        state, epochs = training.load_state(folder, asked)
+        assert epochs == 2
+        assert_trees_equal(state, population.member(states, i))
+    with pytest.raises(JaxganError, match="members 0 to 3, and no member 4"):
+        training.load_state(folder, 4)
+
+
+def test_another_population_is_refused(run_folder, settings):
+    config, folder, _ = run_folder
+    for change, message in (
+        ({"population": 3}, r"train\.population: 2 -> 3"),
+        ({"sweep": ("generator_lr=1e-4",)}, r"train\.sweep: .*1e-3'\] -> \['generator_lr=1e-4'\]"),
+        ({"population": None, "sweep": ()}, "holds a run of another configuration"),
+    ):
+        with pytest.raises(JaxganError, match=message):
+            training.train(config, dataclasses.replace(settings, **change), folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("population", 0),
+        ("sweep", ("generator_lr",)),
+        ("sweep", ("generator_lr=fast",)),
+        ("sweep", ("generator_lr=1", "generator_lr=2")),
+        ("devices", -1),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(field, value):
+    with pytest.raises(JaxganError, match=rf"TrainConfig\.{field} must be"):
+        TrainConfig(**{field: value})
+
+
+def test_seeds_beyond_the_last_are_refused():
+    assert TrainConfig(seed=2**32 - 3, population=3).population == 3
+    with pytest.raises(JaxganError, match="every seed is below"):
+        TrainConfig(seed=2**32 - 2, population=3)
+
+
+def test_a_sweep_alone_is_one_seed_for_each_value():
+    settings = TrainConfig(seed=4, sweep=("generator_lr=1e-4,1e-3", "adam_eps=1e-7"))
+    assert training._members(settings) == [
+        {"seed": 4, "generator_lr": 1e-4, "adam_eps": 1e-7},
+        {"seed": 4, "generator_lr": 1e-3, "adam_eps": 1e-7},
+    ]
