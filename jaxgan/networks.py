@@ -5,6 +5,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 _glorot = nn.initializers.glorot_uniform()
 
@@ -43,7 +45,19 @@ class MLPDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         x = images.reshape(images.shape[0], -1)
-        for width, rate in zip(self.widths, self.dropout, strict=True):
+        drop = train and any(self.dropout)
+        noise = self._draw_noise(x.shape[0]) if drop else [None] * len(self.widths)
+        for width, rate, u in zip(self.widths, self.dropout, noise, strict=True):
             x = nn.leaky_relu(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(x), 0.2)
-            x = nn.Dropout(rate, deterministic=not train)(x)
+            if u is not None:
+                x = jnp.where(u < rate, 0, x / (1 - rate))
         return nn.Dense(1, dtype=self.dtype, kernel_init=_glorot)(x)[:, 0]
+
+    def _draw_noise(self, batch_size: int) -> list[jax.Array]:
+        """Uniform numbers for the masks of each layer, `[B, width]`.
+
+        All in one draw, unlike nn.Dropout: each draw takes about 0.3 s to compile on a CPU.
+        """
+        rng = self.make_rng("dropout")
+        noise = jax.random.uniform(rng, (batch_size, sum(self.widths)))
+        return jnp.split(noise, np.cumsum(self.widths)[:-1], axis=1)

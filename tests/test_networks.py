@@ -71,3 +71,26 @@ def test_dropout_is_off_outside_training():
     images = np.ones((3, 28, 28, 1), np.float32)
     logits = state.discriminator.apply_fn({"params": state.discriminator.params}, images)
     np.testing.assert_allclose(logits, np.full(3, logits[0]))
+
+
+def test_each_layer_drops_its_share_and_no_two_alike():
+    rates = (0.5, 0.3, 0.2)
+    network = MLPDiscriminator(widths=(1,) * 3, dropout=rates)
+    # Of one unit each, with weights of 1: what a layer drops makes the logit 0.
+    ones = {"kernel": np.ones((1, 1), np.float32), "bias": np.zeros(1, np.float32)}
+    params = {f"Dense_{i}": ones for i in range(4)}
+    images = np.ones((20_000, 1, 1, 1), np.float32)
+    logits = network.apply({"params": params}, images, True, rngs={"dropout": jax.random.key(0)})
+    kept = np.prod([1 - rate for rate in rates])
+    # All or nothing, unbiased, and kept as often as by independent layers (4 standard errors).
+    np.testing.assert_allclose(np.unique(logits), [0, 1 / kept], rtol=1e-6)
+    error = 4 * np.sqrt(kept * (1 - kept) / 20_000)
+    assert abs(float((np.asarray(logits) > 0).mean()) - kept) < error
+    for i, rate in enumerate(rates):
+        alone = tuple(rate * (j == i) for j in range(3))
+        network = MLPDiscriminator(widths=(1,) * 3, dropout=alone)
+        logits = network.apply(
+            {"params": params}, images, True, rngs={"dropout": jax.random.key(1)}
+        )
+        share = float((np.asarray(logits) == 0).mean())
+        assert abs(share - rate) < 4 * np.sqrt(rate * (1 - rate) / 20_000)
