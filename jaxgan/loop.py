@@ -89,28 +89,46 @@ def start_run(
 
 
 def train_epoch(
-    train_step: TrainStep, state: Any, data: Any, rng: jax.Array, epoch: int, *, batch_size: int
+    train_step: TrainStep,
+    state: Any,
+    data: Any,
+    rng: jax.Array,
+    epoch: int,
+    *,
+    batch_size: int,
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[Any, Any]:
-    """One pass over the data in a new order, as one compiled program.
+    """One pass over the data in a new order: a compiled program, and one for a smaller last batch.
 
     Args:
       train_step: `(state, batch, rng) -> (state, metrics)`.
       state: donated: not to be used again.
       data: a tree of arrays `[N, ...]`, on the device.
-      rng: a key, the same for all epochs of a run.
+      rng: a key, the same for all epochs of a run; of a population `[members]` keys.
       epoch: the number of the epoch, from 0.
       batch_size: images per step; the last step takes what is left over.
+      layout: of a population, or over several devices; state, data and rng lie there already, and
+        N is a multiple of the devices that share it.
 
     Returns:
       The state after ceil(N / batch_size) steps, and the means of the metrics over them.
     """
-    totals = start_run(train_step, state, data, batch_size).totals
+    totals = start_run(train_step, state, data, batch_size, layout).totals
     order_rng, step_rng = _split(rng)
     n = _length(data)
     steps = _steps_per_epoch(n, batch_size)
     order = _epoch_order(order_rng, epoch, n)
     state, totals = _train_steps(
-        train_step, state, totals, data, order, step_rng, 0, steps, batch_size=batch_size
+        train_step,
+        state,
+        totals,
+        data,
+        order,
+        step_rng,
+        0,
+        steps,
+        batch_size=batch_size,
+        layout=layout,
     )
     return state, jax.tree.map(lambda total: total / steps, totals)
 

@@ -8,6 +8,7 @@ from flax import struct
 from test_gan import assert_trees_equal
 
 from jaxgan import create_state, loop, train_step
+from jaxgan.devices import make_layout
 from jaxgan.errors import NonFiniteError
 
 RNG = jax.random.key(2)
@@ -81,6 +82,23 @@ def test_fit_is_train_epoch_for_each_epoch(small, images):
         for name, value in means._asdict().items():
             assert np.float32(row[name]) == value
     assert_trees_equal(run.state, state)
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_train_epoch_takes_a_population_too(small, images, vectorize):
+    layout = make_layout(1, population=True, vectorize=vectorize)
+    rngs = jax.random.split(RNG, 3)
+    states = jax.vmap(lambda rng: create_state(rng, small))(rngs)
+    run = loop.start_run(train_step, states, images, layout)
+    options = {"batch_size": 8, "layout": layout}
+    run = loop.fit(train_step, run, images, rngs, epochs=2, progress=False, **options)
+    for epoch in range(2):
+        states, means = loop.train_epoch(
+            train_step, states, jnp.asarray(images), rngs, epoch, **options
+        )
+        for name, value in means._asdict().items():
+            np.testing.assert_allclose(run.history[epoch][name], value, rtol=1e-6)
+    assert_trees_equal(run.state, states)
 
 
 def test_a_fit_that_is_stopped_anywhere_goes_on_to_the_same_bits(small, images):
