@@ -2,6 +2,7 @@ import functools
 import gzip
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -18,14 +19,17 @@ from jaxgan.gan import _draw_latents
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPT = BENCHMARKS / "steps_per_second.py"
 COMPARE = BENCHMARKS / "compare.py"
+SCALING = BENCHMARKS / "scaling.py"
+MEMORY = BENCHMARKS / "memory.py"
 
 # What is not jax, flax, optax, numpy or needed by them cannot be imported.
 ALONE = """
-import runpy, sys
+import os, runpy, sys
 for name in ("orbax", "tensorflow_datasets", "tensorflow", "matplotlib", "PIL", "sklearn", "tqdm",
              "tyro", "tensorboardX", "keras"):
     sys.modules[name] = None
 sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -78,19 +82,25 @@ def run_compare(*options) -> subprocess.CompletedProcess:
     )
 
 
-def test_compare_runs_the_peers_that_are_here_and_names_the_others(tmp_path):
+@pytest.fixture
+def few_images(tmp_path) -> str:
+    """A folder with a Fashion-MNIST of 260 images."""
     arrays = {"images-idx3": np.zeros((260, 28, 28)), "labels-idx1": np.zeros(260)}
     for name, array in arrays.items():
         header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
         with gzip.open(tmp_path / f"train-{name}-ubyte.gz", "wb") as file:
             file.write(header + array.astype(np.uint8).tobytes())
+    return str(tmp_path)
+
+
+def test_compare_runs_the_peers_that_are_here_and_names_the_others(tmp_path, few_images):
     names = ["jaxgan", "jax", "bound", "pytorch-cuda-graph"]
     absent = [
         name
         for name, package in {"keras": "tensorflow", "pytorch": "torch"}.items()
         if importlib.util.find_spec(package) is None
     ]
-    options = ["--rounds", "2", "--seconds", "0.01", "--data-dir", str(tmp_path)]
+    options = ["--rounds", "2", "--seconds", "0.01", "--data-dir", few_images]
     report = tmp_path / "report.json"
     done = run_compare(*options, "--only", *names, *absent, "--json", str(report))
     assert done.returncode == 0, done.stderr
@@ -184,3 +194,131 @@ def test_start_measures_imports_and_first_steps(tmp_path):
     dependencies, own, cold, warm = (row["median"] for row in report["seconds"].values())
     assert own < dependencies < warm < cold
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "images.npy"]
+
+
+def run_alone(script: Path, *options) -> subprocess.CompletedProcess:
+    """Where jax, flax, optax and numpy are alone; compiled fast, to programs that are slow."""
+    return subprocess.run(
+        [sys.executable, "-c", ALONE, str(script), *options],
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_scaling_measures_each_size_and_draws_it(tmp_path, few_images, benchmarks_on_path):
+    import scaling
+
+    options = ["--sweeps", "batch", "population", "--batch-sizes", "130", "65", "--populations"]
+    options += ["2", "--repeats", "2", "--seconds", "0.01", "--data-dir", few_images]
+    done = run_alone(SCALING, *options, "--json", str(tmp_path / "report.json"))
+    assert done.returncode == 0, done.stderr
+    assert "round 2 of 2" in done.stderr
+    assert "GAN-steps/s" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["images"] == "fashion_mnist"
+    rows = report["rows"]
+    assert [(row["sweep"], row["size"], row["way"]) for row in rows] == [
+        ("batch", 65, "single"),
+        ("batch", 130, "single"),
+        ("population", 2, "in turns"),
+        ("population", 2, "together"),
+    ]
+    for row in rows:
+        assert 0 < row["ms_min"] <= row["ms_per_step"] <= row["ms_max"]
+        members = row["size"] if row["sweep"] == "population" else 1
+        np.testing.assert_allclose(row["gan_steps_per_second"] * row["ms_per_step"], 1e3 * members)
+        assert row["memory_mb"] > row["states_mb"] > 5.8 * members
+    assert [row["flop_slope"] for row in rows] == [None, 1, None, None]
+    assert scaling.draw(rows, "a device").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--widths", "1", "0"], "above 0, got '0'"),
+        (["--batch-sizes", "261"], "from 1 to the 260 images"),
+        (["--seconds", "nan"], "--seconds must be above 0"),
+        (["--json", "no/such/folder/x.json"], "no folder no/such/folder"),
+        (["--plot", "x.png"], "--plot needs matplotlib"),
+    ],
+)
+def test_scaling_refuses_nonsense_before_it_starts(few_images, options, problem):
+    done = run_alone(SCALING, *options, "--data-dir", few_images)
+    assert done.returncode != 0
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_scaling_counts_as_xla_does(width, monkeypatch, benchmarks_on_path):
+    import matmul_bound
+    from memory import Setting, start
+    from scaling import count_flop, count_parameters
+
+    setting = Setting(512, width)
+    hidden = [width * n for n in (64, 128, 256)]
+    monkeypatch.setattr(matmul_bound, "GENERATOR", (100, *hidden, 784))
+    monkeypatch.setattr(matmul_bound, "DISCRIMINATOR", (784, *hidden[::-1], 1))
+    state, rng = jax.eval_shape(functools.partial(start, setting))
+    inputs = jax.eval_shape(lambda: matmul_bound.make_inputs(jax.random.key(0), 512))
+    images = jax.ShapeDtypeStruct((512, 28, 28, 1), np.uint8)
+    products, step = (
+        jax.jit(program).lower(*inputs).compile().cost_analysis()["flops"]
+        for program, inputs in (
+            (matmul_bound.products, inputs),
+            (jaxgan.train_step, (state, images, rng)),
+        )
+    )
+    np.testing.assert_allclose(products, count_flop(setting.config, 512), rtol=1e-4)
+    # Beside the products: what is done to each activation and parameter, and random numbers.
+    assert 1 < step / products < 1.15
+    params = jax.tree.leaves((state.generator.params, state.discriminator.params))
+    assert sum(x.size for x in params) == count_parameters(setting.config)
+
+
+def test_memory_accounts_for_all_that_a_program_holds(tmp_path, few_images):
+    options = ["--batch-sizes", "130", "--populations", "1", "--data-dir", few_images]
+    done = run_alone(MEMORY, *options, "--json", str(tmp_path / "report.json"))
+    assert done.returncode == 0, done.stderr
+    assert "260 images, uint8, 0.20 MB" in done.stdout
+    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert (row["batch_size"], row["members"], row["way"]) == (130, 1, "single")
+    assert row["data_mb"] == 260 * 784 / 1e6
+    # Two networks of 491,473 parameters, each with two moments; in their place come the new ones.
+    np.testing.assert_allclose(row["state_mb"], 12 * 491_473 / 1e6, rtol=1e-3)
+    np.testing.assert_allclose(row["reused_mb"], row["results_mb"], rtol=1e-3)
+    held = row["data_mb"] + row["state_mb"] + row["temporary_mb"]
+    np.testing.assert_allclose(row["total_mb"], held, rtol=1e-3)
+
+
+def test_the_data_set_stays_uint8(benchmarks_on_path):
+    """A million images need no memory beside their own but for their order and its sorting."""
+    from memory import Setting, compile_epoch, start
+
+    class Small(Setting):
+        config = jaxgan.GANConfig(
+            generator_widths=(8,), discriminator_widths=(8,), discriminator_dropout=(0.5,)
+        )
+
+    n, pixels = 8_000 * 128, 784
+    data = jax.ShapeDtypeStruct((n, 28, 28, 1), np.uint8)
+
+    def temporary(program) -> float:
+        """Bytes for each image."""
+        assert program.memory_analysis().argument_size_in_bytes / n == pytest.approx(pixels, abs=1)
+        return program.memory_analysis().temp_size_in_bytes / n
+
+    assert temporary(compile_epoch(Small(), n)) < 25
+    for together in (False, True):
+        assert temporary(compile_epoch(Small(members=2, together=together), n)) < 2 * 25
+
+    # That the compiler's account would show it.
+    @functools.partial(jax.jit, donate_argnums=0)
+    def epoch_of_floats(state, images, rng):
+        images = (images.astype(jnp.float32) - 127.5) / 127.5
+        return jaxgan.loop.train_epoch(jaxgan.train_step, state, images, rng, 0, batch_size=128)
+
+    state, rng = jax.eval_shape(functools.partial(start, Small()))
+    assert temporary(epoch_of_floats.lower(state, data, rng).compile()) > 4 * pixels
