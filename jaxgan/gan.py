@@ -162,6 +162,7 @@ def train_step(
         generator = state.generator.replace(params=generator_params)
         discriminator = state.discriminator.replace(params=discriminator_params)
         fake, generator = _forward(generator, latents, generator_rng)
+        fake, gate = _gated(fake)
         fake_logits, discriminator = _logits(discriminator, fake, fake_rng)
         real_logits, discriminator = _logits(discriminator, real, real_rng)
         gen_losses, disc_losses = losses.non_saturating(real_logits, fake_logits)
@@ -175,15 +176,21 @@ def train_step(
         # The mean over shards belongs inside the differentiated function: shard_map already sums
         # the gradients of replicated parameters, and a mean of those alone would be too large.
         metrics, collections = _pmean((metrics, collections), axis_name)
-        return (metrics.gen_loss, metrics.disc_loss), (metrics, collections)
+        losses_of_both = (metrics.gen_loss, metrics.disc_loss)
+        return (*losses_of_both, fake_logits, gate), (metrics, collections, real_logits)
 
     players = (state.generator, state.discriminator)
-    _, pull_back, aux = jax.vjp(play, *(player.params for player in players), has_aux=True)
-    metrics, collections = aux
-    # Two pull-backs through the one forward pass; compiled, what each drops is never computed.
-    generator_grads, _ = pull_back((1.0, 0.0))
-    _, discriminator_grads = pull_back((0.0, 1.0))
-    grads = _pmean((generator_grads, discriminator_grads), axis_name)
+    outputs, pull_back, aux = jax.vjp(play, *(player.params for player in players), has_aux=True)
+    _, _, fake_logits, gate = outputs
+    metrics, collections, real_logits = aux
+    if axis_name is None and isinstance(_module(state.discriminator), MLPDiscriminator):
+        grads = pull_back((0.0, 1.0, *_one_pass_for_both(real_logits, fake_logits)))
+    else:
+        # Two pull-backs through the one forward pass; compiled, what each drops is never computed.
+        unchanged = (jnp.zeros_like(fake_logits), jnp.ones_like(gate))
+        generator_grads, _ = pull_back((1.0, 0.0, *unchanged))
+        _, discriminator_grads = pull_back((0.0, 1.0, *unchanged))
+        grads = _pmean((generator_grads, discriminator_grads), axis_name)
     generator, discriminator = (
         player.apply_gradients(grads=grad, collections=collection)
         for player, grad, collection in zip(players, grads, collections, strict=True)
@@ -257,9 +264,53 @@ def _forward(player: Player, inputs, rng=None) -> tuple[jax.Array, Player]:
         inputs,
         rngs={"dropout": rng} if train else None,
         mutable=list(player.collections) if train else [],
-        **_mode(player.apply_fn.__self__, train=train),
+        **_mode(_module(player), train=train),
     )
     return outputs, player.replace(collections={**player.collections, **updates})
+
+
+@jax.custom_vjp
+def _gated(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The images, and a gate `[B]`: its cotangents are factors of the images' gradients."""
+    return images, jnp.zeros(images.shape[0])
+
+
+def _gated_backward(_, cotangents):
+    grads, factors = cotangents
+    return ((grads * factors.reshape(-1, 1, 1, 1)).astype(grads.dtype),)
+
+
+_gated.defvjp(lambda images: (_gated(images), None), _gated_backward)
+
+
+def _one_pass_for_both(real_logits, fake_logits) -> tuple[jax.Array, jax.Array]:
+    """Cotangents of `fake_logits` and of the gate, with which one pass back serves both players.
+
+    A discriminator that sees each image on its own sends the two losses back to a fake along the
+    same way: their gradients there differ by a factor, that of their gradients at its logit. So
+    the discriminator's goes all the way, and the gate makes it the generator's. It saves a second
+    pass through the discriminator, about 7% of a step on a CPU.
+    """
+
+    def grad(player: str) -> jax.Array:
+        def loss(fake_logits):
+            return getattr(losses.non_saturating(real_logits, fake_logits), player).mean()
+
+        return jax.grad(loss)(fake_logits)
+
+    generator, discriminator = grad("generator"), grad("discriminator")
+    # A sure discriminator has next to no gradient, and the way back would lose the generator's with
+    # it. A little more does not show beside the rounding of the other images' gradients.
+    enough = jnp.where(jnp.abs(discriminator) < _LEAST_GRADIENT, _LEAST_GRADIENT, discriminator)
+    return enough - discriminator, generator / enough
+
+
+_LEAST_GRADIENT = 1e-20
+"""Far below the resolution of float32 beside 1 / B, and far above its smallest number."""
+
+
+def _module(player: Player) -> nn.Module:
+    return player.apply_fn.__self__
 
 
 def _mode(module: nn.Module, *, train: bool) -> dict[str, bool]:

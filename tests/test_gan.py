@@ -257,3 +257,49 @@ def test_networks_that_do_not_fit_are_refused(small):
         create_state(RNG, dataclasses.replace(small, discriminator=Patches()))
     with pytest.raises(JaxganError, match="image_shape"):
         create_state(RNG, dataclasses.replace(small, generator=Flat()))
+
+
+@pytest.mark.parametrize("bias", [0.0, -30.0, -200.0, 200.0])
+def test_both_gradients_are_those_of_the_losses_however_sure_the_discriminator(small, bias):
+    config = GANConfig(**(vars(small) | {"discriminator_dropout": (0.0, 0.0)}))
+    state = create_state(RNG, config)
+    params = jax.tree.map(lambda x: x, state.discriminator.params)
+    params["Dense_2"]["bias"] = params["Dense_2"]["bias"] + bias
+    state = state.replace(discriminator=state.discriminator.replace(params=params))
+    images = np.random.default_rng(1).uniform(-1, 1, (8, *config.image_shape)).astype(np.float32)
+
+    # By definition: each player's own loss, differentiated on its own.
+    latents = jax.random.normal(
+        jax.random.split(jax.random.fold_in(RNG, 0), 4)[0], (8, config.latent_dim)
+    )
+
+    def logits(discriminator_params, images):
+        return state.discriminator.apply_fn({"params": discriminator_params}, images)
+
+    def gen_loss(generator_params):
+        fake = state.generator.apply_fn({"params": generator_params}, latents)
+        return -jax.nn.log_sigmoid(logits(params, fake)).mean()
+
+    def disc_loss(discriminator_params):
+        fake = state.generator.apply_fn({"params": state.generator.params}, latents)
+        return -(
+            jax.nn.log_sigmoid(logits(discriminator_params, images))
+            + jax.nn.log_sigmoid(-logits(discriminator_params, fake))
+        ).mean()
+
+    after, _ = train_step(state, images, RNG)
+    for player, loss in (("generator", gen_loss), ("discriminator", disc_loss)):
+        expected = jax.grad(loss)(getattr(state, player).params)
+        # Adam's first moment after a step from 0 is 0.1 of the gradient.
+        moments = getattr(after, player).opt_state.inner_state[0].mu
+        for found, wanted in zip(jax.tree.leaves(moments), jax.tree.leaves(expected), strict=True):
+            atol = 1e-5 * float(np.abs(wanted).max())
+            np.testing.assert_allclose(found, 0.1 * wanted, rtol=1e-4, atol=0.1 * atol)
+    if bias < 0:
+        assert (
+            max(
+                float(np.abs(x).max())
+                for x in jax.tree.leaves(jax.grad(gen_loss)(state.generator.params))
+            )
+            > 1e-6
+        )
