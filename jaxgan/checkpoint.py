@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxgan.devices import agree, is_first, is_lost_process, replicated, together
 from jaxgan.errors import JaxganError
@@ -27,8 +28,7 @@ from jaxgan.errors import JaxganError
 KEEP = 3
 """How many checkpoints are kept, the newest."""
 
-_MOST_STEPS = 8
-"""More than are kept, whatever else is lying there."""
+_NONE = -1
 _COMFORT = "Earlier checkpoints are intact. "
 _DIGESTS = "digests.json"
 _NOT_DATA = (_DIGESTS, "_CHECKPOINT_METADATA", "commit_success.txt")
@@ -89,6 +89,14 @@ class RunFolder:
             self.close()
             raise
 
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, _, error: BaseException | None, __) -> None:
+        if isinstance(error, Exception) and is_lost_process(error):
+            self._manager = None  # to wait for the last save would not end
+        self.close()
+
     def restore(self, like: Checkpoint) -> Checkpoint | None:
         """The newest checkpoint that is whole, or None if there is none at all; see `restore`."""
         found = restore(self.path, like)
@@ -127,7 +135,8 @@ class RunFolder:
         with disk_errors(self.path, _COMFORT):
             if self._manager is None:
                 self._manager = _manager(self.path, self._write_digests)
-            self._manager.wait_until_finished()
+            with together(f"save to {self.path}"):
+                self._manager.wait_until_finished()
             self._saving = step
             self._manager.save(
                 step,
@@ -147,10 +156,6 @@ class RunFolder:
         finally:
             if self._lock is not None:
                 os.close(self._lock)
-
-    def abandon(self) -> None:
-        """Gives up the last save: with a process lost, waiting for it would not end."""
-        self._manager = None
 
     def _write_digests(self) -> None:
         """Runs in Orbax's thread when all files of a step are written.
@@ -202,25 +207,45 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
     Raises:
       JaxganError: if there are checkpoints, and all are damaged.
     """
-    found = _agreed_steps(path)
-    for step in found:
+    damaged: set[int] = set()
+    while True:
+        with together(f"read the checkpoints in {path}"):
+            step = _newest_whole(path, damaged) if is_first() else _NONE
+        step = int(agree([step])[0])
+        if step == _NONE:
+            return None
         folder = path / "checkpoints" / str(step)
-        damage = _damage(folder) if is_first() else None
-        if not agree([damage is not None])[0]:
-            try:
-                return _read(folder, like), step
-            # Orbax and tensorstore raise whatever comes, even bare Exception.
-            except Exception as error:
-                if jax.process_count() > 1:
-                    raise  # the other processes may have read it
-                damage = (str(error).splitlines() or [type(error).__name__])[0]
-        warnings.warn(f"checkpoint {folder} is damaged and passed over: {damage}", stacklevel=3)
+        try:
+            return _read(folder, like), step
+        # Orbax and tensorstore raise whatever comes, even bare Exception.
+        except Exception as error:
+            if jax.process_count() > 1:
+                raise  # the other processes may have read it
+            _warn_damaged(folder, (str(error).splitlines() or [type(error).__name__])[0])
+            damaged.add(step)
+
+
+def _newest_whole(path: Path, damaged: set[int]) -> int:
+    """The newest step that is not damaged, or _NONE if there is none at all."""
+    found = steps(path)
+    for step in found:
+        if step not in damaged:
+            folder = path / "checkpoints" / str(step)
+            damage = _damage(folder)
+            if damage is None:
+                return step
+            _warn_damaged(folder, damage)
+            damaged.add(step)
     if found:
         raise JaxganError(
             f"all checkpoints in {path / 'checkpoints'} are damaged; nothing was changed. "
             "Restore them from a backup, or start anew in another --workdir"
         )
-    return None
+    return _NONE
+
+
+def _warn_damaged(folder: Path, damage: str) -> None:
+    warnings.warn(f"checkpoint {folder} is damaged and passed over: {damage}", stacklevel=4)
 
 
 def read_config(path: str | Path) -> dict:
@@ -277,7 +302,11 @@ def _manager(path: Path, when_final: Callable[[], None]):
 def _read(folder: Path, like: Checkpoint) -> Checkpoint:
     import orbax.checkpoint as ocp
 
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, replicated(like.arrays))
+    # What is numpy's stays so, in the host's memory.
+    target = jax.tree.map(
+        lambda x: x if isinstance(x, np.ndarray) else ocp.utils.to_shape_dtype_struct(x),
+        replicated(like.arrays),
+    )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         found = checkpointer.restore(
             folder,
@@ -298,13 +327,6 @@ def steps(path: Path) -> list[int]:
     except OSError as error:
         raise JaxganError(f"{path / 'checkpoints'} cannot be read ({error.strerror})") from error
     return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
-
-
-def _agreed_steps(path: Path) -> list[int]:
-    """The newest steps, as the first process sees them."""
-    found = steps(path)[:_MOST_STEPS] if is_first() else []
-    agreed = agree(found + [-1] * (_MOST_STEPS - len(found)))
-    return [int(step) for step in agreed if step >= 0]
 
 
 def _digests(folder: Path) -> dict[str, str]:

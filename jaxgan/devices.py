@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -109,7 +111,13 @@ class Layout(NamedTuple):
         short = -_length(tree) % self.mesh.size if self.mesh is not None else 0
         if not short:
             return tree
-        return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], short, 0)]), tree)
+        # Of the host's arrays nothing goes to a device here.
+        return jax.tree.map(
+            lambda x: (np if isinstance(x, np.ndarray) else jnp).concatenate(
+                [x, *[x[-1:]] * short]
+            ),
+            tree,
+        )
 
 
 ONE_DEVICE = Layout()
@@ -146,7 +154,7 @@ def make_layout(
     together = found[0].platform != "cpu" if vectorize is None else vectorize
     mesh = None
     if devices > 1:
-        mesh = jax.make_mesh((devices,), (_AXIS,), (AxisType.Auto,), devices=found[:devices])
+        mesh = Mesh(np.array(found[:devices]), (_AXIS,), axis_types=(AxisType.Auto,))
     return Layout(mesh, population, together)
 
 
@@ -176,24 +184,30 @@ def connect(
             f"--process-id must be from 0 to {num_processes - 1}, one for each of the "
             f"--num-processes, got {process_id}"
         )
-    if coordinator is None and not _announced():
+    on_tpu = coordinator is None and _has_tpu()
+    if coordinator is None and not on_tpu and not _in_slurm_step():
         return
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
+        # Now, while all are here: later one may be late with its data.
+        agree([0])
     except (RuntimeError, ValueError) as error:
+        if on_tpu and isinstance(error, ValueError):
+            return  # a TPU of one host, which announces nothing
         reason = str(error).splitlines()[0]
         raise JaxganError(f"the processes of this run did not find each other: {reason}") from error
 
 
-def _announced() -> bool:
-    """Whether the surroundings speak of several processes, as `jax.distributed` understands it."""
-    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_STEP_NODELIST" in os.environ:
-        return True
-    # On the hosts of a TPU pod. What the addresses are jax asks the cloud's own service.
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "") or os.environ.get(
-        "TPU_PROCESS_ADDRESSES", ""
-    )
-    return len(hosts.split(",")) > 1
+def _in_slurm_step() -> bool:
+    """Whether Slurm has started several processes as one step, of which this is one."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or "1"
+    return tasks != "1" and "SLURM_STEP_NODELIST" in os.environ
+
+
+def _has_tpu() -> bool:
+    """Whether this may be a host of a cloud TPU; of the others jax asks the cloud's own service."""
+    devices = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("*")]
+    return importlib.util.find_spec("libtpu") is not None and bool(devices)
 
 
 def fetch(tree: Any) -> Any:
@@ -225,21 +239,27 @@ def is_first() -> bool:
 def is_lost_process(error: Exception) -> bool:
     """Whether an error of jax comes from talking to another process."""
     signs = ("gloo", "nccl", "coordination", "unavailable", "deadline_exceeded", "barrier")
-    return jax.process_count() > 1 and any(sign in str(error).lower() for sign in signs)
+    if jax.process_count() == 1 or isinstance(error, JaxganError):
+        return False
+    return isinstance(error, RuntimeError | ValueError) and any(
+        s in str(error).lower() for s in signs
+    )
 
 
 @contextlib.contextmanager
 def together(what: str) -> Iterator[None]:
-    """Does a thing in all processes, or in none: an error of one is raised in each.
+    """Does a thing in all processes: an error of one is raised in each.
 
     Raises:
-      JaxganError: the process's own, or that another process could not do it.
+      JaxganError: that another process could not do it; this process's own error as it is.
     """
     error = None
     try:
         yield
-    except JaxganError as own:
+    except Exception as own:
         error = own
+    if error is not None and is_lost_process(error):
+        raise error
     failed = agree([error is not None])[0]
     if error is not None:
         raise error
@@ -248,11 +268,15 @@ def together(what: str) -> Iterator[None]:
 
 
 def replicated(tree: Any) -> Any:
-    """A tree of arrays that all processes have, as arrays over the devices of all of them."""
+    """A tree of arrays that all processes have, as arrays over the devices of all of them.
+
+    What is in the host's memory stays there.
+    """
     if jax.process_count() == 1:
         return tree
-    mesh = jax.make_mesh((jax.device_count(),), (_AXIS,), (AxisType.Auto,))
-    return Layout(mesh).place_run(tree)
+    mesh = Mesh(np.array(jax.devices()), (_AXIS,), axis_types=(AxisType.Auto,))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: x if isinstance(x, np.ndarray) else _put(x, whole), tree)
 
 
 def _put(x: Any, sharding: NamedSharding | None, *, copy: bool = True) -> jax.Array:
@@ -262,7 +286,8 @@ def _put(x: Any, sharding: NamedSharding | None, *, copy: bool = True) -> jax.Ar
         # What is placed may be donated, and device_put does not copy what is there already.
         return jnp.copy(x) if copy else x
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        return jax.jit(jnp.copy, out_shardings=sharding)(x)
+        placed = not copy and x.sharding == sharding
+        return x if placed else jax.jit(jnp.copy, out_shardings=sharding)(x)
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = _put(jax.random.key_data(x), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
@@ -270,8 +295,8 @@ def _put(x: Any, sharding: NamedSharding | None, *, copy: bool = True) -> jax.Ar
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
-def _gathered(x: jax.Array) -> jax.Array:
-    if x.is_fully_addressable or x.is_fully_replicated:
+def _gathered(x: Any) -> Any:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
         return x
     assert isinstance(x.sharding, NamedSharding)
     return jax.jit(jnp.copy, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)

@@ -183,7 +183,7 @@ def train_step(
     outputs, pull_back, aux = jax.vjp(play, *(player.params for player in players), has_aux=True)
     _, _, fake_logits, gate = outputs
     metrics, collections, real_logits = aux
-    if axis_name is None and isinstance(_module(state.discriminator), MLPDiscriminator):
+    if axis_name is None and type(_module(state.discriminator)) is MLPDiscriminator:
         grads = pull_back((0.0, 1.0, *_one_pass_for_both(real_logits, fake_logits)))
     else:
         # Two pull-backs through the one forward pass; compiled, what each drops is never computed.

@@ -158,7 +158,7 @@ def fit(
       rng: a key, the same for the whole run; of a population `[members]` keys.
       batch_size: images per step; the last step of an epoch takes what is left over.
       epochs: how many in all.
-      on_epoch: called with the run after each epoch.
+      on_epoch: called with the run after each epoch; its arrays are donated when training goes on.
       should_stop: asked about four times a second; if it says so, `fit` returns in mid-epoch. Of
         several processes it is enough that one is asked to stop.
       progress: whether to show it: a bar per epoch on a terminal, else a line per epoch.

@@ -14,11 +14,15 @@ _MIN_WIDTH = 448
 
 
 def to_uint8(images) -> np.ndarray:
-    """Images as bytes: float `[..., H, W, C]` in [-1, 1] -> uint8 in 0..255; uint8 as it is."""
+    """Images as bytes: float `[..., H, W, C]` in [-1, 1] -> uint8 in 0..255; uint8 as it is.
+
+    NaN, of a member of a population that has failed, is black.
+    """
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
-    return np.clip(np.round(images * 127.5 + 127.5), 0, 255).astype(np.uint8)
+    levels = np.nan_to_num(np.round(images * 127.5 + 127.5), nan=0)
+    return np.clip(levels, 0, 255).astype(np.uint8)
 
 
 def image_grid(images, columns: int | None = None) -> np.ndarray:

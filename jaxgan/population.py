@@ -25,6 +25,8 @@ from jaxgan.gan import OPTIMIZER_NUMBERS, GANState, create_state, train_step, wi
 EQUILIBRIUM = math.log(4)
 """The discriminator's loss, in nats, where it cannot tell (arXiv 1406.2661, theorem 1)."""
 
+_CREATED_AT_ONCE = 64
+
 Member = dict[str, Any]
 """What sets a member apart: its "seed", and what it has of its own."""
 
@@ -96,7 +98,7 @@ def crossed(seed: int, count: int, sweep: Mapping[str, Sequence[float]]) -> list
 
 
 def create_states(config: GANConfig, members: Sequence[Member]) -> GANState:
-    """The untrained states of a population, leaves `[members, ...]`.
+    """The untrained states of a population, leaves `[members, ...]`, in the host's memory.
 
     Raises:
       JaxganError: if there is no member, or one has of its own what is no number of an optimizer,
@@ -115,9 +117,14 @@ def create_states(config: GANConfig, members: Sequence[Member]) -> GANState:
             )
     for member in members:
         dataclasses.replace(config, **{name: member[name] for name in names})
-    states = jax.vmap(lambda rng: create_state(rng, config))(make_rngs(members).init)
-    own = {name: jnp.array([member[name] for member in members]) for name in names}
-    return with_numbers(states, **own)
+    parts = []
+    # The devices together may hold more members than one of them.
+    for at in range(0, len(members), _CREATED_AT_ONCE):
+        some = members[at : at + _CREATED_AT_ONCE]
+        states = jax.vmap(lambda rng: create_state(rng, config))(make_rngs(some).init)
+        own = {name: jnp.array([member[name] for member in some]) for name in names}
+        parts.append(jax.device_get(with_numbers(states, **own)))
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
 
 def make_rngs(members: Sequence[Member]) -> loop.RunKeys:
@@ -256,7 +263,7 @@ def _step_bytes(train_step, one, data, batch_size: int) -> int:
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
     compiled = jax.jit(train_step).lower(one, batch, jax.random.key(0)).compile()
     analysis: Any = compiled.memory_analysis()
-    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes if analysis else 0
 
 
 def _memory(device: Any) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import signal
 import sys
 import threading
@@ -29,7 +30,8 @@ _FREE = frozenset(
         "devices",
     )
 ) | {"jaxgan"}
-"""Settings that may change when a run goes on: what is trained does not depend on them."""
+"""Settings that may change when a run goes on: what is trained does not depend on them, but for the
+rounding of sums over other devices."""
 
 
 _SAMPLES = 16
@@ -41,8 +43,8 @@ class Outcome(NamedTuple):
     """How `train` ended."""
 
     workdir: Path
-    history: list[dict[str, float]]
-    """One row per finished epoch, as in metrics.csv."""
+    history: list[dict[str, Any]]
+    """One row per finished epoch, as in `loop.Run`."""
     trained: int
     """Epochs finished by this call; 0 if the run was already done."""
     stopped_by: signal.Signals | None
@@ -70,37 +72,58 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
       JaxganError: if the data cannot be had, the folder cannot be used, or training diverges
         (NonFiniteError), or another process of the run is lost (LostProcessError).
     """
+    try:
+        return _train_in_folder(config, settings, workdir)
+    except (RuntimeError, ValueError) as error:
+        if not devices.is_lost_process(error):
+            raise
+        raise LostProcessError(
+            "another process of this run has ended or cannot be reached "
+            f"({str(error).splitlines()[0]}); run the same commands again, and all go on from the "
+            "last checkpoint"
+        ) from error
+
+
+def _train_in_folder(config, settings: TrainConfig, workdir: str | Path | None) -> Outcome:
     with devices.together("load the data"):
         dataset = _load(settings)
     config = _fitted(config, dataset)
+    described = _described(config, settings, dataset)
+    _check_alike(described)
+    # Before there is a folder: what cannot be trained leaves none.
+    layout = devices.make_layout(settings.devices, population=_members(settings) is not None)
+    start = _start(config, settings)
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
     name += "_population" if _members(settings) else ""
     workdir = Path(workdir or Path("runs") / name).expanduser().absolute()
-    wanted = settings.tensorboard and devices.is_first()
-    with contextlib.closing(Events(workdir / "tensorboard", wanted)) as events:
-        described = _described(config, settings, dataset)
-        defaults = {"gan": _fields(GANConfig()), "train": _fields(TrainConfig())}
+    with devices.together("begin"):
+        events = Events(workdir / "tensorboard", settings.tensorboard and devices.is_first())
+    defaults = {"gan": _fields(GANConfig()), "train": _fields(TrainConfig())}
+    with contextlib.closing(events):
         folder = checkpoint.RunFolder(workdir, described, _FREE, defaults)
         try:
             # In this order: a signal does not interrupt the last save either.
-            with _stop_signals() as received, contextlib.closing(folder):
-                try:
-                    return _train(config, settings, dataset, folder, events, received)
-                except (RuntimeError, ValueError) as error:
-                    if not devices.is_lost_process(error):
-                        raise
-                    folder.abandon()
-                    raise LostProcessError(
-                        "another process of this run has ended or cannot be reached "
-                        f"({str(error).splitlines()[0]}); run the same commands again, and all go "
-                        f"on from the last checkpoint in {folder.path}"
-                    ) from error
+            with _stop_signals() as received, folder:
+                return _train(settings, start, layout, dataset, folder, events, received)
         except NonFiniteError as error:
             kept = checkpoint.steps(folder.path)
             where = (
                 f"the last good checkpoint is of step {kept[0]}" if kept else "no checkpoint yet"
             )
             raise NonFiniteError(f"{error}; {where}, in {folder.path}") from error
+
+
+def _check_alike(described: dict[str, Any]) -> None:
+    """That all processes train the same, on the same data."""
+    here = {"data_dir": None}  # where the data lie may differ
+    text = json.dumps(described | {"train": described["train"] | here}, sort_keys=True)
+    digest = int(hashlib.sha256(text.encode()).hexdigest()[:7], 16)
+    most, least = devices.agree([digest, -digest])
+    if most != -least:
+        raise JaxganError(
+            "the processes of this run differ in their options or their data; start each with the "
+            "same command but for its --process-id, and the same --dataset at hand"
+        )
 
 
 def load_state(workdir: str | Path, member: int | None = None) -> tuple[GANState, int]:
@@ -199,11 +222,10 @@ def _members(settings: TrainConfig) -> list[population.Member] | None:
     return population.crossed(settings.seed, settings.population or 1, settings.sweep_values)
 
 
-def _train(config, settings, dataset, folder, events, received) -> Outcome:
+def _train(settings, start, layout, dataset, folder, events, received) -> Outcome:
     """`train`, in a folder that is ours."""
     members = _members(settings)
-    layout = devices.make_layout(settings.devices, population=members is not None)
-    state, rngs = _start(config, settings)
+    state, rngs = start
     run = loop.start_run(train_step, state, dataset.images, settings.batch_size, layout)
     found = folder.restore(_checkpoint(run))
     if found is not None:
@@ -234,7 +256,9 @@ def _train(config, settings, dataset, folder, events, received) -> Outcome:
             save(run)
 
     journal = Journal(folder.path, events, members)
-    journal.begin(run.history, loop.step(run.state), dataset.images)
+    at = loop.step(run.state)
+    with devices.together(f"write to {folder.path}"):
+        journal.begin(run.history, at, dataset.images)
     fit = loop.fit if members is None else population.fit
     run = fit(
         train_step,
@@ -249,9 +273,11 @@ def _train(config, settings, dataset, folder, events, received) -> Outcome:
         layout=layout,
     )
     save(run)
-    journal.end(run.history)
-    if members and run.history:
-        _write_report(journal, members, run, rngs.pictures)
+    state = devices.local(run.state)
+    with devices.together(f"write to {folder.path}"):
+        journal.end(run.history)
+        if members and run.history:
+            _write_report(journal, members, run.history, state, rngs.pictures)
     stop = devices.agree([received[0] if received else 0])[0]
     stopped_by = signal.Signals(stop) if stop and len(run.history) < settings.epochs else None
     trained = len(run.history) - before
@@ -267,9 +293,8 @@ def _pictures(state: GANState, rng, members) -> tuple[jax.Array, int | None]:
     return images[:, : _SAMPLES // 2].reshape(-1, *images.shape[2:]), _SAMPLES // 2
 
 
-def _write_report(journal: Journal, members, run: loop.Run, rng) -> None:
-    report = population.report(members, run.history[-1])
-    state = devices.local(run.state)
+def _write_report(journal: Journal, members, history, state: GANState, rng) -> None:
+    report = population.report(members, history[-1])
     for name, i in (("best", report.best), ("worst", report.worst)):
         if i is not None:
             journal.write_member(name, sample(population.member(state, i), rng[i], _SAMPLES))

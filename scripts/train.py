@@ -76,7 +76,8 @@ def main() -> int | None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
     config = GANConfig(**vars(options.gan))
     if options.summary:
-        print(training.summary(config, options.train))
+        with devices.together("load the data"):
+            print(training.summary(config, options.train))
     if options.summary and options.train.epochs == 0:
         return 0
     outcome = training.train(config, options.train, options.workdir)
@@ -103,7 +104,8 @@ def print_report(members: list[population.Member], history: list[dict]) -> None:
         own = [f"{k} {v:g}" for k, v in group.items() if k in members[0]]
         names = [name.removesuffix("_mean") for name in group if name.endswith("_mean")]
         values = [
-            f"{name} {group[f'{name}_mean']:.3f} +- {group[f'{name}_sd'] or 0:.3f}"
+            f"{name} {group[f'{name}_mean']:.3f}"
+            + (f" +- {sd:.3f}" if (sd := group[f"{name}_sd"]) is not None else "")
             for name in names
         ]
         failed = f"{group['failed']} of {group['members']} failed"

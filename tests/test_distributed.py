@@ -154,3 +154,15 @@ def test_what_one_process_cannot_do_is_told_by_both(tmp_path, dataset):
     assert "is not a run folder" in first[1]
     assert "error: another process of this run could not open" in second[1]
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["notes.txt"]
+
+
+def test_processes_that_would_train_different_runs_are_refused(tmp_path, dataset):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id"]
+    options = [*dataset, "--workdir", tmp_path / "run", "--epochs", 1]
+    processes = [start(*options, "--latent-dim", 8 + i, *together, i) for i in range(2)]
+    for _, errors in finish(*processes, status=2):
+        assert "differ in their options or their data" in errors
+    assert not (tmp_path / "run").exists()

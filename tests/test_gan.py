@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgan import GANConfig, JaxganError, create_state, generate, sample, train_step
+from jaxgan.networks import MLPDiscriminator
 
 RNG = jax.random.key(5)
 
@@ -303,3 +304,30 @@ def test_both_gradients_are_those_of_the_losses_however_sure_the_discriminator(s
             )
             > 1e-6
         )
+
+
+class AgainstTheirMean(MLPDiscriminator):
+    """Not on its own: each image's logit depends on the others."""
+
+    def __call__(self, images, train=False):
+        logits = super().__call__(images, train)
+        return logits - logits.mean() + (logits**2).mean()
+
+
+def test_a_discriminator_that_compares_images_has_its_own_pass_for_each_player(small):
+    network = AgainstTheirMean(widths=(16, 8), dropout=(0.0, 0.0))
+    state = create_state(RNG, GANConfig(**(vars(small) | {"discriminator": network})))
+    images = np.random.default_rng(1).uniform(-1, 1, (8, 6, 5, 1)).astype(np.float32)
+    latents = jax.random.normal(jax.random.split(jax.random.fold_in(RNG, 0), 4)[0], (8, 7))
+
+    def gen_loss(generator_params):
+        fake = state.generator.apply_fn({"params": generator_params}, latents)
+        logits = state.discriminator.apply_fn({"params": state.discriminator.params}, fake)
+        return -jax.nn.log_sigmoid(logits).mean()
+
+    after, _ = train_step(state, images, RNG)
+    expected = jax.grad(gen_loss)(state.generator.params)
+    moments = after.generator.opt_state.inner_state[0].mu
+    for found, wanted in zip(jax.tree.leaves(moments), jax.tree.leaves(expected), strict=True):
+        atol = 1e-6 * float(np.abs(wanted).max())
+        np.testing.assert_allclose(found, 0.1 * wanted, rtol=1e-4, atol=atol)

@@ -134,3 +134,37 @@ def test_a_sweep_alone_is_one_seed_for_each_value():
         {"seed": 4, "generator_lr": 1e-4, "adam_eps": 1e-7},
         {"seed": 4, "generator_lr": 1e-3, "adam_eps": 1e-7},
     ]
+
+
+def test_in_parts_it_is_saved_resumed_and_reported_alike(
+    run_folder, settings, tmp_path, monkeypatch
+):
+    config, folder, _ = run_folder
+    monkeypatch.setattr(population, "members_at_once", lambda *_: 2)
+    training.train(config, dataclasses.replace(settings, epochs=1), tmp_path / "parts")
+    training.train(config, settings, tmp_path / "parts")
+    assert_trees_equal(restored(tmp_path / "parts").arrays, restored(folder).arrays)
+    for name in ("report.json", "best.png"):
+        assert (tmp_path / "parts" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_members_that_fail_are_counted_and_the_others_go_on(run_folder, settings, tmp_path):
+    config, _, _ = run_folder
+    settings = dataclasses.replace(settings, sweep=("generator_lr=1e38,1e-4",), tensorboard=True)
+    training.train(config, dataclasses.replace(settings, epochs=1), tmp_path / "run")
+    outcome = training.train(config, settings, tmp_path / "run")
+    assert len(outcome.history) == 2
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["failed"] == [0, 1]
+    assert [(line["members"], line["failed"]) for line in report["summary"]] == [(2, 2), (2, 0)]
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    assert [np.isnan(float(row["gen_loss"])) for row in rows] == 2 * [True, True, False, False]
+    Image.open(tmp_path / "run" / "curves.png").verify()
+
+
+def test_a_sweep_that_cannot_be_leaves_no_folder(run_folder, settings, tmp_path):
+    config, _, _ = run_folder
+    for sweep in ("generatr_lr=1", "generator_lr=-1"):
+        with pytest.raises(JaxganError, match="generat"):
+            training.train(config, dataclasses.replace(settings, sweep=(sweep,)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
