@@ -24,7 +24,7 @@ import numpy as np
 from steps_per_second import find_images, machine
 
 import jaxgan
-from jaxgan import loop, population
+from jaxgan import loop
 from jaxgan.devices import make_layout
 
 COLUMNS = {
@@ -131,9 +131,9 @@ def start(setting: Setting) -> tuple[jaxgan.GANState, jax.Array]:
     if setting.members is None:
         rngs = loop.make_rngs(0)
         return jaxgan.create_state(rngs.init, setting.config), rngs.training
-    members: list[population.Member] = [{"seed": i} for i in range(setting.members)]
-    states = population.create_states(setting.config, members)
-    return states, population.make_rngs(members).training
+    rngs = loop.make_rngs(range(setting.members))
+    states = jax.vmap(lambda rng: jaxgan.create_state(rng, setting.config))(rngs.init)
+    return states, rngs.training
 
 
 def compile_epoch(setting: Setting, n: int) -> jax.stages.Compiled:

@@ -78,34 +78,41 @@ class Layout(NamedTuple):
             return batch
         return jax.lax.with_sharding_constraint(batch, self.split)
 
-    def for_each_member(self, steps: Callable, own: Sequence, shared: Sequence) -> Any:
-        """Inside a compiled program: `steps(*own, *shared)`, for each member if there are any.
+    def for_each_member(
+        self, steps: Callable, carried: Any, own: Sequence, shared: Sequence
+    ) -> Any:
+        """Inside a compiled program: `steps(carried, *own, *shared)`, for each member if there are.
 
-        `own` has what each member has of its own, `[members, ...]`.
+        `carried`, which `steps` gives back renewed, and `own` are `[members, ...]`.
         """
         if not self.population:
-            return steps(*own, *shared)
+            return steps(carried, *own, *shared)
 
-        def together(*args):
-            return jax.vmap(steps, in_axes=[0] * len(own) + [None] * len(shared))(*args)
+        def together(carried, own, shared):
+            axes = [0] * (1 + len(own)) + [None] * len(shared)
+            return jax.vmap(steps, in_axes=axes)(carried, *own, *shared)
 
-        def in_turns(*args):
-            at = len(own)
-            return jax.lax.map(lambda one: steps(*one, *args[at:]), args[:at])
+        def in_turns(carried, own, shared):
+            def body(i, carried):
+                one, its_own = jax.tree.map(lambda x: x[i], (carried, own))
+                renewed = steps(one, *its_own, *shared)
+                return jax.tree.map(lambda xs, x: xs.at[i].set(x), carried, renewed)
+
+            # Not lax.map, which would hold all states twice.
+            return jax.lax.fori_loop(0, _length(carried), body, carried)
 
         lifted = together if self.vectorize else in_turns
-        if self.mesh is None:
-            return lifted(*own, *shared)
-        # Each device sees to its own members and knows of no others.
-        split, whole = PartitionSpec(_AXIS), PartitionSpec()
-        lifted = jax.shard_map(
-            lifted,
-            mesh=self.mesh,
-            in_specs=(split,) * len(own) + (whole,) * len(shared),
-            out_specs=split,
-            check_vma=False,
-        )
-        return lifted(*own, *shared)
+        if self.mesh is not None:
+            # Each device sees to its own members and knows of no others.
+            split, whole = PartitionSpec(_AXIS), PartitionSpec()
+            lifted = jax.shard_map(
+                lifted,
+                mesh=self.mesh,
+                in_specs=(split, split, whole),
+                out_specs=split,
+                check_vma=False,
+            )
+        return lifted(carried, tuple(own), tuple(shared))
 
     def _filled(self, tree: Any) -> Any:
         short = -_length(tree) % self.mesh.size if self.mesh is not None else 0

@@ -272,7 +272,7 @@ def _compiled_steps(
     epoch is cut has no influence on its result, not even on the last bit.
     """
 
-    def steps(state, totals, order, rng, data, start, stop):
+    def steps(carry, order, rng, data, start, stop):
         def take(indices, carry):
             state, totals = carry
             batch = layout.split_batch(jax.tree.map(lambda x: x[indices], data))
@@ -283,13 +283,12 @@ def _compiled_steps(
             at = i * batch_size
             return take(jax.lax.dynamic_slice_in_dim(order, at, batch_size), carry)
 
-        carry = (state, totals)
         if last:
             rest = order[order.shape[0] // batch_size * batch_size :]
             return jax.lax.cond(start < stop, lambda c: take(rest, c), lambda c: c, carry)
         return jax.lax.fori_loop(start, stop, body, carry)
 
-    return layout.for_each_member(steps, (state, totals, order, rng), (data, start, stop))
+    return layout.for_each_member(steps, (state, totals), (order, rng), (data, start, stop))
 
 
 @functools.partial(jax.jit, static_argnames="n")
