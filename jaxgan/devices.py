@@ -219,9 +219,15 @@ def _has_tpu() -> bool:
 
 def fetch(tree: Any) -> Any:
     """A tree of arrays as numpy arrays, also of parts that lie on other hosts."""
-    if jax.process_count() > 1:
-        tree = jax.tree.map(_gathered, tree)
-    return jax.device_get(tree)
+    leaves, structure = jax.tree.flatten(tree)
+    far = [i for i, x in enumerate(leaves) if not _is_here(x)]
+    if far:
+        # In one program, as each is compiled and connected for itself.
+        sharding = NamedSharding(leaves[far[0]].sharding.mesh, PartitionSpec())
+        gathered = _gather([leaves[i] for i in far], sharding)
+        for i, x in zip(far, gathered, strict=True):
+            leaves[i] = x
+    return jax.device_get(jax.tree.unflatten(structure, leaves))
 
 
 def local(tree: Any) -> Any:
@@ -302,11 +308,12 @@ def _put(x: Any, sharding: NamedSharding | None, *, copy: bool = True) -> jax.Ar
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
-def _gathered(x: Any) -> Any:
-    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
-        return x
-    assert isinstance(x.sharding, NamedSharding)
-    return jax.jit(jnp.copy, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
+def _is_here(x: Any) -> bool:
+    return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+
+
+def _gather(xs: list[jax.Array], sharding: NamedSharding) -> list[jax.Array]:
+    return jax.jit(_copied, out_shardings=sharding)(xs)
 
 
 def _length(tree) -> int:

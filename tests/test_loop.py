@@ -89,7 +89,7 @@ def test_train_epoch_takes_a_population_too(small, images, vectorize):
     layout = make_layout(1, population=True, vectorize=vectorize)
     rngs = jax.random.split(RNG, 3)
     states = jax.vmap(lambda rng: create_state(rng, small))(rngs)
-    run = loop.start_run(train_step, states, images, layout)
+    run = loop.start_run(train_step, states, images, layout=layout)
     options = {"batch_size": 8, "layout": layout}
     run = loop.fit(train_step, run, images, rngs, epochs=2, progress=False, **options)
     for epoch in range(2):
