@@ -39,12 +39,12 @@ def start(*arguments, **environment) -> subprocess.Popen:
     )
 
 
-def start_two(*arguments) -> list[subprocess.Popen]:
+def start_two(*arguments, **environment) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", 2]
-    return [start(*arguments, *together, "--process-id", i) for i in range(2)]
+    return [start(*arguments, *together, "--process-id", i, **environment) for i in range(2)]
 
 
 def start_under_slurm(*arguments) -> list[subprocess.Popen]:
@@ -121,18 +121,21 @@ def wait_for_epochs(folder: Path, epochs: int, processes) -> None:
 def test_one_that_is_killed_brings_the_run_down_and_it_resumes(tmp_path, dataset):
     folder = tmp_path / "run"
     finish(start(*dataset, "--workdir", folder, "--epochs", 1))
-    # No save is under way when the one is killed: in a save the other would wait for as long as jax
-    # waits for a sign of life.
+    # Neither amid a save, nor with a second device that waits in vain: there the other hears of it
+    # only from jax, which then ends it.
     options = [*dataset, "--checkpoint-every", 10**6, "--workdir", folder]
-    processes = start_two(*options, "--epochs", 10**6)
+    processes = start_two(*options, "--epochs", 10**6, JAX_NUM_CPU_DEVICES="1")
     wait_for_epochs(folder, 3, processes)
     processes[1].kill()
     _, errors = processes[0].communicate(timeout=150)
     processes[1].communicate()
-    assert processes[0].returncode == 4, errors
-    assert "error: another process of this run has ended" in errors
-    assert "run the same commands again" in errors
-    assert "Traceback" not in errors
+    if processes[0].returncode == -signal.SIGABRT:
+        assert "another task died" in errors
+    else:
+        assert processes[0].returncode == 4, errors
+        assert "error: another process of this run has ended" in errors
+        assert "run the same commands again" in errors
+        assert "Traceback" not in errors
     output, _ = finish(start(*options, "--epochs", 2))[0]
     assert f"resuming {folder} after 1 epochs" in output
 
