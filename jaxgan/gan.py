@@ -289,7 +289,7 @@ def _one_pass_for_both(real_logits, fake_logits) -> tuple[jax.Array, jax.Array]:
     A discriminator that sees each image on its own sends the two losses back to a fake along the
     same way: their gradients there differ by a factor, that of their gradients at its logit. So
     the discriminator's goes all the way, and the gate makes it the generator's. It saves a second
-    pass through the discriminator, 1 to 7% of a step on two CPU cores.
+    pass through the discriminator.
     """
 
     def grad(player: str) -> jax.Array:
