@@ -3,7 +3,8 @@
 from jaxgan import data, loop
 from jaxgan.config import PRESETS, GANConfig, TrainConfig
 from jaxgan.errors import JaxganError
-from jaxgan.gan import GANState, Metrics, create_state, generate, sample, train_step
+from jaxgan.gan import GANState, create_state, generate, sample, train_step
+from jaxgan.measures import Metrics
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,10 @@ import dataclasses
 import numbers
 from typing import Any, Literal
 
+from jaxgan import schedules
 from jaxgan.errors import JaxganError
+from jaxgan.losses import LOSSES
+from jaxgan.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +17,9 @@ class GANConfig:
     Frozen, hashable and compared by value: it is a static part of every state, and equal
     configs share one compiled program. The defaults are the reference GAN. Variants come from
     `dataclasses.replace`.
+
+    A field that is a Schedule may change over the steps: a number, or KIND:START:END:STEPS, such as
+    cosine:0.1:0:10000 (`jaxgan.schedules`).
 
     Raises:
       JaxganError: at construction, if a field is out of its range.
@@ -29,10 +35,14 @@ class GANConfig:
     """Hidden layers of the discriminator."""
     discriminator_dropout: tuple[float, ...] = (0.5, 0.3, 0.2)
     """Dropout rate after each hidden layer of the discriminator, in [0, 1)."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Of both players. sgd is plain gradient descent."""
     generator_lr: float = 1e-3
-    """Learning rate of the generator's Adam."""
+    """Learning rate of the generator."""
     discriminator_lr: float = 1e-3
-    """Learning rate of the discriminator's Adam."""
+    """Learning rate of the discriminator."""
+    lr_scale: Schedule = 1.0
+    """A factor for both learning rates."""
     generator_b1: float = 0.9
     """Decay of the first moment in the generator's Adam."""
     discriminator_b1: float = 0.9
@@ -43,6 +53,49 @@ class GANConfig:
     """Decay of the second moment in the discriminator's Adam."""
     adam_eps: float = 1e-7
     """Added to the root of the second moment in both Adams (after bias correction)."""
+    loss: Literal[
+        "non_saturating", "minimax", "wasserstein", "hinge", "least_squares", "relativistic"
+    ] = "non_saturating"
+    """What the two players play for (`jaxgan.losses`)."""
+    label_smoothing: float = 0.0
+    """The discriminator's target on real images is 1 minus this, in [0, 1)."""
+    updates: Literal["simultaneous", "alternating"] = "simultaneous"
+    """Whether the generator learns from the discriminator as it was before the step, or from the
+    one that the step has just updated."""
+    disc_steps: int = 1
+    """The discriminator learns in each step, from a fresh batch, the generator in every k-th."""
+    unroll_steps: int = 0
+    """The generator plays against the discriminator as it will be after k more updates on the same
+    batch, and its gradient goes through those (arXiv 1611.02163)."""
+    pac: int = 1
+    """How many images the discriminator judges together, as channels of one (arXiv 1712.04086). Of
+    a batch that this does not divide, the last images are left out."""
+    instance_noise: Schedule = 0.0
+    """Standard deviation of noise on all that the discriminator sees (arXiv 1610.04490)."""
+    r1: Schedule = 0.0
+    """Weight of half the squared gradient norm on real images (arXiv 1801.04406)."""
+    r2: Schedule = 0.0
+    """The same on generated images."""
+    gradient_penalty: Schedule = 0.0
+    """Weight of (gradient norm - target)^2 between real and generated images (WGAN-GP, arXiv
+    1704.00028)."""
+    gradient_penalty_target: float = 1.0
+    """The norm that `gradient_penalty` asks for."""
+    dragan: Schedule = 0.0
+    """Weight of (gradient norm - 1)^2 around real images (arXiv 1705.07215)."""
+    roth: Schedule = 0.0
+    """Weight of the penalty that stands for noise on the images (arXiv 1705.09367)."""
+    weight_penalty: Schedule = 0.0
+    """Weight of the sum of squares of the discriminator's kernels."""
+    weight_clip: float = 0.0
+    """The discriminator's parameters are kept within plus and minus this; 0: not at all (arXiv
+    1701.07875)."""
+    spectral_norm: bool = False
+    """Divide the kernels of the discriminator MLP by their largest singular value (arXiv
+    1802.05957)."""
+    ema_decay: float = 0.0
+    """Samples come from an average of the generator's parameters that decays by this each step, in
+    [0, 1); 0: from the parameters themselves (arXiv 1806.04498)."""
     precision: Literal["f32", "bf16"] = "f32"
     """What the two MLPs compute in. bf16: layers in bfloat16; parameters, moments, losses and
     images stay float32. Faster on accelerators, not on CPUs. Modules of your own have their own
@@ -79,18 +132,74 @@ class GANConfig:
             for name in (f"{player}_b1", f"{player}_b2"):
                 _check(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         _check(self.adam_eps > 0, self, "adam_eps", "above 0")
-        _check(self.precision in ("f32", "bf16"), self, "precision", "f32 or bf16")
-        if self.precision == "bf16" and self.generator and self.discriminator:
-            raise JaxganError(
-                "GANConfig.precision 'bf16' is for the two MLPs, and both networks are modules of "
-                "your own: give them a dtype instead"
-            )
+        self._check_remedies()
+        self._check_combinations()
         try:
             hash(self)
         except TypeError as error:
             raise JaxganError(
                 f"GANConfig must be hashable, and so the fields of its modules: {error}"
             ) from error
+
+    def _check_remedies(self):
+        choices = {
+            "optimizer": ("adam", "sgd"),
+            "loss": tuple(LOSSES),
+            "updates": ("simultaneous", "alternating"),
+            "precision": ("f32", "bf16"),
+        }
+        for name, known in choices.items():
+            _check(getattr(self, name) in known, self, name, "one of " + ", ".join(known))
+        _check(_is_size(self.disc_steps), self, "disc_steps", "a whole number above 0")
+        _check(_is_size(self.pac), self, "pac", "a whole number above 0")
+        steps = self.unroll_steps
+        _check(steps == 0 or _is_size(steps), self, "unroll_steps", "a whole number, 0 or more")
+        for name in ("label_smoothing", "ema_decay"):
+            _check(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        for name in ("weight_clip", "gradient_penalty_target"):
+            _check(getattr(self, name) >= 0, self, name, "0 or more")
+        for name in ("instance_noise", *PENALTIES, "lr_scale"):
+            try:
+                least = min(schedules.ends(getattr(self, name)))
+            except JaxganError as error:
+                raise JaxganError(f"GANConfig.{name}: {error}") from None
+            _check(least >= 0, self, name, "0 or more")
+
+    def _check_combinations(self):
+        """Refuses what makes no sense together."""
+        on = {name for name in PENALTIES if not schedules.is_zero(getattr(self, name))}
+        bounds = {"weight_clip"} if self.weight_clip else set()
+        bounds |= {"spectral_norm"} if self.spectral_norm else set()
+        bounds |= on - {"roth", "weight_penalty"}
+        own = self.discriminator is not None
+        reasons = {
+            "precision 'bf16' is for the two MLPs, and both networks are modules of your own: give "
+            "them a dtype instead": self.precision == "bf16" and self.generator and own,
+            "spectral_norm is for the discriminator MLP, and yours is a module of your own: wrap "
+            "its layers in flax.linen.SpectralNorm instead": self.spectral_norm and own,
+            "weight_clip and spectral_norm: the scale that is clipped is divided out again": (
+                self.weight_clip and self.spectral_norm
+            ),
+            "loss 'wasserstein' is unbounded unless the critic is held Lipschitz: add "
+            "gradient_penalty (10 is usual), weight_clip (0.01), r1 or spectral_norm": (
+                self.loss == "wasserstein" and not bounds and not own
+            ),
+            f"label_smoothing needs a loss with labels, and {self.loss!r} has none: take "
+            "non_saturating, minimax or least_squares": (
+                self.label_smoothing and self.loss in ("wasserstein", "hinge", "relativistic")
+            ),
+            f"roth stands for noise under a cross-entropy, and {self.loss!r} is none: take "
+            "non_saturating or minimax, or r1 and r2": (
+                "roth" in on and self.loss not in ("non_saturating", "minimax")
+            ),
+        }
+        for reason, found in reasons.items():
+            if found:
+                raise JaxganError(f"GANConfig.{reason}")
+
+
+PENALTIES = ("r1", "r2", "gradient_penalty", "dragan", "roth", "weight_penalty")
+"""The fields of GANConfig that are weights of penalties."""
 
 
 @dataclasses.dataclass(frozen=True)

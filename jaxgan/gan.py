@@ -21,9 +21,10 @@ import optax
 from flax import struct
 from flax.training import train_state
 
-from jaxgan import losses
+from jaxgan import losses, measures, penalties, schedules
 from jaxgan.config import GANConfig
 from jaxgan.errors import JaxganError
+from jaxgan.measures import Metrics
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
 
 
@@ -46,11 +47,13 @@ class GANState(struct.PyTreeNode):
     generator: Player
     discriminator: Player
     config: GANConfig = struct.field(pytree_node=False)
+    ema: Any = None
+    """The average of the generator's parameters, if `config.ema_decay` asks for one."""
 
     @property
     def step(self) -> jax.Array:
         """Number of training steps taken, int32 scalar."""
-        return self.generator.step
+        return self.discriminator.step
 
 
 OPTIMIZER_NUMBERS = {
@@ -60,19 +63,6 @@ OPTIMIZER_NUMBERS = {
 } | {"adam_eps": (("generator", "eps"), ("discriminator", "eps"))}
 """The fields of GANConfig that are leaves of a state: for each the players and the leaf's name in
 `opt_state.hyperparams`."""
-
-
-class Metrics(NamedTuple):
-    """What a step reports: float32 scalars, means over the batch."""
-
-    gen_loss: jax.Array
-    """Loss of the generator, in nats."""
-    disc_loss: jax.Array
-    """Loss of the discriminator, in nats: on real plus on generated images."""
-    real_score: jax.Array
-    """Mean sigmoid of the logits on real images, in [0, 1]."""
-    fake_score: jax.Array
-    """Mean sigmoid of the logits on generated images, in [0, 1]."""
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -92,15 +82,19 @@ def create_state(rng: jax.Array, config: GANConfig | None = None) -> GANState:
     config = config or GANConfig()
     parts = _static_parts(config)
     generator_rng, discriminator_rng = jax.random.split(rng)
-    latents = jnp.zeros((2, config.latent_dim))
-    images = jnp.zeros((2, *config.image_shape))
+    latents = jnp.zeros((2 * config.pac, config.latent_dim))
+    images = _packed(jnp.zeros((2 * config.pac, *config.image_shape)), config.pac)
+    generator = _create_player(*parts.generator, generator_rng, latents)
     state = GANState(
-        generator=_create_player(*parts.generator, generator_rng, latents),
+        generator=generator,
         discriminator=_create_player(*parts.discriminator, discriminator_rng, images),
         config=config,
+        ema=generator.params if config.ema_decay else None,
     )
     # One forward pass on shapes alone: networks that do not fit are refused here, not in training.
-    jax.eval_shape(lambda: _logits(state.discriminator, generate(state, latents)))
+    jax.eval_shape(
+        lambda: _logits(state.discriminator, _packed(generate(state, latents), config.pac))
+    )
     return state
 
 
@@ -113,6 +107,8 @@ def with_numbers(state: GANState, **numbers: jax.Array) -> GANState:
         for player_name, leaf in OPTIMIZER_NUMBERS[name]:
             player = getattr(state, player_name)
             opt_state = player.opt_state
+            if leaf not in opt_state.hyperparams:
+                raise JaxganError(f"{state.config.optimizer} has no number {name!r}")
             value = jnp.asarray(value, opt_state.hyperparams[leaf].dtype)
             opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, leaf: value})
             state = state.replace(**{player_name: player.replace(opt_state=opt_state)})
@@ -126,8 +122,9 @@ def train_step(
     """Updates both players once, on one batch of real images and as many generated ones.
 
     The updates are simultaneous: both gradients are taken at the old parameters, from one set of
-    latents and one forward pass of the discriminator over the fakes. (Many codes alternate: they
-    update the discriminator first and show the generator the new one.)
+    latents and one forward pass of the discriminator over the fakes. With `updates="alternating"`
+    the generator's is taken once more, from the same latents, against the new discriminator. With
+    `disc_steps=k` only every k-th step moves the generator; each still takes a batch.
 
     Pure: give it to `jax.jit` (with `donate_argnums=0` if you like), `lax.scan`, `jax.vmap`,
     `jax.shard_map`. For data parallelism plain `jit` with the batch under a NamedSharding is
@@ -136,11 +133,12 @@ def train_step(
     Args:
       state: from `create_state` or an earlier step.
       batch: real images `[B, H, W, C]`, uint8 in 0..255 or float in [-1, 1]; or a dict that holds
-        them as "image". Any B >= 1.
+        them as "image". Any B >= 1 (or >= `config.pac`).
       rng: a key. The step folds `state.step` into it, so the same key may be given every time.
       axis_name: only inside `shard_map` with the batch split and the state replicated: the name of
         the mesh axis, of AxisType.Auto. Losses, gradients and metrics are then means over the whole
-        batch, and the shards draw the latents of the unsharded step; dropout masks differ.
+        batch, and the shards draw the latents of the unsharded step; all else that is random
+        (dropout masks, noise, the points of penalties) differs.
 
     Returns:
       The next state, and the Metrics of this step at the old parameters.
@@ -148,66 +146,74 @@ def train_step(
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`.
     """
-    real = _scaled_images(batch, state.config)
-    rng = jax.random.fold_in(rng, state.step)
-    latent_rng, *dropout_rngs = jax.random.split(rng, 4)
-    latents = _draw_latents(latent_rng, real.shape[0], state.config, axis_name)
+    config = state.config
+    real = _scaled_images(batch, config)
+    latent_rng, *own_rngs = jax.random.split(jax.random.fold_in(rng, state.step), 6)
+    latents = _draw_latents(latent_rng, real.shape[0], config, axis_name)
     if axis_name is not None:
         shard = jax.lax.axis_index(axis_name)
-        dropout_rngs = [jax.random.fold_in(rng, shard) for rng in dropout_rngs]
-    generator_rng, fake_rng, real_rng = dropout_rngs
+        own_rngs = [jax.random.fold_in(rng, shard) for rng in own_rngs]
+    generator_rng, *judge_rngs = own_rngs
 
     def play(generator_params, discriminator_params):
         """Both players' losses at the same parameters; each will descend its own."""
         generator = state.generator.replace(params=generator_params)
         discriminator = state.discriminator.replace(params=discriminator_params)
         fake, generator = _forward(generator, latents, generator_rng)
-        fake, gate = _gated(fake)
-        fake_logits, discriminator = _logits(discriminator, fake, fake_rng)
-        real_logits, discriminator = _logits(discriminator, real, real_rng)
-        gen_losses, disc_losses = losses.non_saturating(real_logits, fake_logits)
-        metrics = Metrics(
-            gen_loss=gen_losses.mean(),
-            disc_loss=disc_losses.mean(),
-            real_score=nn.sigmoid(real_logits).mean(),
-            fake_score=nn.sigmoid(fake_logits).mean(),
+        generator = _agreed(generator, axis_name)
+        judge = functools.partial(
+            _judge, real=real, fake=fake, rngs=judge_rngs, config=config, axis_name=axis_name
         )
-        collections = (generator.collections, discriminator.collections)
-        # The mean over shards belongs inside the differentiated function: shard_map already sums
-        # the gradients of replicated parameters, and a mean of those alone would be too large.
-        metrics, collections = _pmean((metrics, collections), axis_name)
-        losses_of_both = (metrics.gen_loss, metrics.disc_loss)
-        return (*losses_of_both, fake_logits, gate), (metrics, collections, real_logits)
+        verdict = opponents = judge(discriminator)
+        if config.unroll_steps:
+            opponents = judge(_unrolled(discriminator, judge, config, axis_name))
+        return (opponents.gen_loss, verdict.disc_objective), (fake, generator, verdict)
 
-    players = (state.generator, state.discriminator)
-    outputs, pull_back, aux = jax.vjp(play, *(player.params for player in players), has_aux=True)
-    _, _, fake_logits, gate = outputs
-    metrics, collections, real_logits = aux
-    if axis_name is None and type(_module(state.discriminator)) is MLPDiscriminator:
-        grads = pull_back((0.0, 1.0, *_one_pass_for_both(real_logits, fake_logits)))
-    else:
-        # Two pull-backs through the one forward pass; compiled, what each drops is never computed.
-        unchanged = (jnp.zeros_like(fake_logits), jnp.ones_like(gate))
-        generator_grads, _ = pull_back((1.0, 0.0, *unchanged))
-        _, discriminator_grads = pull_back((0.0, 1.0, *unchanged))
-        grads = _pmean((generator_grads, discriminator_grads), axis_name)
-    generator, discriminator = (
-        player.apply_gradients(grads=grad, collections=collection)
-        for player, grad, collection in zip(players, grads, collections, strict=True)
+    params = (state.generator.params, state.discriminator.params)
+    # One forward pass, and a pull-back for each player: what each drops is never computed.
+    _, pull_back, (fake, generator, verdict) = jax.vjp(play, *params, has_aux=True)
+    discriminator_grads = _pmean(pull_back((0.0, 1.0))[1], axis_name)
+    discriminator = _descended(
+        verdict.discriminator, discriminator_grads, config, clip=config.weight_clip
     )
-    return state.replace(generator=generator, discriminator=discriminator), metrics
+
+    def move_generator():
+        back = pull_back
+        if config.updates == "alternating":
+            _, back, _ = jax.vjp(play, params[0], discriminator.params, has_aux=True)
+        grads = _pmean(back((1.0, 0.0))[0], axis_name)
+        return _descended(generator, grads, config), optax.tree.norm(grads)
+
+    if config.disc_steps == 1:
+        generator, generator_grad_norm = move_generator()
+    else:
+        k, norm = config.disc_steps, jnp.zeros_like(verdict.gen_loss)
+        turn = state.step % k == k - 1
+        generator, norm = jax.lax.cond(turn, move_generator, lambda: (generator, norm))
+        generator_grad_norm = k * norm  # so that the mean over steps is that over updates
+    gradient_norms = (generator_grad_norm, optax.tree.norm(discriminator_grads))
+    metrics = _measured(verdict, real, fake, params, gradient_norms, config, axis_name)
+    ema = _averaged(state, generator.params)
+    return state.replace(generator=generator, discriminator=discriminator, ema=ema), metrics
 
 
 @functools.partial(jax.jit, static_argnames="n")
 def sample(state: GANState, rng: jax.Array, n: int) -> jax.Array:
-    """Draws n images from the generator: `[n, H, W, C]`, float32 in [-1, 1]."""
+    """Draws n images from the generator: `[n, H, W, C]`, float32 in [-1, 1].
+
+    From the average of its parameters if `config.ema_decay` asks for one; of
+    `state.replace(ema=None)` from the parameters themselves.
+    """
     return generate(state, _draw_latents(rng, n, state.config))
 
 
 @jax.jit
 def generate(state: GANState, latents: jax.Array) -> jax.Array:
     """The generator's images `[B, H, W, C]`, in [-1, 1], for given latents `[B, latent_dim]`."""
-    images, _ = _forward(state.generator, latents)
+    generator = state.generator
+    if state.ema is not None:
+        generator = generator.replace(params=state.ema)
+    images, _ = _forward(generator, latents)
     if images.shape[1:] != state.config.image_shape:
         raise JaxganError(
             f"the generator makes images of shape {images.shape[1:]}, "
@@ -225,24 +231,26 @@ class _StaticParts(NamedTuple):
 def _static_parts(config: GANConfig) -> _StaticParts:
     """What a config stands for, built once: TrainStates whose optimizers were built twice from
     equal settings have unequal tree structures, and jit would trace each anew."""
-    adam = optax.inject_hyperparams(optax.adam, static_args=("eps_root",))
     dtype = jnp.bfloat16 if config.precision == "bf16" else None
-    return _StaticParts(
-        generator=(
-            config.generator or MLPGenerator(config.generator_widths, config.image_shape, dtype),
-            adam(config.generator_lr, config.generator_b1, config.generator_b2, config.adam_eps),
-        ),
-        discriminator=(
-            config.discriminator
-            or MLPDiscriminator(config.discriminator_widths, config.discriminator_dropout, dtype),
-            adam(
-                config.discriminator_lr,
-                config.discriminator_b1,
-                config.discriminator_b2,
-                config.adam_eps,
-            ),
-        ),
+    generator = config.generator or MLPGenerator(config.generator_widths, config.image_shape, dtype)
+    discriminator = config.discriminator or MLPDiscriminator(
+        config.discriminator_widths, config.discriminator_dropout, dtype, config.spectral_norm
     )
+    return _StaticParts(
+        generator=(generator, _optimizer(config, "generator")),
+        discriminator=(discriminator, _optimizer(config, "discriminator")),
+    )
+
+
+def _optimizer(config: GANConfig, player: str) -> optax.GradientTransformation:
+    lr = getattr(config, f"{player}_lr")
+    if config.optimizer == "sgd":
+        return optax.inject_hyperparams(optax.sgd)(lr)
+    moments = (getattr(config, f"{player}_b1"), getattr(config, f"{player}_b2"))
+    # Unrolling differentiates Adam's root, which is not finite where a gradient is exactly zero.
+    eps_root = 1e-16 if config.unroll_steps and player == "discriminator" else 0.0
+    adam = optax.inject_hyperparams(optax.adam, static_args=("eps_root",))
+    return adam(lr, *moments, config.adam_eps, eps_root=eps_root)
 
 
 def _create_player(module, tx, rng, inputs) -> Player:
@@ -269,46 +277,6 @@ def _forward(player: Player, inputs, rng=None) -> tuple[jax.Array, Player]:
     return outputs, player.replace(collections={**player.collections, **updates})
 
 
-@jax.custom_vjp
-def _gated(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The images, and a gate `[B]`: its cotangents are factors of the images' gradients."""
-    return images, jnp.zeros(images.shape[0])
-
-
-def _gated_backward(_, cotangents):
-    grads, factors = cotangents
-    return ((grads * factors.reshape(-1, 1, 1, 1)).astype(grads.dtype),)
-
-
-_gated.defvjp(lambda images: (_gated(images), None), _gated_backward)
-
-
-def _one_pass_for_both(real_logits, fake_logits) -> tuple[jax.Array, jax.Array]:
-    """Cotangents of `fake_logits` and of the gate, with which one pass back serves both players.
-
-    A discriminator that sees each image on its own sends the two losses back to a fake along the
-    same way: their gradients there differ by a factor, that of their gradients at its logit. So
-    the discriminator's goes all the way, and the gate makes it the generator's. It saves a second
-    pass through the discriminator.
-    """
-
-    def grad(player: str) -> jax.Array:
-        def loss(fake_logits):
-            return getattr(losses.non_saturating(real_logits, fake_logits), player).mean()
-
-        return jax.grad(loss)(fake_logits)
-
-    generator, discriminator = grad("generator"), grad("discriminator")
-    # A sure discriminator has next to no gradient, and the way back would lose the generator's with
-    # it. A little more does not show beside the rounding of the other images' gradients.
-    enough = jnp.where(jnp.abs(discriminator) < _LEAST_GRADIENT, _LEAST_GRADIENT, discriminator)
-    return enough - discriminator, generator / enough
-
-
-_LEAST_GRADIENT = 1e-20
-"""Far below the resolution of float32 beside 1 / B, and far above its smallest number."""
-
-
 def _module(player: Player) -> nn.Module:
     return player.apply_fn.__self__
 
@@ -330,6 +298,120 @@ def _logits(discriminator: Player, images, rng=None) -> tuple[jax.Array, Player]
         )
     # Losses and metrics want float32, also of a network that works in bfloat16.
     return _at_least_float32(logits.reshape(batch_size)), discriminator
+
+
+class _Verdict(NamedTuple):
+    """What the discriminator says of a batch, and what each player makes of that."""
+
+    gen_loss: jax.Array
+    disc_loss: jax.Array
+    penalty: jax.Array
+    real_logits: jax.Array
+    fake_logits: jax.Array
+    discriminator: Player
+    """With its collections brought up to date."""
+
+    @property
+    def disc_objective(self) -> jax.Array:
+        """What the discriminator descends."""
+        return self.disc_loss + self.penalty
+
+
+def _judge(discriminator: Player, real, fake, rngs, config: GANConfig, axis_name) -> _Verdict:
+    """Shows the discriminator real and generated images, `[B, H, W, C]` each."""
+    fake_rng, real_rng, noise_rng, penalty_rng = rngs
+    step = discriminator.step
+    if not schedules.is_zero(config.instance_noise):
+        deviation = schedules.value(config.instance_noise, step)
+        real_noise, fake_noise = jax.random.normal(noise_rng, (2, *real.shape))
+        real, fake = real + deviation * real_noise, fake + deviation * fake_noise
+    real, fake = _packed(real, config.pac), _packed(fake, config.pac)
+
+    def critic(image):
+        # As it is after training, without dropout and with its statistics at rest: those of one
+        # image alone would mean nothing.
+        return _logits(discriminator, image[None])[0][0]
+
+    penalty = penalties.weighted_sum(
+        config, step, critic, discriminator.params, real, fake, penalty_rng
+    )
+    fake_logits, discriminator = _logits(discriminator, fake, fake_rng)
+    real_logits, discriminator = _logits(discriminator, real, real_rng)
+    smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
+    game = losses.LOSSES[config.loss](real_logits, fake_logits, **smoothing)
+    means = (game.generator.mean(), game.discriminator.mean(), penalty)
+    # The mean over shards belongs inside the differentiated function: shard_map already sums the
+    # gradients of replicated parameters, and a mean of those alone would be too large.
+    gen_loss, disc_loss, penalty = _pmean(means, axis_name)
+    discriminator = _agreed(discriminator, axis_name)
+    return _Verdict(gen_loss, disc_loss, penalty, real_logits, fake_logits, discriminator)
+
+
+def _unrolled(discriminator: Player, judge, config: GANConfig, axis_name) -> Player:
+    """The discriminator after `config.unroll_steps` more updates, differentiable through them."""
+
+    def update(discriminator, _):
+        def objective(params):
+            return judge(discriminator.replace(params=params)).disc_objective
+
+        grads = _pmean(jax.grad(objective)(discriminator.params), axis_name)
+        return _descended(discriminator, grads, config, clip=config.weight_clip), None
+
+    return jax.lax.scan(update, discriminator, length=config.unroll_steps)[0]
+
+
+def _descended(player: Player, grads, config: GANConfig, clip: float = 0.0) -> Player:
+    """The player after one update; with `clip` its parameters are kept within plus and minus it."""
+    updates, opt_state = player.tx.update(grads, player.opt_state, player.params)
+    scale = schedules.value(config.lr_scale, player.step)
+    params = jax.tree.map(lambda p, u: (p + scale * u).astype(p.dtype), player.params, updates)
+    if clip:
+        params = jax.tree.map(lambda p: jnp.clip(p, -clip, clip), params)
+    return player.replace(step=player.step + 1, params=params, opt_state=opt_state)
+
+
+def _averaged(state: GANState, params) -> Any:
+    """The average of the generator's parameters over the steps, or None if none is kept."""
+    if not state.config.ema_decay:
+        return None
+    # At the start a shorter one, or the untrained parameters would stay in it for long.
+    decay = jnp.minimum(state.config.ema_decay, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(lambda mean, p: (p + decay * (mean - p)).astype(p.dtype), state.ema, params)
+
+
+def _measured(verdict, real, fake, params, gradient_norms, config, axis_name) -> Metrics:
+    real_logits, fake_logits = verdict.real_logits, verdict.fake_logits
+    logit_means = _pmean((real_logits.mean(), fake_logits.mean()), axis_name)
+    boundary = losses.boundary(config.loss, *logit_means)
+    distances = _pmean((measures.distance(real), measures.distance(fake)), axis_name)
+    metrics = Metrics(
+        gen_loss=verdict.gen_loss,
+        disc_loss=verdict.disc_loss,
+        real_score=nn.sigmoid(real_logits).mean(),
+        fake_score=nn.sigmoid(fake_logits).mean(),
+        penalty=verdict.penalty,
+        real_accuracy=measures.share(real_logits > boundary),
+        fake_accuracy=measures.share(fake_logits < boundary),
+        diversity=measures.diversity(*distances),
+        gen_grad_norm=gradient_norms[0],
+        disc_grad_norm=gradient_norms[1],
+        gen_param_norm=optax.tree.norm(params[0]),
+        disc_param_norm=optax.tree.norm(params[1]),
+        gen_loss_square=jnp.square(verdict.gen_loss),
+        disc_loss_square=jnp.square(verdict.disc_loss),
+    )
+    return _pmean(metrics, axis_name)
+
+
+def _packed(images: jax.Array, pac: int) -> jax.Array:
+    """`[B, H, W, C]` -> `[B // pac, H, W, pac * C]`: images to be judged together."""
+    if pac == 1:
+        return images
+    n, *size, channels = images.shape
+    if n < pac:
+        raise JaxganError(f"pac={pac} needs at least {pac} images in a batch, got {n}")
+    groups = images[: n // pac * pac].reshape(n // pac, pac, *size, channels)
+    return jnp.moveaxis(groups, 1, -2).reshape(n // pac, *size, pac * channels)
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
@@ -358,6 +440,11 @@ def _draw_latents(rng, n: int, config: GANConfig, axis_name: str | None = None) 
     shards, shard = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
     latents = jax.random.normal(rng, (shards * n, config.latent_dim))
     return jax.lax.dynamic_slice_in_dim(latents, shard * n, n)
+
+
+def _agreed(player: Player, axis_name: str | None) -> Player:
+    """The player with the means of its collections over the shards."""
+    return player.replace(collections=_pmean(player.collections, axis_name))
 
 
 def _pmean(tree, axis_name: str | None):

@@ -353,7 +353,8 @@ def sound_mean(values: Any) -> float:
 class _Progress:
     """One epoch's progress: a bar on a terminal, else a line when it is done.
 
-    Of a population it shows the means over the members that have not failed.
+    It shows the first four of the metrics; of a population their means over the members that have
+    not failed.
     """
 
     def __init__(self, title: str, steps: int, at: int, *, enabled: bool):
@@ -375,11 +376,15 @@ class _Progress:
     def show(self, at: int, means: dict[str, np.ndarray]) -> None:
         if self._bar is not None:
             self._bar.set_postfix(
-                {k: f"{sound_mean(v):.3f}" for k, v in means.items()}, refresh=False
+                {k: f"{sound_mean(v):.3f}" for k, v in _shown(means)}, refresh=False
             )
             self._bar.update(at - self._bar.n)
 
     def finish(self, means: dict[str, np.ndarray], rate: float) -> None:
         if self._enabled and self._bar is None:
-            shown = "  ".join(f"{k} {sound_mean(v):.4f}" for k, v in means.items())
+            shown = "  ".join(f"{k} {sound_mean(v):.4f}" for k, v in _shown(means))
             print(f"{self._title}  {shown}  {rate:.0f} steps/s", flush=True)
+
+
+def _shown(means: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    return list(means.items())[:4]

@@ -35,12 +35,15 @@ class MLPDiscriminator(nn.Module):
     """Dense layers with LeakyReLU(0.2) and dropout from images to logits.
 
     `__call__`: images `[B, H, W, C]` in [-1, 1] -> logits `[B]`; dropout is at work if `train`. The
-    layers compute in `dtype`, by default that of their inputs; the parameters are float32.
+    layers compute in `dtype`, by default that of their inputs; the parameters are float32. With
+    `spectral_norm` each kernel is divided by its largest singular value, by one power iteration a
+    pass (arXiv 1802.05957).
     """
 
     widths: tuple[int, ...]
     dropout: tuple[float, ...]
     dtype: Any = None
+    spectral_norm: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -48,10 +51,14 @@ class MLPDiscriminator(nn.Module):
         drop = train and any(self.dropout)
         noise = self._draw_noise(x.shape[0]) if drop else [None] * len(self.widths)
         for width, rate, u in zip(self.widths, self.dropout, noise, strict=True):
-            x = nn.leaky_relu(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(x), 0.2)
+            x = nn.leaky_relu(self._dense(width, x, train), 0.2)
             if u is not None:
                 x = jnp.where(u < rate, 0, x / (1 - rate))
-        return nn.Dense(1, dtype=self.dtype, kernel_init=_glorot)(x)[:, 0]
+        return self._dense(1, x, train)[:, 0]
+
+    def _dense(self, width: int, x: jax.Array, train: bool) -> jax.Array:
+        dense = nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)
+        return nn.SpectralNorm(dense)(x, update_stats=train) if self.spectral_norm else dense(x)
 
     def _draw_noise(self, batch_size: int) -> list[jax.Array]:
         """Uniform numbers for the masks of each layer, `[B, width]`.

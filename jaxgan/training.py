@@ -199,7 +199,7 @@ def summary(config: GANConfig, settings: TrainConfig) -> str:
     tables = []
     for player, shape in (
         (state.generator, (config.latent_dim,)),
-        (state.discriminator, config.image_shape),
+        (state.discriminator, (*config.image_shape[:2], config.image_shape[2] * config.pac)),
     ):
         console = {"width": 120, "force_terminal": sys.stdout.isatty()}
         table = tabulate(player.apply_fn.__self__, jax.random.key(0), console_kwargs=console)

@@ -102,7 +102,7 @@ def test_bytes_are_scaled_floats(small, images):
 
 def test_a_constant_rng_draws_new_latents_each_step(small, images):
     state = create_state(RNG, small)
-    later = state.replace(generator=state.generator.replace(step=jnp.int32(1)))
+    later = state.replace(discriminator=state.discriminator.replace(step=jnp.int32(1)))
     _, first = train_step(state, images, RNG)
     _, second = train_step(later, images, RNG)
     assert first.fake_score != second.fake_score

@@ -1,0 +1,73 @@
+"""Numbers that change over the steps of a run, as papers anneal them.
+
+A schedule is a number, or KIND:START:END:STEPS: from START to END within STEPS training steps, and
+END from there on. KIND is linear, cosine (half a wave, flat at both ends) or exponential (a
+constant factor per step).
+"""
+
+import math
+from typing import Any
+
+import jax
+import optax
+
+from jaxgan.errors import JaxganError
+
+Schedule = float | str
+
+
+def value(schedule: Schedule, step: jax.Array) -> Any:
+    """The number at a step, float or float32 scalar."""
+    if not isinstance(schedule, str):
+        return schedule
+    kind, start, end, steps = parsed(schedule)
+    if kind == "linear":
+        return optax.linear_schedule(start, end, steps)(step)
+    if kind == "exponential":
+        return optax.exponential_decay(start, steps, end / start, end_value=end)(step)
+    # optax's falls to a share of its start: this one goes from 1 to 0, between any two numbers.
+    return end + (start - end) * optax.cosine_decay_schedule(1.0, steps)(step)
+
+
+def ends(schedule: Schedule) -> tuple[float, float]:
+    """The first and the last number, between which all others lie.
+
+    Raises:
+      JaxganError: if it is not written as above.
+    """
+    if not isinstance(schedule, str):
+        return schedule, schedule
+    _, start, end, _ = parsed(schedule)
+    return start, end
+
+
+def is_zero(schedule: Schedule) -> bool:
+    """Whether it is 0 all the time."""
+    return ends(schedule) == (0, 0)
+
+
+def parsed(schedule: str) -> tuple[str, float, float, int]:
+    """KIND, START, END and STEPS.
+
+    Raises:
+      JaxganError: if it is not written as above.
+    """
+    try:
+        kind, start, end, steps = schedule.split(":")
+        found = kind, float(start), float(end), int(steps)
+    except ValueError as error:
+        raise _error(schedule) from error
+    if kind not in ("linear", "cosine", "exponential") or found[3] < 1:
+        raise _error(schedule)
+    if not math.isfinite(found[1]) or not math.isfinite(found[2]):
+        raise _error(schedule)
+    if kind == "exponential" and min(found[1:3]) <= 0:
+        raise JaxganError(f"an exponential schedule stays above 0, got {schedule!r}")
+    return found
+
+
+def _error(schedule: str) -> JaxganError:
+    return JaxganError(
+        "a schedule is a number, or KIND:START:END:STEPS with the kinds linear, cosine and "
+        f"exponential, such as cosine:0.1:0:10000; got {schedule!r}"
+    )
