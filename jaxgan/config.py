@@ -106,6 +106,9 @@ class GANConfig:
     discriminator: Any = None
     """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP;
     `train` as for the generator."""
+    bounded: bool = True
+    """Whether the generator MLP ends in tanh, as images in [-1, 1] need and points do not. In a run
+    it follows the data, as `image_shape` does."""
 
     def __post_init__(self):
         for name in ("image_shape", "generator_widths", "discriminator_widths"):
@@ -211,8 +214,8 @@ class TrainConfig:
     """
 
     dataset: str = "auto"
-    """fashion_mnist, mnist, kmnist, digits, a folder of PNG/JPEG images, a .npy or .npz file,
-    tfds:NAME, or auto: Fashion-MNIST where it can be had, else digits."""
+    """fashion_mnist, mnist, kmnist, digits, ring, grid, a folder of PNG/JPEG images, a .npy or .npz
+    file, tfds:NAME, or auto: Fashion-MNIST where it can be had, else digits."""
     data_dir: str | None = None
     """Where the files of the dataset are looked for first; then $JAXGAN_DATA_DIR, the cache of
     tensorflow-datasets, the network."""

@@ -232,7 +232,9 @@ def _static_parts(config: GANConfig) -> _StaticParts:
     """What a config stands for, built once: TrainStates whose optimizers were built twice from
     equal settings have unequal tree structures, and jit would trace each anew."""
     dtype = jnp.bfloat16 if config.precision == "bf16" else None
-    generator = config.generator or MLPGenerator(config.generator_widths, config.image_shape, dtype)
+    generator = config.generator or MLPGenerator(
+        config.generator_widths, config.image_shape, dtype, config.bounded
+    )
     discriminator = config.discriminator or MLPDiscriminator(
         config.discriminator_widths, config.discriminator_dropout, dtype, config.spectral_norm
     )

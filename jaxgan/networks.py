@@ -14,21 +14,23 @@ _glorot = nn.initializers.glorot_uniform()
 class MLPGenerator(nn.Module):
     """Dense layers with ReLU from latents to images.
 
-    `__call__`: latents `[B, latent_dim]` -> images `[B, H, W, C]` in [-1, 1]. The layers compute in
-    `dtype`, by default that of their inputs; the parameters are float32.
+    `__call__`: latents `[B, latent_dim]` -> images `[B, H, W, C]`, by a tanh in [-1, 1] unless
+    `bounded` is False. The layers compute in `dtype`, by default that of their inputs; the
+    parameters are float32.
     """
 
     widths: tuple[int, ...]
     image_shape: tuple[int, int, int]
     dtype: Any = None
+    bounded: bool = True
 
     @nn.compact
     def __call__(self, latents: jax.Array) -> jax.Array:
         x = latents
         for width in self.widths:
             x = nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(x))
-        x = nn.tanh(nn.Dense(math.prod(self.image_shape), dtype=self.dtype, kernel_init=_glorot)(x))
-        return x.reshape(-1, *self.image_shape)
+        x = nn.Dense(math.prod(self.image_shape), dtype=self.dtype, kernel_init=_glorot)(x)
+        return (nn.tanh(x) if self.bounded else x).reshape(-1, *self.image_shape)
 
 
 class MLPDiscriminator(nn.Module):

@@ -60,7 +60,7 @@ def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None =
     Several processes that jax has connected train one run; the folder must be the same for all.
 
     Args:
-      config: the networks; `image_shape` is replaced by that of the data.
+      config: the networks; `image_shape` and `bounded` are replaced by what the data need.
       settings: the data, the length, what is left behind.
       workdir: the run folder; by default runs/DATASET.
 
@@ -306,7 +306,10 @@ def _load(settings: TrainConfig) -> data.Dataset:
 
 
 def _fitted(config: GANConfig, dataset: data.Dataset) -> GANConfig:
-    return dataclasses.replace(config, image_shape=dataset.images.shape[1:])
+    images = dataset.images
+    return dataclasses.replace(
+        config, image_shape=images.shape[1:], bounded=images.dtype == np.uint8
+    )
 
 
 def _checkpoint(run: loop.Run) -> checkpoint.Checkpoint:

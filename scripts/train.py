@@ -39,8 +39,9 @@ LEFT_BEHIND = (
 class NetworkOptions(GANConfig):
     """The networks and how they learn."""
 
-    # Not for the command line: the shape follows the data, and modules come from Python.
+    # Not for the command line: the first two follow the data, and modules come from Python.
     image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
+    bounded: Annotated[bool, tyro.conf.Suppress] = True
     generator: Annotated[None, tyro.conf.Suppress] = None
     discriminator: Annotated[None, tyro.conf.Suppress] = None
 

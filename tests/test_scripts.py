@@ -280,7 +280,7 @@ def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
 def test_help_explains_each_option_with_its_default():
     out, _ = script("train.py", "--help")
     gan, train = PRESETS["reference"]
-    hidden = ("image_shape", "generator", "discriminator")
+    hidden = ("image_shape", "bounded", "generator", "discriminator")
     for name in [*vars(gan), *vars(train), "workdir", "summary", "preset"]:
         assert (f"--{name.replace('_', '-')} " in out) == (name not in hidden), name
     assert "default: 64 128 256" in out

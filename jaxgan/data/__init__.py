@@ -1,4 +1,4 @@
-"""Data sets as uint8 arrays: `load(name) -> Dataset`."""
+"""Data sets as arrays: `load(name) -> Dataset`."""
 
 import difflib
 import warnings
@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxgan.data import files, idx, prepared
+from jaxgan.data import files, idx, mixtures, prepared
 from jaxgan.data.dataset import Dataset
+from jaxgan.data.mixtures import MIXTURES, Mixture
 from jaxgan.data.resize import resized
 from jaxgan.errors import DataUnavailableError, JaxganError
 
-__all__ = ["Dataset", "load"]
+__all__ = ["MIXTURES", "Dataset", "Mixture", "load"]
 
 
 def load(
@@ -31,6 +32,8 @@ def load(
           $JAXGAN_DATA_DIR likewise, else from the download cache of tensorflow-datasets, else
           downloaded there and checked against its registered checksums;
         `digits`: scikit-learn's 1,797 8x8 images, bundled, no download (1,500 of them in train);
+        `ring`, `grid`: 100,000 points from a mixture of Gaussians in the plane, of `MIXTURES`;
+          their labels are the modes;
         `auto`: `fashion_mnist` where it can be had, else `digits` with a warning;
         a folder of PNG or JPEG images, whose subfolders, if any, are the classes;
         a `.npy` or `.npz` file of images `[N, H, W]` or `[N, H, W, C]`: uint8, or floats in
@@ -44,11 +47,12 @@ def load(
         square. Without it all images must be of one size.
 
     Returns:
-      A Dataset of uint8 images.
+      A Dataset of uint8 images, or of float32 points.
 
     Raises:
       DataUnavailableError: if the set is not on this machine and cannot be downloaded.
-      JaxganError: if the name is unknown or a file is not what it should be.
+      JaxganError: if the name is unknown, a file is not what it should be, or points are to be
+        resized.
     """
     name = str(name)
     try:
@@ -68,6 +72,10 @@ def _load(name: str, split: str, data_dir: str | Path | None, image_size: int | 
         return idx.load(name, split, data_dir)
     if name == "digits":
         return _digits(split)
+    if name in MIXTURES:
+        if image_size is not None:
+            raise JaxganError(f"{name} holds points, which have no size: leave out --image-size")
+        return mixtures.load(name, split)
     if name.startswith("tfds:"):
         return prepared.load(name, split, data_dir, image_size)
     if name.endswith((".npy", ".npz")):
@@ -101,7 +109,7 @@ def _digits(split: str) -> Dataset:
 
 
 def _unknown(name: str) -> str:
-    known = [*idx.NAMES, "digits", "auto"]
+    known = [*idx.NAMES, "digits", *MIXTURES, "auto"]
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.5)
     if "/" in name:
         what = f"there is no folder {name!r}."

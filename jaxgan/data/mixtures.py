@@ -1,0 +1,55 @@
+"""Two mixtures of Gaussians in the plane, on which it can be counted which modes a GAN learns."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxgan.data.dataset import Dataset
+from jaxgan.errors import JaxganError
+
+POINTS = 100_000
+"""In each split."""
+
+
+class Mixture(NamedTuple):
+    """Equally likely round Gaussians in the plane.
+
+    `centers`: float64 `[K, 2]`. `sigma`: the standard deviation of each in either direction.
+    """
+
+    name: str
+    centers: np.ndarray
+    sigma: float
+
+    def draw(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws n points, float32 `[n, 2]`, and the modes that they are of, int32 `[n]`."""
+        rng = np.random.default_rng(seed)
+        modes = rng.integers(len(self.centers), size=n, dtype=np.int32)
+        points = self.centers[modes] + self.sigma * rng.standard_normal((n, 2))
+        return points.astype(np.float32), modes
+
+
+def _ring() -> Mixture:
+    angles = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+    return Mixture("ring", np.stack([np.cos(angles), np.sin(angles)], axis=1), 0.01)
+
+
+def _grid() -> Mixture:
+    marks = np.linspace(-4, 4, 5)
+    return Mixture("grid", np.stack(np.meshgrid(marks, marks), axis=-1).reshape(25, 2), 0.05)
+
+
+RING, GRID = _ring(), _grid()
+"""Eight modes on the unit circle, sigma 0.01; and 25 on {-4, -2, 0, 2, 4}^2, sigma 0.05
+(arXiv 1705.07761)."""
+
+MIXTURES = {mixture.name: mixture for mixture in (RING, GRID)}
+
+
+def load(name: str, split: str) -> Dataset:
+    """Loads one of `MIXTURES`; see `jaxgan.data.load`. The same points every time."""
+    seeds = {"train": 0, "test": 1}
+    if split not in seeds:
+        raise JaxganError(f"{name} has the splits train and test, not {split!r}")
+    points, modes = MIXTURES[name].draw(POINTS, seeds[split])
+    return Dataset(points.reshape(POINTS, 1, 1, 2), modes, name, split)
