@@ -1,0 +1,1 @@
+"""What trained generators are measured by: pure functions of arrays."""
