@@ -41,6 +41,7 @@ def train_population(
     devices: int | None = None,
     vectorize: bool | None = None,
     progress: bool = True,
+    on_epoch: Callable[[loop.Run], None] = lambda run: None,
     **overrides: Any,
 ) -> loop.Run:
     """Trains one GAN per seed, all in one compiled program, over all devices.
@@ -54,6 +55,7 @@ def train_population(
       devices: over how many devices the members are split; by default all.
       vectorize: whether members take a step together (the default on accelerators) or in turns.
       progress: whether to show it.
+      on_epoch: called with the run after each epoch; its arrays are donated when training goes on.
       **overrides: numbers of the optimizers by their names in GANConfig, such as `generator_lr`:
         one for all, or `[members]`.
 
@@ -84,6 +86,7 @@ def train_population(
         batch_size=batch_size,
         epochs=epochs,
         progress=progress,
+        on_epoch=on_epoch,
         layout=layout,
     )
 
