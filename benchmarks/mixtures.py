@@ -104,7 +104,7 @@ SHARED = {
     "lr_scale": "cosine:1:0:{steps}",
 }
 """The set-up of every method."""
-STEPS, BATCH = 8_000, 128
+STEPS, BATCH = 7_500, 128
 ANNEALED = {
     "ring": {"r1": "cosine:1:0.001:{steps}", "noise": "cosine:0.1:0:{steps}"},
     "grid": {"r1": "cosine:1:0.001:{steps}", "noise": "cosine:0.3:0:{steps}"},
@@ -271,15 +271,16 @@ def find(rows: list[dict], data: str, method: str, args: argparse.Namespace) -> 
 def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, np.ndarray]:
     """Trains a population: its row, and the first member's samples `[FRAMES, SHOWN, 2]`."""
     config = make_config(data, method, args)
-    # Epochs of whole batches, of which the frames are even parts.
-    epochs = (FRAMES - 1) * max(1, round(args.steps * args.batch_size / POINTS / (FRAMES - 1)))
-    per_epoch = min(round(args.steps / epochs), POINTS // args.batch_size)
+    # Epochs of whole batches, so many that the frames are at the ends of some.
+    parts = FRAMES - 1
+    epochs = parts * math.ceil(args.steps / parts / (POINTS // args.batch_size))
+    per_epoch = round(args.steps / epochs)
     points = load(data, "train").images[: per_epoch * args.batch_size]
     draw = jax.jit(lambda state: sample(state, jax.random.key(1), SAMPLES).reshape(SAMPLES, 2))
     frames = [draw(create_state(loop.make_rngs(0).init, config))]
 
     def on_epoch(run: loop.Run) -> None:
-        if len(run.history) % (epochs // (FRAMES - 1)) == 0:
+        if len(run.history) % (epochs // parts) == 0:
             frames.append(draw(population.member(run.state, 0)))
 
     try:
