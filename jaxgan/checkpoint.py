@@ -201,7 +201,8 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
       like: a checkpoint whose arrays give structure, shapes, types and placement.
 
     Returns:
-      The checkpoint and its step, or None if there is none. A damaged one gives a warning, and the
+      The checkpoint and its step, or None if there is none. One that is damaged, or of another
+      version, gives a warning, and the
       one before is taken.
 
     Raises:
@@ -221,7 +222,8 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
         except Exception as error:
             if jax.process_count() > 1:
                 raise  # the other processes may have read it
-            _warn_damaged(folder, (str(error).splitlines() or [type(error).__name__])[0])
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            _warn_damaged(folder, f"it may be of another version of jaxgan ({reason})")
             damaged.add(step)
 
 
@@ -238,14 +240,15 @@ def _newest_whole(path: Path, damaged: set[int]) -> int:
             damaged.add(step)
     if found:
         raise JaxganError(
-            f"all checkpoints in {path / 'checkpoints'} are damaged; nothing was changed. "
-            "Restore them from a backup, or start anew in another --workdir"
+            f"all checkpoints in {path / 'checkpoints'} are unusable; nothing was changed. Restore "
+            "them from a backup, take the version of jaxgan that made them, or start anew in "
+            "another --workdir"
         )
     return _NONE
 
 
 def _warn_damaged(folder: Path, damage: str) -> None:
-    warnings.warn(f"checkpoint {folder} is damaged and passed over: {damage}", stacklevel=4)
+    warnings.warn(f"checkpoint {folder} is unusable and passed over: {damage}", stacklevel=4)
 
 
 def read_config(path: str | Path) -> dict:

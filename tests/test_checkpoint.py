@@ -98,7 +98,7 @@ def test_any_damage_to_any_file_of_the_newest_is_seen(tmp_path, state, damage):
             content[len(content) // 2] ^= 1
             (run / name).write_bytes(content)
         folder = RunFolder(run, CONFIG)
-        with pytest.warns(UserWarning, match=r"checkpoints/2 is damaged and passed over: .+"):
+        with pytest.warns(UserWarning, match=r"checkpoints/2 is unusable and passed over: .+"):
             found = folder.restore(Checkpoint(state, None))
         assert found is not None
         assert_trees_equal(found.arrays, checkpoints[0].arrays)
@@ -120,8 +120,8 @@ def test_all_damaged_is_an_error_that_changes_nothing(tmp_path, state):
     before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     folder = RunFolder(tmp_path, CONFIG)
     with (
-        pytest.warns(UserWarning, match="damaged"),
-        pytest.raises(JaxganError, match=r"all checkpoints in .* are damaged"),
+        pytest.warns(UserWarning, match="unusable"),
+        pytest.raises(JaxganError, match=r"all checkpoints in .* are unusable"),
     ):
         folder.restore(Checkpoint(state, None))
     folder.close()
