@@ -70,11 +70,12 @@ class Journal:
         self._path = path
         self._events = events
         self._members = members
+        self._real: np.ndarray | None = None
 
     def begin(self, history: History, step: int, images: np.ndarray) -> None:
-        """Writes a grid of real images, and metrics.csv as it was at that step."""
-        chosen = np.random.default_rng(0).permutation(len(images))[:16]
-        self._write("real.png", plots.grid_png(images[chosen]))
+        """Writes a picture of real images, and metrics.csv as it was at that step."""
+        self._real = plots.chosen(images)
+        self._write("real.png", plots.enlarged_png(plots.picture(self._real)))
         self._write("metrics.csv", _csv(history, self._members))
         self._events.begin(step)
 
@@ -84,14 +85,15 @@ class Journal:
         self._events.write_row(history[-1])
 
     def write_samples(self, history: History, images, columns: int | None = None) -> None:
-        """Writes a grid of samples, `[N, H, W, C]` in [-1, 1], as that of the last epoch."""
+        """Writes a picture of samples, `[N, H, W, C]`, as that of the last epoch."""
         epoch, step = len(history), history[-1]["step"]
-        self._write(_sample_name(epoch), plots.grid_png(images, columns))
-        self._events.write_image(plots.image_grid(images, columns), step)
+        picture = plots.picture(images, self._real, columns)
+        self._write(_sample_name(epoch), plots.enlarged_png(picture))
+        self._events.write_image(picture, step)
 
     def write_member(self, name: str, images) -> None:
-        """Writes a grid of one member's samples, `[N, H, W, C]` in [-1, 1], as NAME.png."""
-        self._write(f"{name}.png", plots.grid_png(images))
+        """Writes a picture of one member's samples, `[N, H, W, C]`, as NAME.png."""
+        self._write(f"{name}.png", plots.enlarged_png(plots.picture(images, self._real)))
 
     def write_report(self, report: Mapping) -> None:
         """Writes report.json."""

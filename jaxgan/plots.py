@@ -1,4 +1,4 @@
-"""Arrays to pictures: grids of images, curves, animations, each as the bytes of a file."""
+"""Arrays to pictures: grids of images, scatter plots of points, curves, animations."""
 
 import contextlib
 import io
@@ -11,6 +11,22 @@ import numpy as np
 
 _MIN_WIDTH = 448
 """Small images are enlarged until the picture is about this wide, in pixels."""
+
+
+def are_points(shape: Sequence[int]) -> bool:
+    """Whether images of this shape, `(H, W, C)`, are points in the plane."""
+    return tuple(shape) == (1, 1, 2)
+
+
+def samples_shown(shape: Sequence[int]) -> int:
+    """How many samples of this shape one picture shows."""
+    return 2500 if are_points(shape) else 16
+
+
+def chosen(images: np.ndarray) -> np.ndarray:
+    """As many real images as one picture shows, from all over the data; the same every time."""
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order[: samples_shown(images.shape[1:])]]
 
 
 def to_uint8(images) -> np.ndarray:
@@ -53,11 +69,53 @@ def png(image: np.ndarray) -> bytes:
     return _encoded(_pillow(image), format="PNG")
 
 
-def grid_png(images, columns: int | None = None) -> bytes:
-    """`image_grid`, enlarged if it is small, as a PNG file."""
-    grid = image_grid(images, columns)
-    scale = max(1, round(_MIN_WIDTH / grid.shape[1]))
-    return png(grid.repeat(scale, axis=0).repeat(scale, axis=1))
+def enlarged_png(image: np.ndarray) -> bytes:
+    """One picture, uint8 `[H, W, C]`, enlarged if it is small, as a PNG file."""
+    scale = max(1, round(_MIN_WIDTH / image.shape[1]))
+    return png(image.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def scatter(points, real=None, columns: int | None = None) -> np.ndarray:
+    """Draws points in the plane over real ones.
+
+    Args:
+      points: `[N, 1, 1, 2]`, float; those beyond the axes lie on the frame, NaN nowhere.
+      real: `[R, 1, 1, 2]`, gray below them. The axes depend on these alone, so that pictures are of
+        one scale; by default on `points`.
+      columns: how many points go into a panel of their own; by default all into one.
+
+    Returns:
+      uint8 `[H', W', 3]`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = np.asarray(points).reshape(-1, columns or len(points), 2)
+    real = np.asarray(points if real is None else real).reshape(-1, 2)
+    low, high = real.min(axis=0), real.max(axis=0)
+    limits = (low + high) / 2 + 0.75 * (high - low).max() * np.array([[-1], [1]])
+    across = math.ceil(math.sqrt(len(points)))
+    down = math.ceil(len(points) / across)
+    side = max(2.5, _MIN_WIDTH / 100 / across)
+    figure = Figure(figsize=(across * side, down * side), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for i, panel in enumerate(points):
+        axes = figure.add_subplot(down, across, i + 1, aspect="equal")
+        for some, color, size in ((real, "0.8", 8), (panel, "tab:blue", 2.5)):
+            # Not in the layout: the axes are to stay where they are, whatever lies on the frame.
+            style = {"markersize": size, "markeredgewidth": 0, "clip_on": False, "in_layout": False}
+            axes.plot(*some.clip(*limits).T, ".", color=color, **style)
+        axes.set(xlim=limits[:, 0], ylim=limits[:, 1])
+        axes.tick_params(labelsize="small")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def picture(images, real=None, columns: int | None = None) -> np.ndarray:
+    """Images `[N, H, W, C]` as `image_grid`, points as `scatter` over real ones."""
+    if are_points(np.shape(images)[1:]):
+        return scatter(images, real, columns)
+    return image_grid(images, columns)
 
 
 def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes:

@@ -17,11 +17,12 @@ import numpy as np
 from flax.linen.summary import tabulate
 
 import jaxgan
-from jaxgan import checkpoint, data, devices, loop, population
+from jaxgan import checkpoint, data, devices, loop, plots, population
 from jaxgan.config import GANConfig, TrainConfig
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
 from jaxgan.gan import GANState, create_state, sample, train_step
 from jaxgan.journal import Events, Journal
+from jaxgan.metrics.modes import ModeScores, mode_scores
 
 _FREE = frozenset(
     f"train.{name}"
@@ -34,8 +35,6 @@ _FREE = frozenset(
 rounding of sums over other devices."""
 
 
-_SAMPLES = 16
-"""In a picture; of a population's members half of them, in a row each."""
 _MEMBERS_SHOWN = 8
 
 
@@ -51,6 +50,9 @@ class Outcome(NamedTuple):
     """SIGINT or SIGTERM if that ended it before its last epoch."""
     members: list[population.Member] | None = None
     """What sets the members of a population apart; None for a single GAN."""
+    scores: ModeScores | None = None
+    """Of 2,500 samples at the end of a run on a mixture; of a population the means over the members
+    that have not failed."""
 
 
 def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None = None) -> Outcome:
@@ -281,24 +283,44 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
     stop = devices.agree([received[0] if received else 0])[0]
     stopped_by = signal.Signals(stop) if stop and len(run.history) < settings.epochs else None
     trained = len(run.history) - before
-    return Outcome(folder.path, run.history, trained, stopped_by, members)
+    mixture = data.MIXTURES.get(settings.dataset)
+    scores = None
+    if mixture and run.history and stopped_by is None:
+        scores = _scores(mixture, run.history[-1], state, rngs.pictures)
+    return Outcome(folder.path, run.history, trained, stopped_by, members, scores)
 
 
 def _pictures(state: GANState, rng, members) -> tuple[jax.Array, int | None]:
-    """Samples `[N, H, W, C]`, and how many make a row: of a population each member has one."""
+    """Samples `[N, H, W, C]`, and how many make a row or a panel: each member shown has one."""
     if members is None:
-        return sample(devices.local(state), rng, _SAMPLES), None
+        return _sampled(devices.local(state), rng), None
     state, rng = devices.first((state, rng), min(len(members), _MEMBERS_SHOWN))
-    images = jax.vmap(lambda state, rng: sample(state, rng, _SAMPLES))(devices.local(state), rng)
-    return images[:, : _SAMPLES // 2].reshape(-1, *images.shape[2:]), _SAMPLES // 2
+    images = jax.vmap(_sampled)(devices.local(state), rng)
+    columns = images.shape[1] // 2
+    return images[:, :columns].reshape(-1, *images.shape[2:]), columns
+
+
+def _sampled(state: GANState, rng) -> jax.Array:
+    """As many samples as a picture shows."""
+    return sample(state, rng, plots.samples_shown(state.config.image_shape))
 
 
 def _write_report(journal: Journal, members, history, state: GANState, rng) -> None:
     report = population.report(members, history[-1])
     for name, i in (("best", report.best), ("worst", report.worst)):
         if i is not None:
-            journal.write_member(name, sample(population.member(state, i), rng[i], _SAMPLES))
+            journal.write_member(name, _sampled(population.member(state, i), rng[i]))
     journal.write_report(report._asdict())
+
+
+def _scores(mixture: data.Mixture, row: dict, state: GANState, rng: jax.Array) -> ModeScores:
+    """The scores of the points in the last picture; of a population the means."""
+    runs = [(state, rng)]
+    if rng.ndim:
+        sound = np.flatnonzero(population.sound(row)).tolist()
+        runs = [(population.member(state, i), rng[i]) for i in sound]
+    scores = [mode_scores(np.asarray(_sampled(*run)).reshape(-1, 2), mixture) for run in runs]
+    return ModeScores(*map(loop.sound_mean, zip(*scores, strict=True)))
 
 
 def _load(settings: TrainConfig) -> data.Dataset:

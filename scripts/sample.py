@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxgan import JaxganError, checkpoint, cli, create_state, generate, plots, training
+from jaxgan import JaxganError, checkpoint, cli, create_state, data, generate, plots, training
 
 CHUNK = 1000
 """Images generated at a time, so that any number of them fits the memory."""
@@ -31,7 +31,8 @@ class Options:
     """Of the latents: same seed, same images, and fewer are a part of more."""
     out: str = "samples.png"
     """Where to: NAME.npz (`images`, uint8 [N, H, W] or [N, H, W, C]), NAME.png (one grid), or
-    a folder, FOLDER/ (numbered PNGs, as FID tools read them)."""
+    a folder, FOLDER/ (numbered PNGs, as FID tools read them). Points of `ring` and `grid`: NAME.npz
+    (`images`, float32 [N, 1, 1, 2]) or NAME.png (a scatter plot)."""
     interpolate: bool = False
     """Between pairs of latents, ten images each: every row of the grid goes from one to another."""
 
@@ -42,10 +43,14 @@ def main() -> None:
     kind = "folder" if options.out.endswith("/") else out.suffix
     check(options, out, kind)
     state = load(options)
+    points = plots.are_points(state.config.image_shape)
+    if points and kind not in (".npz", ".png"):
+        raise JaxganError(f"points go into NAME.npz or NAME.png, not into a folder, {options.out}")
     latents = draw_latents(options, state.config.latent_dim)
+    to_array = np.asarray if points else plots.to_uint8
     images = np.concatenate(
         [
-            plots.to_uint8(generate(state, latents[at : at + CHUNK]))
+            to_array(generate(state, latents[at : at + CHUNK]))
             for at in tqdm(range(0, len(latents), CHUNK), "sampling", disable=None)
         ]
     )
@@ -54,11 +59,18 @@ def main() -> None:
         if kind == ".npz":
             save_array(out, images)
         elif kind == ".png":
-            columns = INTERPOLATION_STEPS if options.interpolate else None
-            checkpoint.write_atomically(out, plots.grid_png(images, columns))
+            checkpoint.write_atomically(out, plots.enlarged_png(drawn(options, images)))
         else:
             save_folder(out, images)
-    print(f"{len(images)} images of {'x'.join(map(str, images.shape[1:]))} in {out}")
+    what = "points" if points else f"images of {'x'.join(map(str, images.shape[1:]))}"
+    print(f"{len(images)} {what} in {out}")
+
+
+def drawn(options: Options, images: np.ndarray) -> np.ndarray:
+    if plots.are_points(images.shape[1:]):
+        dataset = checkpoint.read_config(str(options.workdir))["train"]["dataset"]
+        return plots.scatter(images, plots.chosen(data.load(dataset).images))
+    return plots.image_grid(images, INTERPOLATION_STEPS if options.interpolate else None)
 
 
 def check(options: Options, out: Path, kind: str) -> None:

@@ -18,7 +18,18 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxgan import PRESETS, GANConfig, TrainConfig, checkpoint, cli, devices, population, training
+from jaxgan import (
+    PRESETS,
+    GANConfig,
+    TrainConfig,
+    checkpoint,
+    cli,
+    data,
+    devices,
+    population,
+    training,
+)
+from jaxgan.metrics.modes import ModeScores
 
 LEFT_BEHIND = (
     "samples/",
@@ -89,6 +100,8 @@ def main() -> int | None:
         return 128 + outcome.stopped_by
     if outcome.members and outcome.history:
         print_report(outcome.members, outcome.history)
+    if outcome.scores is not None:
+        print_scores(outcome.scores, options.train.dataset, outcome.members)
     if not outcome.trained:
         print(f"already trained for {len(outcome.history)} epochs; more --epochs goes on")
     print(f"everything is in {outcome.workdir}:")
@@ -114,6 +127,15 @@ def print_report(members: list[population.Member], history: list[dict]) -> None:
     for name, i in (("best", report.best), ("worst", report.worst)):
         if i is not None:
             print(f"{name}: member {i}, " + " ".join(f"{k} {v}" for k, v in members[i].items()))
+
+
+def print_scores(scores: ModeScores, dataset: str, members: list | None) -> None:
+    modes = len(data.MIXTURES[dataset].centers)
+    print(
+        f"{'mean over the members of' if members else 'of'} 2,500 samples: {scores.modes:.3g} of "
+        f"{modes} modes, {scores.high_quality:.1%} of high quality, reverse KL "
+        f"{scores.reverse_kl:.3f} nats, covariance ratio {scores.covariance_ratio:.3f}"
+    )
 
 
 def parse_options() -> Options:

@@ -9,7 +9,17 @@ import pytest
 from PIL import Image
 from test_gan import assert_trees_equal
 
-from jaxgan import GANConfig, JaxganError, TrainConfig, checkpoint, population, training
+from jaxgan import (
+    GANConfig,
+    JaxganError,
+    TrainConfig,
+    checkpoint,
+    data,
+    population,
+    sample,
+    training,
+)
+from jaxgan.metrics.modes import mode_scores
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +178,25 @@ def test_a_sweep_that_cannot_be_leaves_no_folder(run_folder, settings, tmp_path)
         with pytest.raises(JaxganError, match="generat"):
             training.train(config, dataclasses.replace(settings, sweep=(sweep,)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mixture_gives_scores_and_a_panel_for_each_member(run_folder, tmp_path):
+    config, _, outcome = run_folder
+    assert outcome.scores is None
+    settings = TrainConfig(dataset="ring", epochs=1, batch_size=20_000, population=3, devices=1)
+    outcome = training.train(config, settings, tmp_path / "run")
+    rngs = population.make_rngs(outcome.members).pictures
+    scores = []
+    for i in range(3):
+        state, _ = training.load_state(tmp_path / "run", i)
+        points = np.asarray(sample(state, rngs[i], 2500)).reshape(2500, 2)
+        scores.append(mode_scores(points, data.MIXTURES["ring"]))
+    assert scores[0] != scores[1]
+    for name, mean in outcome.scores._asdict().items():
+        values = np.array([getattr(one, name) for one in scores])
+        sound = values[np.isfinite(values)]
+        assert mean == pytest.approx(sound.mean() if len(sound) else np.nan, nan_ok=True), name
+    # Two panels in a row.
+    shown = np.asarray(Image.open(tmp_path / "run" / "samples" / "image_at_epoch_0001.png"))
+    assert shown.shape == (500, 500, 3)
+    assert np.asarray(Image.open(tmp_path / "run" / "best.png")).shape == (448, 448, 3)

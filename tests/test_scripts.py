@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -245,6 +246,33 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     assert picture(workdir / "samples" / names[0]).shape == (448, 448, 3)
     script("sample.py", "--workdir", workdir, "--num", 3, "--out", tmp_path / "a.npz")
     assert np.load(tmp_path / "a.npz")["images"].shape == (3, 8, 8, 3)
+
+
+def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error):
+    workdir = tmp_path / "run"
+    options = ("--dataset", "grid", "--batch-size", 5000, "--workdir", workdir)
+    out, _ = script("train.py", *options, "--epochs", 2)
+    assert re.search(r"of 2,500 samples: \d+ of 25 modes, [\d.]+% of high quality, reverse KL", out)
+    pictures = [picture(workdir / f"samples/image_at_epoch_000{i}.png") for i in (1, 2)]
+    assert (pictures[0] != pictures[1]).any()
+    real = picture(workdir / "real.png")
+    assert [image.shape for image in (*pictures, real)] == 3 * [(448, 448, 3)]
+    # The axes are the same in all, to the pixel.
+    for image in pictures:
+        np.testing.assert_array_equal(image[-20:], real[-20:])
+    assert "--image-size" in user_error("train.py", *options, "--image-size", 8)
+
+    sample = ("sample.py", "--workdir", workdir, "--num", 30)
+    out, _ = script(*sample, "--out", tmp_path / "a.npz")
+    assert "30 points in" in out
+    points = np.load(tmp_path / "a.npz")["images"]
+    assert (points.shape, points.dtype) == ((30, 1, 1, 2), np.float32)
+    assert len(np.unique(points)) == 60
+    script(*sample, "--out", tmp_path / "a.png")
+    shown = picture(tmp_path / "a.png")
+    assert shown.shape == (448, 448, 3)
+    np.testing.assert_array_equal(shown[-20:], real[-20:])
+    assert "points go into NAME.npz or NAME.png" in user_error(*sample, "--out", f"{tmp_path}/f/")
 
 
 def test_a_terminal_gets_a_bar_per_epoch(tmp_path, terminal):
