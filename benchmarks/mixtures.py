@@ -25,7 +25,7 @@ from steps_per_second import machine
 from jaxgan import GANConfig, create_state, loop, population, sample, train_step
 from jaxgan.checkpoint import write_atomically
 from jaxgan.data.mixtures import MIXTURES, POINTS, load
-from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.errors import NonFiniteError
 from jaxgan.metrics.modes import ModeScores, mode_scores
 
 SAMPLES = 2_500
@@ -277,9 +277,10 @@ def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, n
     per_epoch = round(args.steps / epochs)
     points = load(data, "train").images[: per_epoch * args.batch_size]
     draw = jax.jit(lambda state: sample(state, jax.random.key(1), SAMPLES).reshape(SAMPLES, 2))
-    frames = [draw(create_state(loop.make_rngs(0).init, config))]
+    frames, rates = [draw(create_state(loop.make_rngs(0).init, config))], []
 
     def on_epoch(run: loop.Run) -> None:
+        rates.append(run.history[-1]["steps_per_second"])
         if len(run.history) % (epochs // parts) == 0:
             frames.append(draw(population.member(run.state, 0)))
 
@@ -293,14 +294,13 @@ def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, n
             on_epoch=on_epoch,
             devices=1,
         )
-    except NonFiniteError as error:
-        raise JaxganError(f"{method} on {data}: {error}") from error
-    members = [np.asarray(draw(population.member(run.state, i))) for i in range(args.seeds)]
+        members = [np.asarray(draw(population.member(run.state, i))) for i in range(args.seeds)]
+    except NonFiniteError:  # all of them: a row like any other
+        members = [np.full((SAMPLES, 2), np.nan)] * args.seeds
+        frames += [members[0]] * (FRAMES - len(frames))
     row = {"data": data, "method": method, "seeds": args.seeds, **summed_up(members, data)}
-    # The first epoch may still warm the caches.
-    rates = [epoch["steps_per_second"] for epoch in run.history[1:] or run.history]
     row |= {
-        "steps_per_second": statistics.median(rates),
+        "steps_per_second": statistics.median(rates) if rates else None,
         "step_mb": step_megabytes(config, args.batch_size),
         "settings": settings(data, method, args),
     }

@@ -1,0 +1,108 @@
+"""The benchmarks that train a row of a table for each method."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxgan.data.mixtures import RING
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def mixtures(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import mixtures
+
+    return mixtures
+
+
+def run(module, monkeypatch, *options) -> None:
+    monkeypatch.setattr("sys.argv", ["table.py", *map(str, options)])
+    module.main()
+
+
+def rows_in(path: Path) -> list[dict]:
+    return json.loads(path.read_text())["rows"]
+
+
+@pytest.mark.parametrize("data", ["ring", "grid"])
+def test_every_method_of_the_mixtures_is_a_gan_that_can_be_built(mixtures, monkeypatch, data):
+    for options in ([], ["--pacgan"]):
+        monkeypatch.setattr("sys.argv", ["mixtures.py", *options])
+        args = mixtures.parse()
+        for method in mixtures.METHODS:
+            config = mixtures.make_config(data, method, args)
+            assert config.image_shape == (1, 1, 2)
+    expected = {"relativistic+R1+R2": ("relativistic", 1), "PacGAN4": ("non_saturating", 4)}
+    for method, (loss, pac) in expected.items():
+        config = mixtures.make_config(data, method, args)
+        assert (config.loss, config.pac) == (loss, pac)
+
+
+def test_rows_of_the_mixtures_are_trained_once(mixtures, monkeypatch, tmp_path, capsys):
+    file, trained = tmp_path / "rows.json", []
+    train_row = mixtures.train_row
+
+    def noted(data, method, args):
+        trained.append((data, method, args.seeds))
+        return train_row(data, method, args)
+
+    monkeypatch.setattr(mixtures, "train_row", noted)
+    options = ["--data", "ring", "--steps", "10", "--batch-size", "32", "--json", file]
+    run(mixtures, monkeypatch, *options, "--seeds", "2", "--methods", "GAN")
+    run(mixtures, monkeypatch, *options, "--seeds", "2", "--methods", "PacGAN2,GAN")
+    assert trained == [("ring", "GAN", 2), ("ring", "PacGAN2", 2)]
+    assert [row["method"] for row in rows_in(file)] == ["GAN", "PacGAN2"]
+    assert np.load(file.with_suffix(".npz"))["ring GAN"].shape == (6, 500, 2)
+    picture = tmp_path / "samples.png"
+    run(mixtures, monkeypatch, *options, "--seeds", "2", "--methods", "GAN", "--picture", picture)
+    assert len(trained) == 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    # Other settings: the row is no longer that which is asked for.
+    run(mixtures, monkeypatch, *options, "--seeds", "1", "--methods", "GAN")
+    assert trained[2:] == [("ring", "GAN", 1)]
+    (row,) = (row for row in rows_in(file) if row["method"] == "GAN")
+    assert (row["seeds"], row["modes_se"]) == (1, None)
+    for name in ("modes_mean", "high_quality_mean", "reverse_kl_mean", "failed_share", "step_mb"):
+        assert math.isfinite(row[name])
+    assert "10 steps of 32 points" in capsys.readouterr().out
+
+
+def test_what_seeds_say_together(mixtures):
+    good = [RING.draw(2_500, seed)[0] for seed in range(9)]
+    summed = mixtures.summed_up(good, "ring")
+    assert (summed["modes_mean"], summed["modes_se"], summed["failed_share"]) == (8, 0, 0)
+    assert summed["high_quality_mean"] == pytest.approx(100 * (1 - math.exp(-4.5)), abs=0.3)
+    # Wilson's interval of 0 in n ends at z^2 / (n + z^2).
+    assert summed["failed_low"] == 0
+    assert summed["failed_high"] == pytest.approx(3.8415 / (9 + 3.8415), abs=1e-4)
+    one_lost = [points[RING.centers[0] @ points.T < 0.9] for points in good[:1]]
+    diverged = [np.full((2_500, 2), np.nan)]
+    summed = mixtures.summed_up(good + one_lost + diverged, "ring")
+    assert summed["modes_mean"] == pytest.approx((9 * 8 + 7 + 0) / 11)
+    assert summed["modes_se"] == pytest.approx(np.std([8] * 9 + [7, 0], ddof=1) / math.sqrt(11))
+    assert summed["failed_share"] == pytest.approx(2 / 11)
+    assert summed["reverse_kl_mean"] == pytest.approx(
+        (math.log(8 / 7) + math.log(8)) / 11, abs=2e-3
+    )
+
+
+def test_an_unknown_method_is_named(mixtures, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(mixtures, monkeypatch, "--methods", "GAN,nonsense")
+    assert "unknown method 'nonsense'; known are GAN, minimax" in capsys.readouterr().err
+
+
+def test_a_method_whose_seeds_all_diverge_has_a_row(mixtures, monkeypatch, tmp_path):
+    monkeypatch.setitem(mixtures.METHODS, "GAN", {"generator_lr": 1e30})
+    options = ["--data", "ring", "--steps", "10", "--batch-size", "32", "--seeds", "2"]
+    file = tmp_path / "rows.json"
+    run(mixtures, monkeypatch, *options, "--methods", "GAN", "--json", file)
+    (row,) = rows_in(file)
+    assert (row["modes_mean"], row["high_quality_mean"], row["failed_share"]) == (0, 0, 1)
+    assert row["reverse_kl_mean"] == pytest.approx(math.log(8))
+    assert row["steps_per_second"] is None
