@@ -132,9 +132,9 @@ def print_report(members: list[population.Member], history: list[dict]) -> None:
 def print_scores(scores: ModeScores, dataset: str, members: list | None) -> None:
     modes = len(data.MIXTURES[dataset].centers)
     print(
-        f"{'mean over the members of' if members else 'of'} 2,500 samples: {scores.modes:.3g} of "
-        f"{modes} modes, {scores.high_quality:.1%} of high quality, reverse KL "
-        f"{scores.reverse_kl:.3f} nats, covariance ratio {scores.covariance_ratio:.3f}"
+        f"2,500 samples{' of each member, mean' if members else ''}: {scores.modes:.3g} of {modes} "
+        f"modes, {scores.high_quality:.1%} of high quality, reverse KL {scores.reverse_kl:.3f} "
+        f"nats, covariance ratio {scores.covariance_ratio:.3f}"
     )
 
 
