@@ -188,7 +188,6 @@ def fit(
     )
     history, seconds = list(run.history), run.seconds
     epoch, at = divmod(step(state), steps)
-    chunk, stop = 1, False
 
     def current() -> Run:
         cut_state, cut_totals = layout.cut((state, totals), members)
@@ -198,40 +197,50 @@ def fit(
         # No steps at all, just to compile: the seconds are then those of training.
         order = _epoch_order(order_rng, epoch, n)
         state, totals = advance(state, totals, order=order, start=at, stop=at)
-    while epoch < epochs and not stop:
-        order = _epoch_order(order_rng, epoch, n)
-        means = {}
+    while epoch < epochs:
+        order, means = _epoch_order(order_rng, epoch, n), {}
         with _Progress(label or f"epoch {epoch + 1}/{epochs}", steps, at, enabled=progress) as bar:
-            while at < steps:
-                chunk, stop = agree([chunk, should_stop()])
-                if stop:
-                    break
-                end = min(at + int(chunk), steps)
-                if end == steps:
-                    # Likewise, for the program of the last step.
-                    state, totals = advance(state, totals, order=order, start=steps, stop=steps)
-                started = time.perf_counter()
-                state, totals = advance(state, totals, order=order, start=at, stop=end)
-                sums = fetch(layout.cut(totals, members))
-                elapsed = time.perf_counter() - started
+            for state, totals, at, elapsed in _stretches(  # noqa: B020
+                functools.partial(advance, order=order), state, totals, at, steps, should_stop
+            ):
                 seconds += elapsed
-                chunk = max(1, min(steps, int((end - at) * _CHECK_SECONDS / max(elapsed, 1e-9))))
-                at = end
-                means = {k: v / np.float32(at) for k, v in sums._asdict().items()}
+                sums = fetch(layout.cut(totals, members))
                 finite = fetch(_finite(state, layout))[:members]
+                means = {k: v / np.float32(at) for k, v in sums._asdict().items()}
                 means = _checked(means, finite, epoch + 1, layout.population)
                 bar.show(at, means)
-        if at == steps:
-            epoch, at = epoch + 1, 0
-            row = {"epoch": epoch, "step": step(state)}
-            row |= {name: mean.tolist() for name, mean in means.items()}
-            history.append(
-                row | {"seconds": seconds, "steps_per_second": members * steps / seconds}
-            )
-            totals, seconds = jax.tree.map(jnp.zeros_like, totals), 0.0
-            bar.finish(means, history[-1]["steps_per_second"])
-            on_epoch(current())
+        if at < steps:
+            break  # stopped
+        epoch, at = epoch + 1, 0
+        row = {"epoch": epoch, "step": step(state)}
+        row |= {name: mean.tolist() for name, mean in means.items()}
+        history.append(row | {"seconds": seconds, "steps_per_second": members * steps / seconds})
+        totals, seconds = jax.tree.map(jnp.zeros_like, totals), 0.0
+        bar.finish(means, history[-1]["steps_per_second"])
+        on_epoch(current())
     return current()
+
+
+def _stretches(advance, state, totals, at: int, steps: int, should_stop):
+    """Trains from step `at` of an epoch to its end, or until that is not wanted any more.
+
+    Yields state, totals, the steps done and the seconds, after about each _CHECK_SECONDS.
+    """
+    length = 1
+    while at < steps:
+        length, stop = agree([length, should_stop()])
+        if stop:
+            return
+        end = min(at + int(length), steps)
+        if end == steps:
+            # No steps, just to compile, for the program of the last step.
+            state, totals = advance(state, totals, start=steps, stop=steps)
+        started = time.perf_counter()
+        state, totals = jax.block_until_ready(advance(state, totals, start=at, stop=end))
+        elapsed = time.perf_counter() - started
+        length = max(1, min(steps, int((end - at) * _CHECK_SECONDS / max(elapsed, 1e-9))))
+        at = end
+        yield state, totals, at, elapsed
 
 
 def _train_steps(
