@@ -239,6 +239,9 @@ class TrainConfig:
     devices: int | None = None
     """How many devices share the work, the first ones: a population's members, else each batch's
     images. By default all for a population or several processes, else one."""
+    stop_on_failure: bool = False
+    """End the run when a failure is seen (`jaxgan.diagnostics`), a population when one is seen in
+    every member that has not diverged: saved, with exit status 5."""
     tensorboard: bool = False
     """Also write TensorBoard events (needs the extra: pip install 'jaxgan[tensorboard]')."""
 

@@ -1,5 +1,6 @@
 """What a run leaves for its reader: metrics.csv, pictures, curves, TensorBoard events."""
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxgan import plots
+from jaxgan import diagnostics, plots
 from jaxgan.checkpoint import disk_errors, write_atomically
 from jaxgan.devices import is_first
 from jaxgan.errors import JaxganError
@@ -118,6 +119,43 @@ class Journal:
             write_atomically(path, content)
 
 
+def read_history(path: str | Path) -> list[dict[str, Any]]:
+    """The history that the metrics.csv of a run folder tells, also while the run goes on.
+
+    Of a population the numbers of an epoch are lists, as in `loop.Run`.
+
+    Raises:
+      JaxganError: if there is no such file, or it is not one that this version has written.
+    """
+    file = Path(path).expanduser() / "metrics.csv"
+    epochs: dict[str, list[dict[str, str]]] = {}
+    try:
+        for row in csv.DictReader(file.read_text().splitlines()):
+            epochs.setdefault(row["epoch"], []).append(row)
+        history = [_row(members) for members in epochs.values()]
+        diagnostics.failures(history)
+    except FileNotFoundError as error:
+        raise JaxganError(f"{path} is not a run folder: it has no metrics.csv") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise JaxganError(f"{file} cannot be read ({error})") from error
+    except KeyError as error:
+        raise JaxganError(
+            f"{file} is of another version of jaxgan: it has no column {error}"
+        ) from error
+    return history
+
+
+def _row(members: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """A row of the history from the lines of an epoch, one for each member."""
+    first = members[0]
+    values: dict[str, Any] = {
+        name: [float(line[name]) for line in members] for name in first if name != "failures"
+    }
+    if "member" not in first:
+        values = {name: value for name, (value,) in values.items()}
+    return values | {name: int(first[name]) for name in ("epoch", "step")}
+
+
 def _sample_name(epoch: int) -> str:
     return f"samples/image_at_epoch_{epoch:04}.png"
 
@@ -125,12 +163,13 @@ def _sample_name(epoch: int) -> str:
 def _csv(history: History, members: Sequence[Mapping] | None) -> str:
     """A row for each epoch, or of a population for each epoch and member."""
     rows = []
-    for row in history:
+    for row, failures in zip(history, diagnostics.failures(history), strict=True):
         for i, member in enumerate(members or [{}]):
             own = {"member": i, **member} if members else {}
             values = {k: v[i] if isinstance(v, list) else v for k, v in row.items()}
-            rows.append({"epoch": values.pop("epoch"), "step": values.pop("step"), **own, **values})
+            place = {"epoch": values.pop("epoch"), "step": values.pop("step")}
+            rows.append({**place, **own, **values, "failures": failures[i]})
     # The columns of the first row, so that a run before its first epoch has an empty table.
     lines = [list(rows[0])] if rows else []
-    lines += [[repr(value) for value in row.values()] for row in rows]
+    lines += [[v if isinstance(v, str) else repr(v) for v in row.values()] for row in rows]
     return "".join(",".join(line) + "\n" for line in lines)

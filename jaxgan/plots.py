@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+History = Sequence[Mapping[str, Any]]
+
 _MIN_WIDTH = 448
 """Small images are enlarged until the picture is about this wide, in pixels."""
 
@@ -141,36 +143,96 @@ def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes:
     )
 
 
-def curves_png(history: Sequence[Mapping[str, Any]]) -> bytes:
+def curves_png(history: History) -> bytes:
     """Losses (left) and scores (right) over the epochs, as a PNG file.
 
     Of a population: each member's in a thin line, and the mean of those that have not failed.
     """
+    figure, (losses, scores) = _panels(1, 2)
+    scores.set_ylim(0, 1)
+    _draw(losses, history, "loss", _LOSSES)
+    _draw(
+        scores,
+        history,
+        "mean score",
+        {"real images": "real_score", "generated images": "fake_score"},
+    )
+    return _saved(figure)
+
+
+def diagnosis_png(history: History, marks: Mapping[str, Sequence[int]]) -> bytes:
+    """Losses, gradient norms, accuracies and the diversity over the epochs, as a PNG file.
+
+    Args:
+      history: the rows of `loop.Run`. The band around a loss is its standard deviation over the
+        steps of the epoch. Of a population all is as in `curves_png`, without the band.
+      marks: for each failure the epochs at which it was first seen, one for each member with it.
+    """
+    figure, panels = _panels(2, 2)
+    losses, norms, accuracies, diversity = panels.ravel()
+    _draw(losses, history, "loss", _LOSSES, swing=True)
+    norms.set_yscale("log")
+    _draw(
+        norms,
+        history,
+        "gradient norm",
+        {"generator": "gen_grad_norm", "discriminator": "disc_grad_norm"},
+    )
+    accuracies.set_ylim(0, 1.02)
+    _draw(
+        accuracies,
+        history,
+        "share told by the discriminator",
+        {"real images": "real_accuracy", "generated images": "fake_accuracy"},
+    )
+    diversity.set_ylim(bottom=0)
+    _draw(diversity, history, "diversity", {"of samples, beside that of real images": "diversity"})
+    for i, (name, epochs) in enumerate(marks.items()):
+        for axes in panels.ravel():
+            for epoch in epochs:
+                axes.axvline(epoch, color=f"C{3 + i}", linestyle="--", linewidth=1)
+        diversity.plot([], [], color=f"C{3 + i}", linestyle="--", label=name)
+    for axes in panels.ravel():
+        axes.legend()
+    return _saved(figure)
+
+
+_LOSSES = {"generator": "gen_loss", "discriminator": "disc_loss"}
+
+
+def _panels(rows: int, columns: int) -> tuple[Any, np.ndarray]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * columns, 4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def _draw(axes, history: History, label: str, lines: Mapping[str, str], *, swing=False) -> None:
+    """Columns of a history over its epochs, by the names of the lines."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     epochs = [row["epoch"] for row in history]
-    panels = (
-        ("loss", (("generator", "gen_loss"), ("discriminator", "disc_loss"))),
-        ("mean score", (("real images", "real_score"), ("generated images", "fake_score"))),
-    )
-    losses, scores = figure.subplots(1, 2)
-    scores.set_ylim(0, 1)
-    for axes, (label, lines) in zip((losses, scores), panels, strict=True):
-        for name, column in lines:
-            values = np.array([row[column] for row in history]).reshape(len(history), -1)
-            mean = np.ma.masked_invalid(values).mean(axis=1)
-            # A marker where a line would have no length.
-            (line,) = axes.plot(epochs, mean, label=name, marker="." if len(history) < 3 else "")
-            if values.shape[1] > 1:
-                axes.plot(epochs, values, color=line.get_color(), linewidth=0.5, alpha=0.3)
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
+    for name, column in lines.items():
+        values = np.array([row[column] for row in history]).reshape(len(history), -1)
+        mean = np.ma.masked_invalid(values).mean(axis=1)
+        # A marker where a line would have no length.
+        (line,) = axes.plot(epochs, mean, label=name, marker="." if len(history) < 3 else "")
+        if values.shape[1] > 1:
+            axes.plot(epochs, values, color=line.get_color(), linewidth=0.5, alpha=0.3)
+        elif swing:
+            squares = np.array([row[f"{column}_square"] for row in history]).ravel()
+            deviation = np.sqrt(np.maximum(squares - np.square(mean), 0))
+            band = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
+            axes.fill_between(epochs, mean - deviation, mean + deviation, **band)
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _saved(figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()

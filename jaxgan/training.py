@@ -17,7 +17,7 @@ import numpy as np
 from flax.linen.summary import tabulate
 
 import jaxgan
-from jaxgan import checkpoint, data, devices, loop, plots, population
+from jaxgan import checkpoint, data, devices, diagnostics, loop, plots, population
 from jaxgan.config import GANConfig, TrainConfig
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
 from jaxgan.gan import GANState, create_state, sample, train_step
@@ -28,7 +28,7 @@ _FREE = frozenset(
     f"train.{name}"
     for name in (
         *("dataset", "data_dir", "epochs", "sample_every", "checkpoint_every", "tensorboard"),
-        "devices",
+        *("devices", "stop_on_failure"),
     )
 ) | {"jaxgan"}
 """Settings that may change when a run goes on: what is trained does not depend on them, but for the
@@ -53,6 +53,8 @@ class Outcome(NamedTuple):
     scores: ModeScores | None = None
     """Of 2,500 samples at the end of a run on a mixture; of a population the means over the members
     that have not failed."""
+    failed: bool = False
+    """Whether `stop_on_failure` is set and the last epoch shows one (`diagnostics.has_failed`)."""
 
 
 def train(config: GANConfig, settings: TrainConfig, workdir: str | Path | None = None) -> Outcome:
@@ -236,6 +238,7 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
             f"resuming {folder.path} after {len(run.history)} epochs, step {loop.step(run.state)}"
         )
     before, saved = len(run.history), loop.step(run.state)
+    failed = settings.stop_on_failure and diagnostics.has_failed(run.history)
 
     def save(run: loop.Run) -> None:
         nonlocal saved
@@ -245,6 +248,7 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
             folder.save(saved, _checkpoint(run))
 
     def on_epoch(run: loop.Run) -> None:
+        nonlocal failed
         epoch = len(run.history)
         last = epoch == settings.epochs
         shown = last or epoch % settings.sample_every == 0
@@ -253,6 +257,9 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
             journal.write_epoch(run.history)
             if pictures is not None:
                 journal.write_samples(run.history, *pictures)
+        if devices.is_first():
+            _announce_failures(run.history, population=members is not None)
+        failed = settings.stop_on_failure and diagnostics.has_failed(run.history)
         # Last: a checkpoint says that all that belongs to its epochs is there.
         if last or epoch % settings.checkpoint_every == 0:
             save(run)
@@ -270,7 +277,7 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
         batch_size=settings.batch_size,
         epochs=settings.epochs,
         on_epoch=on_epoch,
-        should_stop=lambda: bool(received),
+        should_stop=lambda: bool(received) or failed,
         progress=devices.is_first(),
         layout=layout,
     )
@@ -287,7 +294,21 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
     scores = None
     if mixture and run.history and stopped_by is None:
         scores = _scores(mixture, run.history[-1], state, rngs.pictures)
-    return Outcome(folder.path, run.history, trained, stopped_by, members, scores)
+    return Outcome(folder.path, run.history, trained, stopped_by, members, scores, failed)
+
+
+def _announce_failures(history: list[dict[str, Any]], *, population: bool) -> None:
+    """Prints what is seen for the first time at the end of the last epoch."""
+    epoch = len(history)
+    found = diagnostics.diagnose_members(history)
+    new = [[finding for finding in member if finding.epoch == epoch] for member in found]
+    for line in diagnostics.describe(new, epoch, population=population):
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            tqdm.write(line)  # past the bar
+        else:
+            print(line, flush=True)
 
 
 def _pictures(state: GANState, rng, members) -> tuple[jax.Array, int | None]:

@@ -26,6 +26,7 @@ from jaxgan import (
     cli,
     data,
     devices,
+    diagnostics,
     population,
     training,
 )
@@ -102,6 +103,10 @@ def main() -> int | None:
         print_report(outcome.members, outcome.history)
     if outcome.scores is not None:
         print_scores(outcome.scores, options.train.dataset, outcome.members)
+    print_failures(outcome)
+    if outcome.failed:
+        print(f"stopped by --stop-on-failure and saved in {outcome.workdir}")
+        return 5
     if not outcome.trained:
         print(f"already trained for {len(outcome.history)} epochs; more --epochs goes on")
     print(f"everything is in {outcome.workdir}:")
@@ -136,6 +141,13 @@ def print_scores(scores: ModeScores, dataset: str, members: list | None) -> None
         f"modes, {scores.high_quality:.1%} of high quality, reverse KL {scores.reverse_kl:.3f} "
         f"nats, covariance ratio {scores.covariance_ratio:.3f}"
     )
+
+
+def print_failures(outcome: training.Outcome) -> None:
+    found = diagnostics.diagnose_members(outcome.history)
+    several = outcome.members is not None
+    for line in diagnostics.describe(found, len(outcome.history), population=several):
+        print(line)
 
 
 def parse_options() -> Options:

@@ -1,0 +1,315 @@
+"""What goes wrong in a run, read from its history: vanishing gradients, mode collapse, no
+convergence.
+
+Pure functions of a history, the rows of `loop.Run`: equal histories give equal findings, wherever
+the run was interrupted. Each failure is looked for at the end of every epoch, in the WINDOW epochs
+up to there; the thresholds below say where they come from.
+
+A discriminator that is merely ahead is no failure. With the non-saturating loss the gradient of its
+generator is then large, and it may catch up: the reference GAN begins so, on Fashion-MNIST with a
+loss of the generator of 5 to 8 in its second epoch. Where it does not catch up one of the three
+comes of it.
+
+What the step measures is of a batch and an epoch. The diversity shows a collapse to few modes, not
+the loss of one: on a ring of 8 modes it is 0 of 1 mode, 0.30 of 2 neighbours, 0.52 of 3, 0.69 of 4,
+but 0.80 of 2 that are opposite, and 0.98 of 7. `jaxgan.metrics` counts modes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+History = Sequence[Mapping[str, Any]]
+Columns = dict[str, np.ndarray]
+
+WINDOW = 5
+"""Epochs for which a sign has to last: shorter ones come and go in healthy runs."""
+
+WARM_UP = 1_000
+"""Steps before which neither mode collapse nor a lack of convergence is seen: the reference GAN has
+a diversity of 0.1 after 500 steps and grows out of it."""
+
+CERTAIN = 0.95
+"""Vanishing gradients: the least share of the real and of the generated images that the
+discriminator tells, in each epoch of the window."""
+
+VANISHED = 0.05
+"""Vanishing gradients: the most that is left of the generator's gradient norm, as a share of its
+largest in any epoch so far, in each epoch of the window. The gradient of the minimax loss goes with
+the scores of the fakes (arXiv 1701.04862, theorem 2.4), those of the others grow as the
+discriminator wins."""
+
+COLLAPSED = 0.5
+"""Mode collapse: the diversity is below this in each epoch of the window, and"""
+
+RISE = 1.2
+"""has not grown by this factor within it."""
+
+SWING = 1 / 3
+"""No convergence: the least standard deviation of a player's loss over all steps of the window,
+beside the larger of the two losses (their root mean squares), and"""
+
+LASTING = 0.8
+"""beside that deviation in the window before. The losses of a run that settles swing less and
+less."""
+
+GROWTH = 2.0
+"""No convergence, too: the least factor by which the norm of a player's parameters has grown since
+before the window, beside the largest of then."""
+
+
+class Finding(NamedTuple):
+    """A failure that was seen in the run of one GAN."""
+
+    name: str
+    """vanishing gradients, mode collapse or no convergence."""
+    epoch: int
+    """The epoch at whose end it was first seen."""
+    last: int
+    """The last epoch at whose end it was seen."""
+    evidence: str
+    """What was seen first, with the numbers."""
+    remedies: tuple[str, ...]
+    """What to try, as options of scripts/train.py."""
+
+
+def diagnose(history: History) -> list[Finding]:
+    """What failed in the run of one GAN, in the order of the epochs.
+
+    Args:
+      history: its rows, with the means of `measures.Metrics` over the steps of each epoch. Of a
+        population take `diagnose_members`, or `member_history` first.
+    """
+    return diagnose_members(history)[0]
+
+
+def diagnose_members(history: History) -> list[list[Finding]]:
+    """`diagnose` for each member of a population; a single GAN is one.
+
+    NaN, of a member that has diverged, is no sign of anything.
+    """
+    if not history:
+        return [[]]
+    columns = _columns(history)
+    epochs = [int(row["epoch"]) for row in history]
+    found: list[list[Finding]] = [[] for _ in columns["diversity"].T]
+    for name, failure in _FAILURES.items():
+        flags = failure.seen(columns)
+        for i in np.flatnonzero(flags.any(axis=0)):
+            at = np.flatnonzero(flags[:, i])
+            upto = {k: values[: at[0] + 1, [i]] for k, values in columns.items()}
+            finding = Finding(
+                name, epochs[at[0]], epochs[at[-1]], failure.evidence(upto), failure.remedies
+            )
+            found[i].append(finding)
+    return [sorted(member, key=lambda finding: finding.epoch) for member in found]
+
+
+def failures(history: History) -> list[list[str]]:
+    """What is seen at the end of each epoch in each member, joined by "+": `[epochs][members]`."""
+    if not history:
+        return []
+    columns = _columns(history)
+    flags = {name: failure.seen(columns) for name, failure in _FAILURES.items()}
+    epochs, members = columns["diversity"].shape
+    return [
+        ["+".join(name for name in flags if flags[name][at, i]) for i in range(members)]
+        for at in range(epochs)
+    ]
+
+
+def has_failed(history: History) -> bool:
+    """Whether a failure is seen at the end of the last epoch.
+
+    Of a population: in every member that has not diverged.
+    """
+    if not history:
+        return False
+    sound = np.isfinite(np.ravel(history[-1]["disc_loss"]))
+    last = failures(history)[-1]
+    return all(names for names, alive in zip(last, sound, strict=True) if alive)
+
+
+def member_history(history: History, i: int) -> list[dict[str, Any]]:
+    """The rows of member i of a population, as those of a single GAN."""
+    return [{k: v[i] if isinstance(v, list) else v for k, v in row.items()} for row in history]
+
+
+def describe(found: Sequence[Iterable[Finding]], epochs: int, *, population: bool) -> list[str]:
+    """Findings in words: a line for each failure, with what to try.
+
+    Args:
+      found: those of each member, as from `diagnose_members`.
+      epochs: how many the history has.
+      population: whether to say in which members.
+    """
+    lines = []
+    for name, failure in _FAILURES.items():
+        hits = {i: f for i, member in enumerate(found) for f in member if f.name == name}
+        if not hits:
+            continue
+        first, finding = min(hits.items(), key=lambda item: item[1].epoch)
+        where = name
+        if population:
+            some = ", ".join(map(str, list(hits)[:8])) + (", ..." if len(hits) > 8 else "")
+            where += f" in {len(hits)} of {len(found)} members ({some}); member {first}"
+        remedies = ", or ".join(failure.remedies)
+        lines.append(f"{where}, {_when(finding, epochs)}: {finding.evidence}; try {remedies}")
+    return lines
+
+
+def _when(finding: Finding, epochs: int) -> str:
+    if finding.last == finding.epoch:
+        return f"epoch {finding.epoch}"
+    return f"epoch {finding.epoch} to " + (
+        "the last" if finding.last == epochs else str(finding.last)
+    )
+
+
+class _Failure(NamedTuple):
+    seen: Callable[[Columns], np.ndarray]
+    """Of columns `[epochs, members]`: at the end of which epochs, in which members."""
+    evidence: Callable[[Columns], str]
+    """Of the columns `[epochs, 1]` of a member, up to where it is first seen."""
+    remedies: tuple[str, ...]
+
+
+def _vanishing(columns: Columns) -> np.ndarray:
+    certain = np.minimum(columns["real_accuracy"], columns["fake_accuracy"]) >= CERTAIN
+    norms = columns["gen_grad_norm"]
+    vanished = norms <= VANISHED * np.maximum.accumulate(norms, axis=0)
+    return _lasting(certain & vanished)
+
+
+def _vanishing_evidence(columns: Columns) -> str:
+    norms = columns["gen_grad_norm"][:, 0]
+    return (
+        f"the discriminator tells {columns['real_accuracy'][-1, 0]:.1%} of the real and "
+        f"{columns['fake_accuracy'][-1, 0]:.1%} of the generated images, and the generator's "
+        f"gradient norm has fallen from {norms.max():.2g} to {norms[-1]:.2g}"
+    )
+
+
+def _collapse(columns: Columns) -> np.ndarray:
+    diversity = columns["diversity"]
+    low = _lasting(diversity < COLLAPSED)
+    rising = diversity >= RISE * _before(diversity, WINDOW - 1)
+    # A generator that gets no gradient has not collapsed: it is as it was.
+    return low & ~rising & (columns["step"] >= WARM_UP) & ~_vanishing(columns)
+
+
+def _collapse_evidence(columns: Columns) -> str:
+    diversity = columns["diversity"][-WINDOW:, 0]
+    return (
+        f"in the last {WINDOW} epochs two samples differed by {diversity.mean():.1%} of what two "
+        "real images do"
+    )
+
+
+def _no_convergence(columns: Columns) -> np.ndarray:
+    swings = _swings(columns)
+    swinging = (swings >= SWING) & (swings >= LASTING * _before(swings, WINDOW))
+    growing = _growths(columns) >= GROWTH
+    late = columns["step"] >= WARM_UP
+    return (swinging | growing).any(axis=0) & late & ~_vanishing(columns)
+
+
+def _no_convergence_evidence(columns: Columns) -> str:
+    swings, growths = _swings(columns)[:, :, 0], _growths(columns)[:, -1, 0]
+    player = ("generator", "discriminator")
+    if (growths >= GROWTH).any():
+        i = int(np.nanargmax(growths))
+        return (
+            f"the norm of the {player[i]}'s parameters has grown {growths[i]:.1f} times in "
+            f"{WINDOW} epochs"
+        )
+    i = int(swings[:, -1].argmax())
+    return (
+        f"in the last {WINDOW} epochs the loss of the {player[i]} has swung by "
+        f"{swings[i, -1]:.0%} of the larger loss, in the {WINDOW} before by "
+        f"{swings[i, -1 - WINDOW]:.0%}"
+    )
+
+
+def _swings(columns: Columns) -> np.ndarray:
+    """How much the losses swing over the steps of a window: `[players, epochs, members]`.
+
+    Standard deviations beside the larger of the two root mean squares.
+    """
+    losses = [_window_mean(columns[f"{player}_loss"]) for player in _PLAYERS]
+    squares = [_window_mean(columns[f"{player}_loss_square"]) for player in _PLAYERS]
+    variances = np.maximum(np.array(squares) - np.square(losses), 0)
+    return np.sqrt(variances / np.maximum(np.max(squares, axis=0), _TINY))
+
+
+def _growths(columns: Columns) -> np.ndarray:
+    """The norms of the parameters beside the largest before the window: `[players, epochs,
+    members]`."""
+    norms = np.array([columns[f"{player}_param_norm"] for player in _PLAYERS])
+    return norms / np.maximum(_before(np.maximum.accumulate(norms, axis=1), WINDOW), _TINY)
+
+
+_PLAYERS = ("gen", "disc")
+_TINY = np.finfo(np.float32).tiny
+
+
+def _columns(history: History) -> Columns:
+    """`[epochs, members]` of each number that is looked at."""
+    names = (
+        *("step", "diversity", "real_accuracy", "fake_accuracy", "gen_grad_norm"),
+        *(f"{p}_{name}" for p in _PLAYERS for name in ("loss", "loss_square", "param_norm")),
+    )
+    columns = [np.array([np.ravel(row[name]) for row in history], float) for name in names]
+    # The step is the same for all members.
+    return dict(zip(names, np.broadcast_arrays(*columns), strict=True))
+
+
+def _lasting(flags: np.ndarray) -> np.ndarray:
+    """Whether True in each epoch of a window, `[epochs, members]`."""
+    return _window_mean(flags.astype(float)) == 1
+
+
+def _window_mean(values: np.ndarray) -> np.ndarray:
+    """Over the window up to each epoch, `[epochs, members]`; NaN before it is full."""
+    means = np.full(values.shape, np.nan)
+    if len(values) >= WINDOW:
+        windows = np.lib.stride_tricks.sliding_window_view(values, WINDOW, axis=0)
+        means[WINDOW - 1 :] = windows.mean(axis=-1)
+    return means
+
+
+def _before(values: np.ndarray, epochs: int) -> np.ndarray:
+    """`[..., epochs, members]` as they were so many epochs ago; NaN before the first."""
+    earlier = np.full(values.shape, np.nan)
+    earlier[..., epochs:, :] = values[..., :-epochs, :]
+    return earlier
+
+
+_FAILURES = {
+    "vanishing gradients": _Failure(
+        _vanishing,
+        _vanishing_evidence,
+        (
+            "--loss non_saturating",
+            "--instance-noise linear:0.1:0:10000",
+            "--loss relativistic --r1 1 --r2 1",
+            "a lower --discriminator-lr",
+        ),
+    ),
+    "mode collapse": _Failure(
+        _collapse,
+        _collapse_evidence,
+        ("--pac 2", "--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"),
+    ),
+    "no convergence": _Failure(
+        _no_convergence,
+        _no_convergence_evidence,
+        (
+            "--r1 1",
+            "--instance-noise linear:0.1:0:10000",
+            "--updates alternating",
+            "lower learning rates, --lr-scale cosine:1:0:STEPS",
+        ),
+    ),
+}
