@@ -137,9 +137,7 @@ def train_row(method: str, images: np.ndarray, args: argparse.Namespace):
         run = population.train_population(config, images, seeds, epochs=args.epochs, devices=1)
     except NonFiniteError as error:
         raise JaxganError(f"{method}: {error}") from error
-    findings = [
-        diagnostics.diagnose(diagnostics.member_history(run.history, i)) for i in range(args.seeds)
-    ]
+    findings = diagnostics.diagnose_members(run.history)
     names = sorted({finding.name for of_one in findings for finding in of_one})
     row = {
         "method": method,

@@ -106,3 +106,32 @@ def test_a_method_whose_seeds_all_diverge_has_a_row(mixtures, monkeypatch, tmp_p
     assert (row["modes_mean"], row["high_quality_mean"], row["failed_share"]) == (0, 0, 1)
     assert row["reverse_kl_mean"] == pytest.approx(math.log(8))
     assert row["steps_per_second"] is None
+
+
+def test_rows_of_the_remedies_are_trained_once(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import remedies
+
+    file, picture = tmp_path / "rows.json", tmp_path / "samples.png"
+    options = ["--dataset", "digits", "--epochs", "2", "--seeds", "2", "--json", file]
+    run(remedies, monkeypatch, *options, "--methods", "EMA")
+    (first,) = rows_in(file)
+    run(remedies, monkeypatch, *options, "--methods", "reference,EMA", "--picture", picture)
+    reference, ema = rows_in(file)
+    assert (reference["method"], ema["method"]) == ("reference", "EMA")
+    assert ema == first  # not trained again: its seconds would differ
+    assert ema["settings"]["ema_decay"] == 0.999
+    # The average is of no influence on training.
+    assert ema["diversity"] == reference["diversity"]
+    assert ema["diversity"]["sd"] > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_remedy_is_a_gan_that_can_be_built(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import remedies
+
+    monkeypatch.setattr("sys.argv", ["remedies.py"])
+    args = remedies.parse()
+    configs = [remedies.make_config(method, args) for method in remedies.METHODS]
+    assert len(set(configs)) == len(configs)
