@@ -91,14 +91,14 @@ def diagnose_members(history: History) -> list[list[Finding]]:
     """
     if not history:
         return [[]]
-    columns = _columns(history)
+    measured = signs(history)
     epochs = [int(row["epoch"]) for row in history]
-    found: list[list[Finding]] = [[] for _ in columns["diversity"].T]
+    found: list[list[Finding]] = [[] for _ in measured["diversity"].T]
     for name, failure in _FAILURES.items():
-        flags = failure.seen(columns)
+        flags = failure.seen(measured)
         for i in np.flatnonzero(flags.any(axis=0)):
             at = np.flatnonzero(flags[:, i])
-            upto = {k: values[: at[0] + 1, [i]] for k, values in columns.items()}
+            upto = {k: values[: at[0] + 1, i] for k, values in measured.items()}
             finding = Finding(
                 name, epochs[at[0]], epochs[at[-1]], failure.evidence(upto), failure.remedies
             )
@@ -110,9 +110,9 @@ def failures(history: History) -> list[list[str]]:
     """What is seen at the end of each epoch in each member, joined by "+": `[epochs][members]`."""
     if not history:
         return []
-    columns = _columns(history)
-    flags = {name: failure.seen(columns) for name, failure in _FAILURES.items()}
-    epochs, members = columns["diversity"].shape
+    measured = signs(history)
+    flags = {name: failure.seen(measured) for name, failure in _FAILURES.items()}
+    epochs, members = measured["diversity"].shape
     return [
         ["+".join(name for name in flags if flags[name][at, i]) for i in range(members)]
         for at in range(epochs)
@@ -169,100 +169,91 @@ def _when(finding: Finding, epochs: int) -> str:
 
 class _Failure(NamedTuple):
     seen: Callable[[Columns], np.ndarray]
-    """Of columns `[epochs, members]`: at the end of which epochs, in which members."""
+    """Of the signs: at the end of which epochs, in which members."""
     evidence: Callable[[Columns], str]
-    """Of the columns `[epochs, 1]` of a member, up to where it is first seen."""
+    """Of the signs `[epochs]` of a member, up to where it is first seen."""
     remedies: tuple[str, ...]
 
 
-def _vanishing(columns: Columns) -> np.ndarray:
-    certain = np.minimum(columns["real_accuracy"], columns["fake_accuracy"]) >= CERTAIN
-    norms = columns["gen_grad_norm"]
-    vanished = norms <= VANISHED * np.maximum.accumulate(norms, axis=0)
-    return _lasting(certain & vanished)
+def signs(history: History) -> Columns:
+    """What the thresholds are compared with, `[epochs, members]` each.
+
+    step: of the last step of the epoch. certainty: the lesser of the two accuracies. gradient: the
+    norm of the generator's, and gradient_share: beside its largest so far. diversity. swing: the
+    standard deviation of a loss over all steps of the window, beside the larger of the two losses
+    (root mean squares), of the player with the greater one. growth: the norm of the parameters
+    beside the largest before the window, of the player with the greater one. Swing and growth are
+    NaN until there are as many epochs as they need.
+    """
+
+    def column(name: str) -> np.ndarray:
+        return np.array([np.ravel(row[name]) for row in history], float)
+
+    players = ("gen", "disc")
+    gradient = column("gen_grad_norm")
+    means = [_window_mean(column(f"{player}_loss")) for player in players]
+    squares = [_window_mean(column(f"{player}_loss_square")) for player in players]
+    deviations = np.sqrt(np.maximum(np.array(squares) - np.square(means), 0))
+    norms = np.array([column(f"{player}_param_norm") for player in players])
+    norms_before = _before(np.maximum.accumulate(norms, axis=1), WINDOW)
+    return {
+        "step": np.broadcast_to(column("step"), gradient.shape),
+        "certainty": np.minimum(column("real_accuracy"), column("fake_accuracy")),
+        "gradient": gradient,
+        "gradient_share": _ratio(gradient, np.maximum.accumulate(gradient, axis=0)),
+        "diversity": column("diversity"),
+        "swing": _ratio(deviations.max(axis=0), np.sqrt(np.max(squares, axis=0))),
+        "growth": _ratio(norms, norms_before).max(axis=0),
+    }
 
 
-def _vanishing_evidence(columns: Columns) -> str:
-    norms = columns["gen_grad_norm"][:, 0]
+def _vanishing(signs: Columns) -> np.ndarray:
+    return _lasting((signs["certainty"] >= CERTAIN) & (signs["gradient_share"] <= VANISHED))
+
+
+def _vanishing_evidence(signs: Columns) -> str:
+    gradient = signs["gradient"]
     return (
-        f"the discriminator tells {columns['real_accuracy'][-1, 0]:.1%} of the real and "
-        f"{columns['fake_accuracy'][-1, 0]:.1%} of the generated images, and the generator's "
-        f"gradient norm has fallen from {norms.max():.2g} to {norms[-1]:.2g}"
+        f"the discriminator tells at least {np.floor(1000 * signs['certainty'][-1]) / 10}% of the "
+        f"real and of the generated images, and the generator's gradient norm has fallen from "
+        f"{gradient.max():.2g} to {gradient[-1]:.2g}"
     )
 
 
-def _collapse(columns: Columns) -> np.ndarray:
-    diversity = columns["diversity"]
+def _collapse(signs: Columns) -> np.ndarray:
+    diversity = signs["diversity"]
     low = _lasting(diversity < COLLAPSED)
     rising = diversity >= RISE * _before(diversity, WINDOW - 1)
     # A generator that gets no gradient has not collapsed: it is as it was.
-    return low & ~rising & (columns["step"] >= WARM_UP) & ~_vanishing(columns)
+    return low & ~rising & (signs["step"] >= WARM_UP) & ~_vanishing(signs)
 
 
-def _collapse_evidence(columns: Columns) -> str:
-    diversity = columns["diversity"][-WINDOW:, 0]
+def _collapse_evidence(signs: Columns) -> str:
     return (
-        f"in the last {WINDOW} epochs two samples differed by {diversity.mean():.1%} of what two "
-        "real images do"
+        f"in the last {WINDOW} epochs two samples differed by "
+        f"{signs['diversity'][-WINDOW:].mean():.1%} of what two real images do"
     )
 
 
-def _no_convergence(columns: Columns) -> np.ndarray:
-    swings = _swings(columns)
-    swinging = (swings >= SWING) & (swings >= LASTING * _before(swings, WINDOW))
-    growing = _growths(columns) >= GROWTH
-    late = columns["step"] >= WARM_UP
-    return (swinging | growing).any(axis=0) & late & ~_vanishing(columns)
+def _no_convergence(signs: Columns) -> np.ndarray:
+    swing = signs["swing"]
+    swinging = (swing >= SWING) & (swing >= LASTING * _before(swing, WINDOW))
+    late = signs["step"] >= WARM_UP
+    return (swinging | (signs["growth"] >= GROWTH)) & late & ~_vanishing(signs)
 
 
-def _no_convergence_evidence(columns: Columns) -> str:
-    swings, growths = _swings(columns)[:, :, 0], _growths(columns)[:, -1, 0]
-    player = ("generator", "discriminator")
-    if (growths >= GROWTH).any():
-        i = int(np.nanargmax(growths))
-        return (
-            f"the norm of the {player[i]}'s parameters has grown {growths[i]:.1f} times in "
-            f"{WINDOW} epochs"
-        )
-    i = int(swings[:, -1].argmax())
+def _no_convergence_evidence(signs: Columns) -> str:
+    growth, swing = signs["growth"][-1], signs["swing"]
+    if growth >= GROWTH:
+        return f"the norm of a player's parameters has grown {growth:.1f} times in {WINDOW} epochs"
     return (
-        f"in the last {WINDOW} epochs the loss of the {player[i]} has swung by "
-        f"{swings[i, -1]:.0%} of the larger loss, in the {WINDOW} before by "
-        f"{swings[i, -1 - WINDOW]:.0%}"
+        f"in the last {WINDOW} epochs the losses swung by {swing[-1]:.0%} of their size, in the "
+        f"{WINDOW} before by {swing[-1 - WINDOW]:.0%}"
     )
 
 
-def _swings(columns: Columns) -> np.ndarray:
-    """How much the losses swing over the steps of a window: `[players, epochs, members]`.
-
-    Standard deviations beside the larger of the two root mean squares.
-    """
-    losses = [_window_mean(columns[f"{player}_loss"]) for player in _PLAYERS]
-    squares = [_window_mean(columns[f"{player}_loss_square"]) for player in _PLAYERS]
-    variances = np.maximum(np.array(squares) - np.square(losses), 0)
-    return np.sqrt(variances / np.maximum(np.max(squares, axis=0), _TINY))
-
-
-def _growths(columns: Columns) -> np.ndarray:
-    """The norms of the parameters beside the largest before the window: `[players, epochs,
-    members]`."""
-    norms = np.array([columns[f"{player}_param_norm"] for player in _PLAYERS])
-    return norms / np.maximum(_before(np.maximum.accumulate(norms, axis=1), WINDOW), _TINY)
-
-
-_PLAYERS = ("gen", "disc")
-_TINY = np.finfo(np.float32).tiny
-
-
-def _columns(history: History) -> Columns:
-    """`[epochs, members]` of each number that is looked at."""
-    names = (
-        *("step", "diversity", "real_accuracy", "fake_accuracy", "gen_grad_norm"),
-        *(f"{p}_{name}" for p in _PLAYERS for name in ("loss", "loss_square", "param_norm")),
-    )
-    columns = [np.array([np.ravel(row[name]) for row in history], float) for name in names]
-    # The step is the same for all members.
-    return dict(zip(names, np.broadcast_arrays(*columns), strict=True))
+def _ratio(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return values / np.maximum(others, np.finfo(np.float32).tiny)
 
 
 def _lasting(flags: np.ndarray) -> np.ndarray:

@@ -185,15 +185,16 @@ def diagnosis_png(history: History, marks: Mapping[str, Sequence[int]]) -> bytes
         "share told by the discriminator",
         {"real images": "real_accuracy", "generated images": "fake_accuracy"},
     )
-    diversity.set_ylim(bottom=0)
     _draw(diversity, history, "diversity", {"of samples, beside that of real images": "diversity"})
+    diversity.set_ylim(bottom=0)
     for i, (name, epochs) in enumerate(marks.items()):
+        # Dashes that leave room for those of the others.
+        style = {"color": f"C{3 + i}", "linestyle": (5 * i, (5, 10))}
         for axes in panels.ravel():
             for epoch in epochs:
-                axes.axvline(epoch, color=f"C{3 + i}", linestyle="--", linewidth=1)
-        diversity.plot([], [], color=f"C{3 + i}", linestyle="--", label=name)
-    for axes in panels.ravel():
-        axes.legend()
+                axes.axvline(epoch, **style)
+        diversity.plot([], [], **style, label=name)
+    diversity.legend()
     return _saved(figure)
 
 
