@@ -23,7 +23,7 @@ from jaxgan import GANConfig, data, diagnostics, plots, population, sample
 from jaxgan.checkpoint import write_atomically
 from jaxgan.errors import JaxganError, NonFiniteError
 
-PENALTIES = {"r1": 0.1, "r2": 0.1}
+PENALTIES = {"r1": 1.0, "r2": 1.0}
 SLOW = {
     "generator_lr": 2e-4,
     "discriminator_lr": 2e-4,
@@ -42,7 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "unrolled 5": {"unroll_steps": 5},
     "PacGAN2": {"pac": 2},
     "instance noise": {"instance_noise": "linear:0.3:0:{steps}"},
-    "R1": {"r1": 0.1},
+    "R1": {"r1": 1.0},
     "DRAGAN": {"dragan": 1.0},
     "Roth": {"roth": 0.1},
     "weight penalty": {"weight_penalty": 1e-4},
