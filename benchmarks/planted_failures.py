@@ -209,7 +209,7 @@ def extremes(history: list[dict]) -> dict[str, list[float]]:
     }
 
 
-def modes(state) -> int:
+def modes(state) -> float:
     points = sample(state, jax.random.key(1), 2_500).reshape(-1, 2)
     return mode_scores(np.asarray(points), RING).modes
 

@@ -32,10 +32,9 @@ def main() -> None:
     if not history:
         raise JaxganError(f"{workdir} has no finished epoch yet")
     history = chosen(history, options)
-    population = isinstance(history[0]["gen_loss"], list)
     found = diagnostics.diagnose_members(history)
     print("\n".join(story(history)))
-    print("\n".join(verdict(history, found, population)))
+    print("\n".join(verdict(history, found)))
     marks: dict[str, list[int]] = {}
     for member in found:
         for finding in member:
@@ -62,62 +61,71 @@ def chosen(history: list[dict], options: Options) -> list[dict]:
 
 
 def story(history: list[dict]) -> list[str]:
-    """What happened from the first epoch to the last, in sentences."""
-    first, last = history[0], history[-1]
-    n, steps = last["epoch"], last["step"]
-
-    def course(name: str) -> str:
-        means = np.array([sound_mean(row[name]) for row in history])
-        low, high = int(np.nanargmin(means)), int(np.nanargmax(means))
-        return (
-            f"{means[0]:.3g} in epoch 1, {means[-1]:.3g} in epoch {n}, at least {means[low]:.3g} "
-            f"(epoch {low + 1}) and at most {means[high]:.3g} (epoch {high + 1})"
-        )
-
-    def swing(player: str) -> float:
-        square, mean = np.ravel(last[f"{player}_loss_square"]), np.ravel(last[f"{player}_loss"])
-        return sound_mean(np.sqrt(np.maximum(square - np.square(mean), 0)))
-
-    members = np.size(last["gen_loss"])
-    sound = int(np.isfinite(np.ravel(last["gen_loss"])).sum())
-    lines = [f"{n} epochs, {steps} steps"]
+    """What happened from the first epoch to the last, a sentence for each number."""
+    last = history[-1]
+    members, sound = np.size(last["gen_loss"]), np.isfinite(last["gen_loss"]).sum()
+    whole = f"{last['epoch']} epochs, {last['step']} steps"
     if members > 1:
-        lines[0] += (
-            f", {members} members of which {members - sound} have diverged; means over the others"
-        )
-    for player, short in (("generator", "gen"), ("discriminator", "disc")):
-        lines += [
-            f"loss of the {player}: {course(f'{short}_loss')}; from step to step it swung by "
-            f"{swing(short):.2g} in epoch {n}",
-            f"its gradient norm: {course(f'{short}_grad_norm')}",
-            f"the norm of its parameters: {sound_mean(first[f'{short}_param_norm']):.3g} to "
-            f"{sound_mean(last[f'{short}_param_norm']):.3g}",
-        ]
+        whole += f", {members} members, {members - sound} diverged; these are means over the others"
     return [
-        *lines,
-        f"share of the real images that the discriminator told: {course('real_accuracy')}",
-        f"of the generated ones: {course('fake_accuracy')}; 0.5 would be a draw",
-        f"diversity of the samples, 1 in real images: {course('diversity')}",
+        whole,
+        f"The generator's loss was {course(history, 'gen_loss')}; {swing(last, 'gen')}",
+        f"The discriminator's loss was {course(history, 'disc_loss')}; {swing(last, 'disc')}",
+        f"The generator's gradient norm was {course(history, 'gen_grad_norm')}.",
+        f"The discriminator's was {course(history, 'disc_grad_norm')}.",
+        f"The norm of the generator's parameters was {course(history, 'gen_param_norm')}.",
+        f"The discriminator's was {course(history, 'disc_param_norm')}.",
+        f"The discriminator knew a share of the real images of {course(history, 'real_accuracy')}.",
+        f"And of the generated ones of {course(history, 'fake_accuracy')}; 0.5 is a draw.",
+        "Two samples differed from each other, beside two real images, by "
+        f"{course(history, 'diversity')}; 1 is as it should be.",
     ]
 
 
-def verdict(
-    history: list[dict], found: list[list[diagnostics.Finding]], population: bool
-) -> list[str]:
-    """The findings; or that there are none, and what a closer look would be at."""
-    lines = diagnostics.describe(found, len(history), population=population)
+def course(history: list[dict], name: str) -> str:
+    """A number over the epochs."""
+    means = np.array([sound_mean(row[name]) for row in history])
+    said = f"{means[0]:.3g} in epoch 1"
+    if len(means) > 1:
+        said += f", {means[-1]:.3g} in epoch {len(means)}"
+    inner = {"least": int(np.nanargmin(means)), "most": int(np.nanargmax(means))}
+    for word, at in inner.items():
+        if at not in (0, len(means) - 1):
+            said += f", {word} {means[at]:.3g} in epoch {at + 1}"
+    return said
+
+
+def swing(row: dict, player: str) -> str:
+    squares, means = (np.array(row[f"{player}_loss{end}"]) for end in ("_square", ""))
+    deviation = sound_mean(np.sqrt(np.maximum(squares - np.square(means), 0)))
+    return f"in epoch {row['epoch']} it swung by {deviation:.2g} from step to step."
+
+
+def verdict(history: list[dict], found: list[list[diagnostics.Finding]]) -> list[str]:
+    """The findings; or that there are none, and how far from it the run was."""
+    several = isinstance(history[0]["gen_loss"], list)
+    lines = diagnostics.describe(found, len(history), population=several)
     if lines:
-        return lines
-    least = diagnostics.WINDOW
-    if len(history) < 2 * least or history[-1]["step"] < diagnostics.WARM_UP:
+        return ["Found:", *(f"  {line}" for line in lines)]
+    window, warm_up = diagnostics.WINDOW, diagnostics.WARM_UP
+    if len(history) < 2 * window or history[-1]["step"] < warm_up:
         return [
-            f"nothing was found, in a short run: vanishing gradients are seen from epoch {least} "
-            f"on, mode collapse after {diagnostics.WARM_UP} steps, and no convergence after both "
-            f"these and {2 * least} epochs"
+            f"Nothing was found, but the run is short: it takes {window} epochs to see vanishing "
+            f"gradients, and {warm_up} steps to see mode collapse; {2 * window} epochs and "
+            f"{warm_up} steps to see that nothing converges."
         ]
+    signs = diagnostics.signs(history)
+    late = {name: values[signs["step"] >= warm_up] for name, values in signs.items()}
+    diversity, swing = np.nanmin(late["diversity"]), np.nanmax(late["swing"])
     return [
-        "nothing was found: no vanishing gradients, mode collapse or lack of convergence; a few "
-        "modes may still be missing, which the diversity does not show"
+        "Nothing was found: no vanishing gradients, mode collapse or lack of convergence.",
+        f"After step {warm_up} the diversity was at least {diversity:.2f} (a collapse: below "
+        f"{diagnostics.COLLAPSED}, and not rising), the losses swung by at most {swing:.0%} of "
+        f"their size within {window} epochs (no convergence: {diagnostics.SWING:.0%}, and not less "
+        f"than before), and {np.nanmin(late['gradient_share']):.0%} or more of its largest norm "
+        f"were left of the generator's gradient (vanishing: {diagnostics.VANISHED:.0%}, if the "
+        "discriminator is certain).",
+        "A few modes may be missing all the same, which the diversity does not show.",
     ]
 
 
