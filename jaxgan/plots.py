@@ -171,7 +171,7 @@ def diagnosis_png(history: History, marks: Mapping[str, Sequence[int]]) -> bytes
     figure, panels = _panels(2, 2)
     losses, norms, accuracies, diversity = panels.ravel()
     _draw(losses, history, "loss", _LOSSES, swing=True)
-    norms.set_yscale("log")
+    norms.set_yscale("symlog", linthresh=1e-12)  # logarithmic, with a place for 0
     _draw(
         norms,
         history,
@@ -186,14 +186,14 @@ def diagnosis_png(history: History, marks: Mapping[str, Sequence[int]]) -> bytes
         {"real images": "real_accuracy", "generated images": "fake_accuracy"},
     )
     _draw(diversity, history, "diversity", {"of samples, beside that of real images": "diversity"})
-    diversity.set_ylim(bottom=0)
+    diversity.set_ylim(0, max(1.05, diversity.get_ylim()[1]))
     for i, (name, epochs) in enumerate(marks.items()):
         # Dashes that leave room for those of the others.
-        style = {"color": f"C{3 + i}", "linestyle": (5 * i, (5, 10))}
+        color, dashes = f"C{3 + i}", (5 * i, (5, 10))
         for axes in panels.ravel():
             for epoch in epochs:
-                axes.axvline(epoch, **style)
-        diversity.plot([], [], **style, label=name)
+                axes.axvline(epoch, color=color, linestyle=dashes)
+        diversity.plot([], [], color=color, label=name)
     diversity.legend()
     return _saved(figure)
 

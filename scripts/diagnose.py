@@ -114,17 +114,16 @@ def verdict(history: list[dict], found: list[list[diagnostics.Finding]]) -> list
             f"gradients, and {warm_up} steps to see mode collapse; {2 * window} epochs and "
             f"{warm_up} steps to see that nothing converges."
         ]
-    signs = diagnostics.signs(history)
-    late = {name: values[signs["step"] >= warm_up] for name, values in signs.items()}
-    diversity, swing = np.nanmin(late["diversity"]), np.nanmax(late["swing"])
+    last = {name: values[-1] for name, values in diagnostics.signs(history).items()}
+    diversity, swing = np.nanmin(last["diversity"]), np.nanmax(last["swing"])
+    share = np.nanmin(last["gradient_share"])
     return [
         "Nothing was found: no vanishing gradients, mode collapse or lack of convergence.",
-        f"After step {warm_up} the diversity was at least {diversity:.2f} (a collapse: below "
-        f"{diagnostics.COLLAPSED}, and not rising), the losses swung by at most {swing:.0%} of "
-        f"their size within {window} epochs (no convergence: {diagnostics.SWING:.0%}, and not less "
-        f"than before), and {np.nanmin(late['gradient_share']):.0%} or more of its largest norm "
-        f"were left of the generator's gradient (vanishing: {diagnostics.VANISHED:.0%}, if the "
-        "discriminator is certain).",
+        f"In the end the diversity is {diversity:.2f} (a collapse: below {diagnostics.COLLAPSED} "
+        f"and not rising), the losses swing by {swing:.0%} of their size within {window} epochs "
+        f"(no convergence: {diagnostics.SWING:.0%} and no less than before), and the generator's "
+        f"gradient norm is {share:.0%} of its largest (vanishing: {diagnostics.VANISHED:.0%} and a "
+        "discriminator that is certain).",
         "A few modes may be missing all the same, which the diversity does not show.",
     ]
 

@@ -1,5 +1,6 @@
 """The scripts as a user starts them: real processes, real files."""
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,11 @@ from jaxgan import PRESETS, cli, training
 from jaxgan.checkpoint import RunFolder
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = "epoch,step,gen_loss,disc_loss,real_score,fake_score,seconds,steps_per_second"
+COLUMNS = (
+    "epoch,step,gen_loss,disc_loss,real_score,fake_score,penalty,real_accuracy,fake_accuracy,"
+    "diversity,gen_grad_norm,disc_grad_norm,gen_param_norm,disc_param_norm,gen_loss_square,"
+    "disc_loss_square,seconds,steps_per_second,failures"
+)
 
 
 def script(name: str, *arguments, status: int = 0, **environment) -> tuple[str, str]:
@@ -291,6 +296,41 @@ def test_a_terminal_gets_a_bar_per_epoch(tmp_path, terminal):
     for name in ("12/12", "step/s", "gen_loss=", "disc_loss=", "real_score=", "fake_score="):
         assert name in shown
     assert "epoch" not in out.decode().replace("image_at_epoch", "")
+
+
+def test_a_failure_is_told_and_may_end_the_run(tmp_path, terminal, user_error):
+    master, slave = terminal
+    options = ("--dataset", "digits", "--epochs", "50", "--loss", "minimax", "--stop-on-failure")
+    options += ("--discriminator-lr", "0.01", "--discriminator-dropout", "0", "0", "0")
+    options += ("--workdir", str(tmp_path / "run"))
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *options],
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    shown = b""
+    # The end of the process is an error for who reads its terminal.
+    with contextlib.suppress(OSError):
+        while some := os.read(master, 10_000):
+            shown += some
+    assert process.wait() == 5
+    lines = [line.split("\r")[-1] for line in shown.decode().splitlines()]
+    found = [line for line in lines if line.startswith("vanishing gradients, epoch ")]
+    # Past the bar when it is seen, and once more at the end.
+    assert len(found) == 2
+    assert "--loss non_saturating" in found[0]
+    assert f"stopped by --stop-on-failure and saved in {tmp_path / 'run'}" in lines
+
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert [line.rsplit(",", 1)[1] for line in lines[-2:]] == ["", "vanishing gradients"]
+    assert 6 <= len(lines) - 1 < 50
+    out, _ = script("diagnose.py", tmp_path / "run")
+    assert out.startswith(f"{len(lines) - 1} epochs, {12 * (len(lines) - 1)} steps\n")
+    assert found[0].split(":")[0] in out
+    assert picture(tmp_path / "run" / "diagnosis.png").shape[:2] == (800, 1000)
+    assert "no population" in user_error("diagnose.py", tmp_path / "run", "--member", 0)
+    assert "not a run folder" in user_error("diagnose.py", tmp_path)
 
 
 def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
