@@ -303,12 +303,7 @@ def _announce_failures(history: list[dict[str, Any]], *, population: bool) -> No
     found = diagnostics.diagnose_members(history)
     new = [[finding for finding in member if finding.epoch == epoch] for member in found]
     for line in diagnostics.describe(new, epoch, population=population):
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            tqdm.write(line)  # past the bar
-        else:
-            print(line, flush=True)
+        print(line, flush=True)
 
 
 def _pictures(state: GANState, rng, members) -> tuple[jax.Array, int | None]:

@@ -317,7 +317,7 @@ def test_a_failure_is_told_and_may_end_the_run(tmp_path, terminal, user_error):
     assert process.wait() == 5
     lines = [line.split("\r")[-1] for line in shown.decode().splitlines()]
     found = [line for line in lines if line.startswith("vanishing gradients, epoch ")]
-    # Past the bar when it is seen, and once more at the end.
+    # After the bar of its epoch, and once more at the end.
     assert len(found) == 2
     assert "--loss non_saturating" in found[0]
     assert f"stopped by --stop-on-failure and saved in {tmp_path / 'run'}" in lines
