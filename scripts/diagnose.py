@@ -120,7 +120,7 @@ def verdict(history: list[dict], found: list[list[diagnostics.Finding]]) -> list
     return [
         "Nothing was found: no vanishing gradients, mode collapse or lack of convergence.",
         f"In the end the diversity is {diversity:.2f} (a collapse: below {diagnostics.COLLAPSED} "
-        f"and not rising), the losses swing by {swing:.0%} of their size within {window} epochs "
+        f"and not rising), both losses swing by {swing:.0%} of their size within {window} epochs "
         f"(no convergence: {diagnostics.SWING:.0%} and no less than before), and the generator's "
         f"gradient norm is {share:.0%} of its largest (vanishing: {diagnostics.VANISHED:.0%} and a "
         "discriminator that is certain).",
