@@ -1,17 +1,27 @@
 """Four fake CPU devices for all tests, and errors where shapes would be broadcast by accident."""
 
+import atexit
+import dataclasses
 import fcntl
 import os
 import pty
+import shutil
 import struct
+import tempfile
 import termios
 
 os.environ["KERAS_BACKEND"] = "jax"
+# Here and in the processes that tests start a program is compiled once, and that is most of the
+# time that tests take. Programs for other numbers of devices are others.
+_COMPILED = tempfile.mkdtemp(prefix="jaxgan-compiled-")
+atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 
 import jax
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import numpy as np
@@ -29,13 +39,6 @@ def real_data_dir() -> str:
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """For the processes that tests start: each program is compiled once, not once in each."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-
-
 @pytest.fixture
 def terminal():
     """A terminal for a process: the end to read from, and the end to give to it and close."""
@@ -45,7 +48,7 @@ def terminal():
     os.close(master)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> jaxgan.GANConfig:
     """The reference's architecture, small."""
     return jaxgan.GANConfig(
@@ -57,7 +60,17 @@ def small() -> jaxgan.GANConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def tiny(small) -> jaxgan.GANConfig:
+    """`small` with a hidden layer less: for tests of what is built around a step."""
+    return dataclasses.replace(
+        small, generator_widths=(16,), discriminator_widths=(16,), discriminator_dropout=(0.5,)
+    )
+
+
+@pytest.fixture(scope="session")
 def images() -> np.ndarray:
-    """32 images for `small`, uint8."""
-    return np.random.default_rng(0).integers(0, 256, (32, 6, 5, 1), np.uint8)
+    """32 images for `small` and `tiny`, uint8."""
+    images = np.random.default_rng(0).integers(0, 256, (32, 6, 5, 1), np.uint8)
+    images.flags.writeable = False  # all tests share them
+    return images
