@@ -69,8 +69,8 @@ def test_batch_larger_than_the_data_is_one_step(tally, rows):
     assert (state.step, means.size) == (1, N)
 
 
-def test_fit_is_train_epoch_for_each_epoch(small, images):
-    state = create_state(RNG, small)
+def test_fit_is_train_epoch_for_each_epoch(tiny, images):
+    state = create_state(RNG, tiny)
     run = loop.start_run(train_step, state, images)
     run = loop.fit(train_step, run, images, RNG, batch_size=5, epochs=3, progress=False)
     for epoch in range(3):
@@ -85,12 +85,12 @@ def test_fit_is_train_epoch_for_each_epoch(small, images):
 
 
 @pytest.mark.parametrize("vectorize", [False, True])
-def test_train_epoch_takes_a_population_too(small, images, vectorize):
+def test_train_epoch_takes_a_population_too(tiny, images, vectorize):
     layout = make_layout(1, population=True, vectorize=vectorize)
-    rngs = jax.random.split(RNG, 3)
-    states = jax.vmap(lambda rng: create_state(rng, small))(rngs)
+    rngs = jax.random.split(RNG, 6)
+    states = jax.vmap(lambda rng: create_state(rng, tiny))(rngs)
     run = loop.start_run(train_step, states, images, layout=layout)
-    options = {"batch_size": 8, "layout": layout}
+    options = {"batch_size": 5, "layout": layout}
     run = loop.fit(train_step, run, images, rngs, epochs=2, progress=False, **options)
     for epoch in range(2):
         states, means = loop.train_epoch(
@@ -101,8 +101,8 @@ def test_train_epoch_takes_a_population_too(small, images, vectorize):
     assert_trees_equal(run.state, states)
 
 
-def test_a_fit_that_is_stopped_anywhere_goes_on_to_the_same_bits(small, images):
-    start = loop.start_run(train_step, create_state(RNG, small), images)
+def test_a_fit_that_is_stopped_anywhere_goes_on_to_the_same_bits(tiny, images):
+    start = loop.start_run(train_step, create_state(RNG, tiny), images)
 
     def fit(run, **options):
         return loop.fit(

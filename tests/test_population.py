@@ -13,8 +13,10 @@ from jaxgan import JaxganError, create_state, loop, population, train_step
 from jaxgan.devices import make_layout
 from jaxgan.errors import NonFiniteError
 
-SEEDS = [7, 2**32 - 1, 0, 5, 6]
-RATES = [1e-3, 3e-4, 2e-3, 1e-4, 5e-4]
+# Of this size, in these batches of these images in test_loop and test_population_runs too: each
+# program is then compiled once for all.
+SEEDS = [7, 2**32 - 1, 0, 5, 6, 8]
+RATES = [1e-3, 3e-4, 2e-3, 1e-4, 5e-4, 4e-4]
 SETTINGS = {"epochs": 2, "batch_size": 5, "progress": False}
 
 
@@ -24,11 +26,11 @@ def single(config, images, seed, **settings) -> loop.Run:
     return loop.fit(train_step, run, images, rngs.training, **(SETTINGS | settings))
 
 
-@pytest.fixture
-def in_turns(small, images) -> loop.Run:
+@pytest.fixture(scope="module")
+def in_turns(tiny, images) -> loop.Run:
     """The population that others are compared with, on one device."""
     return population.train_population(
-        small, images, SEEDS, generator_lr=RATES, devices=1, vectorize=False, **SETTINGS
+        tiny, images, SEEDS, generator_lr=RATES, devices=1, vectorize=False, **SETTINGS
     )
 
 
@@ -37,9 +39,9 @@ def metrics_of(run: loop.Run) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in timings} for row in run.history]
 
 
-def test_in_turns_each_member_is_its_single_run_to_the_bit(small, images, in_turns):
+def test_in_turns_each_member_is_its_single_run_to_the_bit(tiny, images, in_turns):
     for i in (1, 4):
-        config = dataclasses.replace(small, generator_lr=RATES[i])
+        config = dataclasses.replace(tiny, generator_lr=RATES[i])
         alone = single(config, images, SEEDS[i])
         member = population.member(in_turns.state, i)
         assert_trees_equal(jax.tree.leaves(member), jax.tree.leaves(alone.state))
@@ -48,13 +50,13 @@ def test_in_turns_each_member_is_its_single_run_to_the_bit(small, images, in_tur
     assert in_turns.history[0]["gen_loss"][0] != in_turns.history[0]["gen_loss"][1]
 
 
-def test_together_each_member_stays_with_its_single_run_for_100_steps(small, images):
+def test_together_each_member_stays_with_its_single_run_for_100_steps(tiny, images):
     # Adam divides by the size of the gradients: where those are rounding alone, it lifts it to the
     # size of a step. A larger epsilon keeps the comparison to what was computed.
-    config = dataclasses.replace(small, adam_eps=1e-3)
+    config = dataclasses.replace(tiny, adam_eps=1e-3)
     settings = SETTINGS | {"epochs": 15}
     together = population.train_population(
-        config, images, SEEDS[:2], generator_lr=RATES[:2], devices=1, vectorize=True, **settings
+        config, images, SEEDS, generator_lr=RATES, devices=1, vectorize=True, **settings
     )
     assert together.history[-1]["step"] == 105
     for i in range(2):
@@ -68,22 +70,26 @@ def test_together_each_member_stays_with_its_single_run_for_100_steps(small, ima
 
 
 @pytest.mark.parametrize("vectorize", [False, True])
-def test_members_are_split_over_devices_that_they_do_not_fill(small, images, in_turns, vectorize):
+def test_members_are_split_over_devices_that_they_do_not_fill(tiny, images, in_turns, vectorize):
     run = population.train_population(
-        small, images, SEEDS, generator_lr=RATES, vectorize=vectorize, **SETTINGS
+        tiny, images, SEEDS, generator_lr=RATES, vectorize=vectorize, **SETTINGS
     )
-    assert len(run.state.step) == 5
+    assert len(run.state.step) == 6
     (assert_trees_close if vectorize else assert_trees_equal)(run.state, in_turns.state)
 
 
-def test_each_device_holds_its_members_and_no_others(small):
+@pytest.fixture
+def members():
+    return [{"seed": s, "generator_lr": r} for s, r in zip(SEEDS, RATES, strict=True)]
+
+
+def test_each_device_holds_its_members_and_no_others(tiny, members):
     layout = make_layout(population=True)
-    members = population.crossed(0, 6, {})
-    placed = layout.place_run(population.create_states(small, members))
+    placed = layout.place_run(population.create_states(tiny, members))
     for leaf in jax.tree.leaves(placed):
         # Six members fill the four devices up to eight.
         assert [len(shard.data) for shard in leaf.addressable_shards] == [2] * 4
-    assert_trees_equal(layout.cut(placed, 6), population.create_states(small, members))
+    assert_trees_equal(layout.cut(placed, 6), population.create_states(tiny, members))
 
 
 def fit(run, images, members, layout, **options):
@@ -98,14 +104,9 @@ def fit(run, images, members, layout, **options):
 
 
 @pytest.fixture
-def members():
-    return [{"seed": s, "generator_lr": r} for s, r in zip(SEEDS, RATES, strict=True)]
-
-
-@pytest.fixture
-def start(small, images, members):
+def start(tiny, images, members):
     layout = make_layout(1, population=True)
-    states = population.create_states(small, members)
+    states = population.create_states(tiny, members)
     return layout, loop.start_run(train_step, states, images, layout=layout)
 
 
@@ -121,7 +122,7 @@ def test_in_parts_it_is_the_same_population(images, members, start, in_turns, ca
     assert seen == [1, 2]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
-    assert lines[0].startswith("epoch 1/2, members 0-1 of 5  gen_loss")
+    assert lines[0].startswith("epoch 1/2, members 0-1 of 6  gen_loss")
 
 
 def test_in_parts_and_stopped_it_is_as_after_the_last_whole_epoch(images, members, start, in_turns):
@@ -158,13 +159,31 @@ def test_what_the_memory_does_not_hold_goes_in_parts(images, members, start, mon
     assert seen == [2]  # and a part that gives no epoch was stopped
 
 
-def test_a_member_that_diverges_fails_alone(small, images, in_turns):
+def test_parts_need_not_be_of_one_size(images, members, start, monkeypatch):
+    layout, run = start
+    seen = []
+
+    def an_epoch(train_step, part, data, rngs, **_):
+        """In place of training; the seeds tell the members apart."""
+        seen.append(rngs.size)
+        row = {"seconds": 1.0, "steps_per_second": 2.0, "gen_loss": [float(len(seen))] * rngs.size}
+        return part._replace(history=[row])
+
+    monkeypatch.setattr(loop, "fit", an_epoch)
+    five = population.member(run.state, slice(5)), population.member(run.totals, slice(5))
+    after = fit(loop.Run(*five, [], 0.0), images, members[:5], layout, at_once=2, epochs=1)
+    assert seen == [2, 2, 1]
+    assert after.history[0]["gen_loss"] == [1, 1, 2, 2, 3]
+    assert_trees_equal(after.state, five[0])
+
+
+def test_a_member_that_diverges_fails_alone(tiny, images, in_turns):
     rates = [*RATES[:2], 1e38, *RATES[3:]]
     run = population.train_population(
-        small, images, SEEDS, generator_lr=rates, devices=1, vectorize=False, **SETTINGS
+        tiny, images, SEEDS, generator_lr=rates, devices=1, vectorize=False, **SETTINGS
     )
     members = [{"seed": s, "generator_lr": r} for s, r in zip(SEEDS, rates, strict=True)]
-    for i in (0, 1, 3, 4):
+    for i in (0, 1, 3, 4, 5):
         assert_trees_equal(population.member(run.state, i), population.member(in_turns.state, i))
     assert all(np.isnan(run.history[-1][name][2]) for name in ("gen_loss", "real_score"))
     report = population.report(members, run.history[-1])
@@ -173,10 +192,10 @@ def test_a_member_that_diverges_fails_alone(small, images, in_turns):
     assert 2 not in (report.best, report.worst)
 
 
-def test_if_all_members_diverge_the_run_is_over(small, images):
-    with pytest.raises(NonFiniteError, match="epoch 1: all 5 members"):
+def test_if_all_members_diverge_the_run_is_over(tiny, images):
+    with pytest.raises(NonFiniteError, match="epoch 1: all 6 members"):
         population.train_population(
-            small, images, SEEDS, generator_lr=1e38, devices=1, vectorize=False, **SETTINGS
+            tiny, images, SEEDS, generator_lr=1e38, devices=1, vectorize=False, **SETTINGS
         )
 
 
@@ -217,6 +236,6 @@ def test_the_report_is_what_statistics_say():
         ([2**32], {}, "seeds must be from 0"),
     ],
 )
-def test_what_does_not_fit_is_refused(small, images, seeds, own, message):
+def test_what_does_not_fit_is_refused(tiny, images, seeds, own, message):
     with pytest.raises(JaxganError, match=message):
-        population.train_population(small, images, seeds, **SETTINGS, **own)
+        population.train_population(tiny, images, seeds, **SETTINGS, **own)

@@ -23,28 +23,23 @@ from jaxgan.metrics.modes import mode_scores
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> TrainConfig:
+def settings(tmp_path_factory, images) -> TrainConfig:
     folder = tmp_path_factory.mktemp("data")
-    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (40, 6, 5), np.uint8))
+    np.save(folder / "images.npy", images[..., 0])
     return TrainConfig(
         dataset=str(folder / "images.npy"),
         epochs=2,
-        batch_size=16,
+        batch_size=5,
         checkpoint_every=1,
-        population=2,
+        population=3,
         sweep=("generator_lr=1e-4,1e-3",),
         devices=1,
     )
 
 
 @pytest.fixture(scope="module")
-def run_folder(settings, tmp_path_factory):
-    config = GANConfig(
-        latent_dim=7,
-        generator_widths=(16, 12),
-        discriminator_widths=(16, 8),
-        discriminator_dropout=(0.5, 0.3),
-    )
+def run_folder(settings, tiny, tmp_path_factory):
+    config = dataclasses.replace(tiny, image_shape=GANConfig().image_shape)
     folder = tmp_path_factory.mktemp("population") / "run"
     outcome = training.train(config, settings, folder)
     return config, folder, outcome
@@ -61,13 +56,13 @@ def test_each_member_has_its_rows_and_the_report_sums_them_up(run_folder):
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     members = [(row["epoch"], row["member"], row["seed"], row["generator_lr"]) for row in rows]
     assert members == [
-        (epoch, str(i), str(i % 2), ["0.0001", "0.001"][i // 2])
+        (epoch, str(i), str(i % 3), ["0.0001", "0.001"][i // 3])
         for epoch in ("1", "2")
-        for i in range(4)
+        for i in range(6)
     ]
     report = json.loads((folder / "report.json").read_text())
-    losses = [float(row["disc_loss"]) for row in rows[4:]]
-    assert report["summary"][1]["disc_loss_mean"] == pytest.approx(np.mean(losses[2:]))
+    losses = [float(row["disc_loss"]) for row in rows[6:]]
+    assert report["summary"][1]["disc_loss_mean"] == pytest.approx(np.mean(losses[3:]))
     distances = np.abs(np.array(losses) - 2 * np.log(2))
     assert (report["best"], report["worst"]) == (distances.argmin(), distances.argmax())
     assert outcome.history[-1]["disc_loss"] == losses
@@ -78,8 +73,8 @@ def test_the_pictures_are_there_and_of_the_members(run_folder):
     for name in ("best", "worst", "curves", "real"):
         Image.open(folder / f"{name}.png").verify()
     grid = np.asarray(Image.open(folder / "samples" / "image_at_epoch_0002.png"))
-    # A row for each of four members, of eight samples of 6 x 5 pixels, enlarged.
-    assert grid.shape[0] * (8 * 5) == grid.shape[1] * (4 * 6)
+    # A row for each of six members, of eight samples of 6 x 5 pixels, enlarged.
+    assert grid.shape[0] * (8 * 5) == grid.shape[1] * (6 * 6)
     best, worst = (np.asarray(Image.open(folder / f"{name}.png")) for name in ("best", "worst"))
     assert (best != worst).any()
 
@@ -102,15 +97,15 @@ def test_one_member_can_be_taken_out(run_folder):
         state, epochs = training.load_state(folder, asked)
         assert epochs == 2
         assert_trees_equal(state, population.member(states, i))
-    with pytest.raises(JaxganError, match="members 0 to 3, and no member 4"):
-        training.load_state(folder, 4)
+    with pytest.raises(JaxganError, match="members 0 to 5, and no member 6"):
+        training.load_state(folder, 6)
 
 
 def test_another_population_is_refused(run_folder, settings):
     config, folder, _ = run_folder
     for change, message in (
-        ({"population": 3}, r"train\.population: 2 -> 3"),
-        ({"sweep": ("generator_lr=1e-4",)}, r"train\.sweep: .*1e-3'\] -> \['generator_lr=1e-4'\]"),
+        ({"population": 2, "sweep": ("generator_lr=1,2,3",)}, r"train\.population: 3 -> 2"),
+        ({"sweep": ("generator_lr=1e-4,2",)}, r"train\.sweep: .*1e-3'\] -> \['.*1e-4,2'\]"),
         ({"population": None, "sweep": ()}, "holds a run of another configuration"),
     ):
         with pytest.raises(JaxganError, match=message):
@@ -162,13 +157,13 @@ def test_members_that_fail_are_counted_and_the_others_go_on(run_folder, settings
     config, _, _ = run_folder
     settings = dataclasses.replace(settings, sweep=("generator_lr=1e38,1e-4",), tensorboard=True)
     training.train(config, dataclasses.replace(settings, epochs=1), tmp_path / "run")
-    outcome = training.train(config, settings, tmp_path / "run")
+    outcome = training.train(config, dataclasses.replace(settings, devices=4), tmp_path / "run")
     assert len(outcome.history) == 2
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["failed"] == [0, 1]
-    assert [(line["members"], line["failed"]) for line in report["summary"]] == [(2, 2), (2, 0)]
+    assert report["failed"] == [0, 1, 2]
+    assert [(line["members"], line["failed"]) for line in report["summary"]] == [(3, 3), (3, 0)]
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
-    assert [np.isnan(float(row["gen_loss"])) for row in rows] == 2 * [True, True, False, False]
+    assert [np.isnan(float(row["gen_loss"])) for row in rows] == 2 * (3 * [True] + 3 * [False])
     Image.open(tmp_path / "run" / "curves.png").verify()
 
 
