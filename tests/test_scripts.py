@@ -1,6 +1,7 @@
-"""The scripts as a user starts them: real processes, real files."""
+"""The scripts as a user starts them: real files, and real processes where that is the matter."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -37,27 +38,29 @@ def script(name: str, *arguments, status: int = 0, **environment) -> tuple[str, 
     return done.stdout, done.stderr
 
 
-@pytest.fixture
-def refused(monkeypatch, capsys):
-    """Runs a script in this process, to spare the imports of one of its own; gives its errors.
-
-    It has to exit with status 2.
-    """
-
-    def run_here(name: str, *arguments) -> str:
-        # What these set would outlive the test.
-        monkeypatch.setattr(cli, "quieten", lambda: None)
-        monkeypatch.setattr(cli, "keep_programs", lambda: None)
-        monkeypatch.setattr("gc.set_threshold", lambda *_: None)
-        monkeypatch.setattr("signal.signal", lambda *_: None)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
+def here(name: str, *arguments, status: int = 0) -> tuple[str, str]:
+    """As `script`, but in this process, which has imported and compiled most of it already."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        # What these set would outlive the script.
+        patch.setattr(cli, "quieten", lambda: None)
+        patch.setattr(cli, "keep_programs", lambda: None)
+        patch.setattr("gc.set_threshold", lambda *_: None)
+        patch.setattr("signal.signal", lambda *_: None)
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
-        assert end.value.code == 2
-        return capsys.readouterr().err
+    assert end.value.code == status, out.getvalue() + err.getvalue()
+    return out.getvalue(), err.getvalue()
 
-    return run_here
+
+@pytest.fixture
+def refused():
+    """Runs a script that has to exit with status 2; gives its errors."""
+    return lambda name, *arguments: here(name, *arguments, status=2)[1]
 
 
 @pytest.fixture
@@ -113,9 +116,9 @@ def test_run_folder_holds_all_that_is_promised(trained):
 
 
 def test_a_finished_run_says_so_and_more_epochs_go_on(trained):
-    out, _ = script("train.py", "--dataset", "digits", "--epochs", 3, "--workdir", trained)
+    out, _ = here("train.py", "--dataset", "digits", "--epochs", 3, "--workdir", trained)
     assert "already trained for 3 epochs" in out
-    out, _ = script("train.py", "--dataset", "digits", "--epochs", 4, "--workdir", trained)
+    out, _ = here("train.py", "--dataset", "digits", "--epochs", 4, "--workdir", trained)
     assert "resuming" in out
     assert "epoch 4/4" in out
     assert len((trained / "metrics.csv").read_text().splitlines()) == 5
@@ -151,20 +154,20 @@ def test_samples_as_array_picture_and_folder(trained, tmp_path):
     images = np.load(tmp_path / "a.npz")["images"]
     assert (images.shape, images.dtype) == ((30, 8, 8), np.uint8)
 
-    script("sample.py", "--workdir", trained, "--num", 5, "--seed", 1, "--out", f"{tmp_path}/f/")
+    here("sample.py", "--workdir", trained, "--num", 5, "--seed", 1, "--out", f"{tmp_path}/f/")
     pngs = sorted((tmp_path / "f").iterdir())
     assert [path.name for path in pngs] == [f"0000{i}.png" for i in range(5)]
     # Fewer samples of the same seed are a part of more.
     np.testing.assert_array_equal([picture(path) for path in pngs], images[:5])
 
-    script("sample.py", "--workdir", trained, "--num", 9, "--seed", 2, "--out", tmp_path / "g.png")
+    here("sample.py", "--workdir", trained, "--num", 9, "--seed", 2, "--out", tmp_path / "g.png")
     grid = picture(tmp_path / "g.png")
     assert grid.shape == (24 * 19, 24 * 19)
     assert not np.array_equal(grid[: 8 * 19 : 19, : 8 * 19 : 19], images[0])
 
 
 def test_interpolation_goes_smoothly_from_one_latent_to_another(trained, tmp_path):
-    script(
+    here(
         *("sample.py", "--workdir", trained, "--num", 20, "--interpolate"),
         *("--out", tmp_path / "i.npz"),
     )
@@ -175,7 +178,7 @@ def test_interpolation_goes_smoothly_from_one_latent_to_another(trained, tmp_pat
 
 
 def test_an_untrained_network_can_be_sampled(tmp_path):
-    out, _ = script("sample.py", "--num", 4, "--out", tmp_path / "a.npz")
+    out, _ = here("sample.py", "--num", 4, "--out", tmp_path / "a.npz")
     assert "untrained" in out
     assert np.load(tmp_path / "a.npz")["images"].shape == (4, 28, 28)
 
@@ -239,7 +242,7 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
         image = Image.fromarray(rng.integers(0, 256, (12 + i, 14, 3), np.uint8))
         image.save(tmp_path / "images" / str(i % 2) / f"{i}.png")
     workdir = tmp_path / "run"
-    script(
+    here(
         *("train.py", "--dataset", tmp_path / "images", "--image-size", 8, "--epochs", 5),
         *("--sample-every", 2, "--checkpoint-every", 2, "--workdir", workdir),
     )
@@ -249,14 +252,14 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert steps == [2, 4, 5]
     assert picture(workdir / "samples" / names[0]).shape == (448, 448, 3)
-    script("sample.py", "--workdir", workdir, "--num", 3, "--out", tmp_path / "a.npz")
+    here("sample.py", "--workdir", workdir, "--num", 3, "--out", tmp_path / "a.npz")
     assert np.load(tmp_path / "a.npz")["images"].shape == (3, 8, 8, 3)
 
 
 def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error):
     workdir = tmp_path / "run"
     options = ("--dataset", "grid", "--batch-size", 5000, "--workdir", workdir)
-    out, _ = script("train.py", *options, "--epochs", 2)
+    out, _ = here("train.py", *options, "--epochs", 2)
     assert re.search(r"2,500 samples: \d+ of 25 modes, [\d.]+% of high quality, reverse KL", out)
     pictures = [picture(workdir / f"samples/image_at_epoch_000{i}.png") for i in (1, 2)]
     assert (pictures[0] != pictures[1]).any()
@@ -268,12 +271,12 @@ def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error)
     assert "--image-size" in user_error("train.py", *options, "--image-size", 8)
 
     sample = ("sample.py", "--workdir", workdir, "--num", 30)
-    out, _ = script(*sample, "--out", tmp_path / "a.npz")
+    out, _ = here(*sample, "--out", tmp_path / "a.npz")
     assert "30 points in" in out
     points = np.load(tmp_path / "a.npz")["images"]
     assert (points.shape, points.dtype) == ((30, 1, 1, 2), np.float32)
     assert len(np.unique(points)) == 60
-    script(*sample, "--out", tmp_path / "a.png")
+    here(*sample, "--out", tmp_path / "a.png")
     shown = picture(tmp_path / "a.png")
     assert shown.shape == (448, 448, 3)
     np.testing.assert_array_equal(shown[-20:], real[-20:])
@@ -325,7 +328,7 @@ def test_a_failure_is_told_and_may_end_the_run(tmp_path, terminal, user_error):
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert [line.rsplit(",", 1)[1] for line in lines[-2:]] == ["", "vanishing gradients"]
     assert 6 <= len(lines) - 1 < 50
-    out, _ = script("diagnose.py", tmp_path / "run")
+    out, _ = here("diagnose.py", tmp_path / "run")
     assert out.startswith(f"{len(lines) - 1} epochs, {12 * (len(lines) - 1)} steps\n")
     assert found[0].split(":")[0] in out
     assert picture(tmp_path / "run" / "diagnosis.png").shape[:2] == (800, 1000)
@@ -346,7 +349,7 @@ def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
 
 
 def test_help_explains_each_option_with_its_default():
-    out, _ = script("train.py", "--help")
+    out, _ = here("train.py", "--help")
     gan, train = PRESETS["reference"]
     hidden = ("image_shape", "bounded", "generator", "discriminator")
     for name in [*vars(gan), *vars(train), "workdir", "summary", "preset"]:
@@ -356,7 +359,7 @@ def test_help_explains_each_option_with_its_default():
 
 
 def test_summary_shows_both_networks_of_the_data():
-    out, _ = script("train.py", "--dataset", "digits", "--summary", "--epochs", 0)
+    out, _ = here("train.py", "--dataset", "digits", "--summary", "--epochs", 0)
     assert "MLPGenerator Summary" in out
     assert "128,8,8,1" in out
     assert "\x1b" not in out
@@ -373,7 +376,7 @@ def test_summary_has_the_published_numbers(tmp_path):
 
 def test_a_damaged_run_is_sampled_from_the_checkpoint_before(tmp_path):
     options = ("--dataset", "digits", "--workdir", tmp_path / "r")
-    script("train.py", *options, "--epochs", 2, "--checkpoint-every", 1)
+    here("train.py", *options, "--epochs", 2, "--checkpoint-every", 1)
     for path in (tmp_path / "r/checkpoints/24/arrays").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:10])
     out, err = script("sample.py", "--workdir", tmp_path / "r", "--out", tmp_path / "a.npz")
@@ -384,7 +387,7 @@ def test_a_damaged_run_is_sampled_from_the_checkpoint_before(tmp_path):
 
 def test_real_images_train_to_the_published_losses(real_data_dir, tmp_path):
     """The first epoch; the fiftieth is measured in benchmarks/results."""
-    script("train.py", "--epochs", 1, "--workdir", tmp_path / "r", "--data-dir", real_data_dir)
+    here("train.py", "--epochs", 1, "--workdir", tmp_path / "r", "--data-dir", real_data_dir)
     row = (tmp_path / "r" / "metrics.csv").read_text().splitlines()[1].split(",")
     values = dict(zip(COLUMNS.split(","), map(float, row), strict=True))
     assert values["step"] == 469
