@@ -135,3 +135,21 @@ def test_every_remedy_is_a_gan_that_can_be_built(monkeypatch):
     args = remedies.parse()
     configs = [remedies.make_config(method, args) for method in remedies.METHODS]
     assert len(set(configs)) == len(configs)
+
+
+def test_failures_and_false_alarms_are_counted(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import planted_failures
+
+    file = tmp_path / "rows.json"
+    cases = ("--cases", "Dirac GAN", "R1, Dirac GAN")
+    run(planted_failures, monkeypatch, *cases, "--seeds", 2, "--json", file)
+    assert "2 of 2 failures seen, 0 false alarms in 2 healthy runs" in capsys.readouterr().out
+    planted, healthy = rows_in(file)
+    assert planted["seen"] == {
+        "vanishing gradients": 0,
+        "mode collapse": 0,
+        "no convergence": 2,
+    }
+    assert healthy["any"] == 0
+    assert healthy["signs"]["swing"][1] < 0.01 < 0.25 < planted["signs"]["swing"][1]
