@@ -155,10 +155,10 @@ def train_step(
         own_rngs = [jax.random.fold_in(rng, shard) for rng in own_rngs]
     generator_rng, *judge_rngs = own_rngs
 
-    def play(generator_params, discriminator_params):
+    def play(generator_params, discriminator_params, discriminator=state.discriminator):
         """Both players' losses at the same parameters; each will descend its own."""
         generator = state.generator.replace(params=generator_params)
-        discriminator = state.discriminator.replace(params=discriminator_params)
+        discriminator = discriminator.replace(params=discriminator_params)
         fake, generator = _forward(generator, latents, generator_rng)
         generator = _agreed(generator, axis_name)
         judge = functools.partial(
@@ -180,7 +180,8 @@ def train_step(
     def move_generator():
         back = pull_back
         if config.updates == "alternating":
-            _, back, _ = jax.vjp(play, params[0], discriminator.params, has_aux=True)
+            against = functools.partial(play, discriminator=discriminator)
+            _, back, _ = jax.vjp(against, params[0], discriminator.params, has_aux=True)
         grads = _pmean(back((1.0, 0.0))[0], axis_name)
         return _descended(generator, grads, config), optax.tree.norm(grads)
 
