@@ -166,7 +166,9 @@ def train_step(
         )
         verdict = opponents = judge(discriminator)
         if config.unroll_steps:
-            opponents = judge(_unrolled(discriminator, judge, config, axis_name))
+            # Of no concern to the discriminator: its own gradient does not go back through them.
+            start = jax.lax.stop_gradient(discriminator)
+            opponents = judge(_unrolled(start, judge, config, axis_name))
         return (opponents.gen_loss, verdict.disc_objective), (fake, generator, verdict)
 
     params = (state.generator.params, state.discriminator.params)
