@@ -176,7 +176,7 @@ def train_step(
     _, pull_back, (fake, generator, verdict) = jax.vjp(play, *params, has_aux=True)
     discriminator_grads = _pmean(pull_back((0.0, 1.0))[1], axis_name)
     discriminator = _descended(
-        verdict.discriminator, discriminator_grads, config, clip=config.weight_clip
+        verdict.discriminator, discriminator_grads, config, state.step, config.weight_clip
     )
 
     def move_generator():
@@ -185,7 +185,7 @@ def train_step(
             against = functools.partial(play, discriminator=discriminator)
             _, back, _ = jax.vjp(against, params[0], discriminator.params, has_aux=True)
         grads = _pmean(back((1.0, 0.0))[0], axis_name)
-        return _descended(generator, grads, config), optax.tree.norm(grads)
+        return _descended(generator, grads, config, state.step), optax.tree.norm(grads)
 
     if config.disc_steps == 1:
         generator, generator_grad_norm = move_generator()
@@ -360,15 +360,19 @@ def _unrolled(discriminator: Player, judge, config: GANConfig, axis_name) -> Pla
             return judge(discriminator.replace(params=params)).disc_objective
 
         grads = _pmean(jax.grad(objective)(discriminator.params), axis_name)
-        return _descended(discriminator, grads, config, clip=config.weight_clip), None
+        step = discriminator.step
+        return _descended(discriminator, grads, config, step, config.weight_clip), None
 
     return jax.lax.scan(update, discriminator, length=config.unroll_steps)[0]
 
 
-def _descended(player: Player, grads, config: GANConfig, clip: float = 0.0) -> Player:
-    """The player after one update; with `clip` its parameters are kept within plus and minus it."""
+def _descended(player: Player, grads, config: GANConfig, step, clip: float = 0.0) -> Player:
+    """The player after one update; with `clip` its parameters are kept within plus and minus it.
+
+    `step` is that of the training: a player that sits steps out has its own count.
+    """
     updates, opt_state = player.tx.update(grads, player.opt_state, player.params)
-    scale = schedules.value(config.lr_scale, player.step)
+    scale = schedules.value(config.lr_scale, step)
     params = jax.tree.map(lambda p, u: (p + scale * u).astype(p.dtype), player.params, updates)
     if clip:
         params = jax.tree.map(lambda p: jnp.clip(p, -clip, clip), params)
