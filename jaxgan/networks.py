@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 
 _glorot = nn.initializers.glorot_uniform()
 
@@ -59,8 +60,9 @@ class MLPDiscriminator(nn.Module):
         return self._dense(1, x, train)[:, 0]
 
     def _dense(self, width: int, x: jax.Array, train: bool) -> jax.Array:
-        dense = nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)
-        return nn.SpectralNorm(dense)(x, update_stats=train) if self.spectral_norm else dense(x)
+        if self.spectral_norm:
+            return SpectralDense(width, self.dtype)(x, train)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(x)
 
     def _draw_noise(self, batch_size: int) -> list[jax.Array]:
         """Uniform numbers for the masks of each layer, `[B, width]`.
@@ -70,3 +72,38 @@ class MLPDiscriminator(nn.Module):
         rng = self.make_rng("dropout")
         noise = jax.random.uniform(rng, (batch_size, sum(self.widths)))
         return jnp.split(noise, np.cumsum(self.widths)[:-1], axis=1)
+
+
+class SpectralDense(nn.Module):
+    """A dense layer whose kernel is divided by an estimate of its largest singular value.
+
+    By one power iteration a call, which goes on from the last one with `train`. With sums in place
+    of nn.SpectralNorm's products of vectors, which XLA does not add up in the same order in every
+    program: a member of a population is its single run to the bit.
+    """
+
+    width: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        kernel = self.param("kernel", _glorot, (x.shape[-1], self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        right = self.variable("spectral", "right", self._draw_direction)
+        v = _unit((kernel * right.value).sum(axis=1, keepdims=True))
+        u = _unit((kernel * v).sum(axis=0, keepdims=True))
+        u, v = jax.lax.stop_gradient((u, v))
+        if train:
+            right.value = u
+        value = (kernel * u * v).sum()
+        kernel = kernel / jnp.where(value > 0, value, 1)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return x @ kernel + bias[None]
+
+    def _draw_direction(self) -> jax.Array:
+        return _unit(jax.random.normal(self.make_rng("params"), (1, self.width)))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """The vector of length 1 in its direction."""
+    return x * jax.lax.rsqrt(jnp.sum(x**2) + 1e-24)
