@@ -175,7 +175,15 @@ class GANConfig:
         bounds |= {"spectral_norm"} if self.spectral_norm else set()
         bounds |= on - {"roth", "weight_penalty"}
         own = self.discriminator is not None
+        adam = [name for name in _ADAM if getattr(self, name) != getattr(GANConfig, name)]
+        target = self.gradient_penalty_target != GANConfig.gradient_penalty_target
         reasons = {
+            f"optimizer 'sgd' has no moments: leave out {', '.join(map(repr, adam))}": (
+                self.optimizer == "sgd" and adam
+            ),
+            "gradient_penalty_target is that of gradient_penalty, whose weight is 0": (
+                target and "gradient_penalty" not in on
+            ),
             "precision 'bf16' is for the two MLPs, and both networks are modules of your own: give "
             "them a dtype instead": self.precision == "bf16" and self.generator and own,
             "spectral_norm is for the discriminator MLP, and yours is a module of your own: wrap "
@@ -200,6 +208,8 @@ class GANConfig:
             if found:
                 raise JaxganError(f"GANConfig.{reason}")
 
+
+_ADAM = ("generator_b1", "discriminator_b1", "generator_b2", "discriminator_b2", "adam_eps")
 
 PENALTIES = ("r1", "r2", "gradient_penalty", "dragan", "roth", "weight_penalty")
 """The fields of GANConfig that are weights of penalties."""
