@@ -90,7 +90,7 @@ def relativistic(real_logits: jax.Array, fake_logits: jax.Array) -> PlayerLosses
 
     The discriminator minimizes -log s(real - fake), the generator -log s(fake - real), in nats.
 
-    Source: Jolicoeur-Martineau 2018 (arXiv 1807.00734), paired as in Huang et al. 2024 (arXiv
+    Source: Jolicoeur-Martineau 2018 (arXiv 1807.00734), paired as in Huang et al. 2025 (arXiv
     2501.05441).
     """
     margin = real_logits - fake_logits
