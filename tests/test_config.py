@@ -1,9 +1,10 @@
 import dataclasses
+import json
 
 import flax.linen as nn
 import pytest
 
-from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig
+from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig, config
 
 
 def test_equal_configs_are_one_key():
@@ -43,6 +44,24 @@ def test_reference_preset_is_the_default():
         ("discriminator_b1", 1.0),
         ("generator_b2", -0.1),
         ("adam_eps", 0.0),
+        ("optimizer", "rmsprop"),
+        ("loss", "bce"),
+        ("updates", "both"),
+        ("label_smoothing", 1.0),
+        ("label_smoothing", -0.1),
+        ("ema_decay", 1.0),
+        ("disc_steps", 0),
+        ("disc_steps", 1.5),
+        ("unroll_steps", -1),
+        ("unroll_steps", 0.5),
+        ("pac", 0),
+        ("weight_clip", -0.01),
+        ("gradient_penalty_target", -1.0),
+        ("instance_noise", -0.1),
+        ("r1", -1.0),
+        ("r2", "linear:1:-1:10"),
+        ("roth", float("nan")),
+        ("lr_scale", "linear:-1:1:10"),
     ],
 )
 def test_gan_fields_out_of_range_are_named(field, value):
@@ -65,3 +84,72 @@ def test_gan_fields_out_of_range_are_named(field, value):
 def test_train_fields_out_of_range_are_named(field, value):
     with pytest.raises(JaxganError, match=f"TrainConfig.{field} must be"):
         TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["instance_noise", "lr_scale", *config.PENALTIES])
+def test_a_malformed_schedule_is_named_with_its_field(field):
+    with pytest.raises(JaxganError, match=rf"GANConfig.{field}: a schedule is .*; got 'linear:1'"):
+        GANConfig(**{field: "linear:1"})
+
+
+MODULE = nn.Dense(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"loss": "wasserstein"}, "'wasserstein' is unbounded .*: add gradient_penalty"),
+        # Neither bounds the critic's slope.
+        ({"loss": "wasserstein", "weight_penalty": 1.0}, "unbounded"),
+        ({"loss": "wasserstein", "r1": "linear:0:0:10"}, "unbounded"),
+        ({"loss": "wasserstein", "r1": 1.0, "label_smoothing": 0.1}, "'wasserstein' has none"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing needs a loss with labels"),
+        ({"loss": "relativistic", "label_smoothing": 0.1}, "take non_saturating, minimax or"),
+        ({"loss": "hinge", "roth": 1.0}, "roth stands for noise under a cross-entropy"),
+        ({"loss": "least_squares", "roth": 1.0}, "or r1 and r2"),
+        ({"loss": "relativistic", "roth": "linear:1:0:10"}, "'relativistic' is none"),
+        ({"loss": "wasserstein", "weight_clip": 0.1, "roth": 1.0}, "'wasserstein' is none"),
+        ({"weight_clip": 0.1, "spectral_norm": True}, "the scale that is clipped is divided out"),
+        ({"spectral_norm": True, "discriminator": MODULE}, "flax.linen.SpectralNorm"),
+        ({"optimizer": "sgd", "generator_b1": 0.5}, "'sgd' has no moments"),
+        ({"optimizer": "sgd", "adam_eps": 1e-3}, "'adam_eps'"),
+        ({"gradient_penalty_target": 0.0}, "gradient_penalty_target is that of gradient_penalty"),
+    ],
+)
+def test_what_makes_no_sense_together_is_refused_with_the_reason(options, reason):
+    with pytest.raises(JaxganError, match=reason):
+        GANConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "wasserstein", "weight_clip": 0.01},
+        {"loss": "wasserstein", "spectral_norm": True},
+        {"loss": "wasserstein", "r1": "linear:0:1:10"},
+        {"loss": "wasserstein", "gradient_penalty": 10.0, "gradient_penalty_target": 0.0},
+        # Whose critic nothing is known of.
+        {"loss": "wasserstein", "discriminator": MODULE},
+        {"loss": "least_squares", "label_smoothing": 0.1},
+        {"loss": "minimax", "roth": 0.1, "label_smoothing": 0.1},
+        {"optimizer": "sgd", "generator_lr": 0.1},
+    ],
+)
+def test_what_makes_sense_together_is_not(options):
+    GANConfig(**options)
+
+
+def test_a_config_with_schedules_survives_json():
+    gan = GANConfig(
+        generator_widths=(8,),
+        loss="relativistic",
+        r1="cosine:1:0.1:1000",
+        r2=0.5,
+        lr_scale="exponential:1:0.01:1000",
+        instance_noise="linear:0.1:0:500",
+        disc_steps=2,
+        spectral_norm=True,
+    )
+    again = GANConfig(**json.loads(json.dumps(dataclasses.asdict(gan))))
+    assert again == gan
+    assert hash(again) == hash(gan)

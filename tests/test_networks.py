@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from jaxgan import GANConfig, create_state, sample
-from jaxgan.networks import MLPDiscriminator
+from jaxgan.networks import MLPDiscriminator, SpectralDense
 
 
 def count(params) -> int:
@@ -94,3 +94,53 @@ def test_each_layer_drops_its_share_and_no_two_alike():
         )
         share = float((np.asarray(logits) == 0).mean())
         assert abs(share - rate) < 4 * np.sqrt(rate * (1 - rate) / 20_000)
+
+
+def test_spectral_norm_makes_the_largest_singular_values_1():
+    network = MLPDiscriminator(widths=(12,), dropout=(0.0,), spectral_norm=True)
+    images = np.random.default_rng(0).normal(size=(6, 5, 4, 2)).astype(np.float32)
+    variables = jax.jit(network.init)(jax.random.key(0), images)
+    # As if trained: with scales of their own, and biases.
+    variables["params"] = jax.tree.map(lambda x: 3 * x + 0.1, variables["params"])
+
+    @jax.jit
+    def passed(collections, _):
+        variables_now = {"params": variables["params"], **collections}
+        _, after = network.apply(variables_now, images, train=True, mutable=list(collections))
+        return after, None
+
+    start = {"spectral": variables["spectral"]}
+    after, _ = jax.lax.scan(passed, start, length=200)
+
+    x = images.reshape(6, -1).astype(np.float64)
+    for i in range(2):
+        layer = variables["params"][f"SpectralDense_{i}"]
+        kernel = np.asarray(layer["kernel"], np.float64)
+        x = x @ (kernel / np.linalg.svd(kernel)[1][0]) + np.asarray(layer["bias"])
+        x = np.where(x > 0, x, 0.2 * x) if i < 1 else x
+
+    @jax.jit
+    def logits(collections):
+        return network.apply({"params": variables["params"], **collections}, images)
+
+    np.testing.assert_allclose(logits(after), x[:, 0], rtol=1e-4, atol=1e-5)
+    # Before the passes the estimates are too low, and so the logits are not these.
+    assert np.abs(logits(start) - x[:, 0]).max() > 1e-2
+
+
+def test_spectral_norm_is_differentiated_through():
+    """A column k of a kernel becomes k / |k|: its scale has no influence, and no gradient."""
+    x, column = np.array([[1.0, 2.0, -2.0]], np.float32), np.array([0.6, 0.8, 0.0], np.float32)
+
+    @jax.jit
+    def output(scale):
+        params = {"kernel": scale * column[:, None], "bias": np.full(1, 7.0, np.float32)}
+        spectral = {"right": np.ones((1, 1), np.float32)}
+        variables = {"params": params, "spectral": spectral}
+        return SpectralDense(1).apply(variables, x, False)[0, 0]
+
+    slope = jax.jit(jax.grad(output))
+    for scale in (0.5, 2.0):
+        np.testing.assert_allclose(output(scale), 7 + 2.2, rtol=1e-6)
+        np.testing.assert_allclose(slope(scale), 0, atol=1e-5)
+    assert np.isfinite(slope(0.0))

@@ -1,0 +1,71 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit
+from test_gan import RNG, Point, Slope
+
+from jaxgan import GANConfig, create_state, measures, train_step
+
+
+def test_distance_is_the_mean_over_pairs_of_neighbours():
+    images = jnp.array([0.0, 3.0, -1.0, 4.0, 100.0]).reshape(5, 1, 1, 1) * jnp.ones((5, 2, 2, 1))
+    # Four pixels differ by 3, or by 5; the fifth image has no partner.
+    np.testing.assert_allclose(measures.distance(images), (2 * 3 + 2 * 5) / 2)
+    assert measures.distance(images[:1]) == 0
+
+
+def test_diversity_is_a_ratio_and_1_where_the_data_are_all_one():
+    np.testing.assert_allclose(measures.diversity(jnp.float32(4.0), jnp.float32(1.0)), 0.25)
+    for fake in (0.0, 2.0):
+        assert measures.diversity(jnp.float32(0.0), jnp.float32(fake)) == 1
+
+
+def test_share():
+    assert measures.share(jnp.array([True, False, True, True])) == 0.75
+
+
+@pytest.mark.parametrize("loss", ["non_saturating", "wasserstein"])
+def test_what_a_step_reports_in_closed_form(loss):
+    """Of D(x) = psi x and a generated point theta, with a penalty of psi^2 / 2."""
+    theta, psi, x = 0.4, -1.5, np.array([0.5, -0.25, -1.0, 0.25])
+    modules = {"generator": Point(theta), "discriminator": Slope(psi)}
+    config = GANConfig((1, 1, 1), 1, loss=loss, r1=1.0, **modules)
+    _, metrics = train_step(create_state(RNG, config), x.reshape(4, 1, 1, 1).astype("f4"), RNG)
+    if loss == "wasserstein":
+        losses = -psi * theta, psi * (theta - x.mean())
+        slopes = psi, theta - x.mean() + psi
+        boundary = psi * (x.mean() + theta) / 2
+    else:
+        losses = -np.log(expit(psi * theta)), -np.log(expit(psi * x) * expit(-psi * theta)).mean()
+        slopes = (
+            -expit(-psi * theta) * psi,
+            (-expit(-psi * x) * x).mean() + expit(psi * theta) * theta + psi,
+        )
+        boundary = 0
+    expected = {
+        "gen_loss": losses[0],
+        "disc_loss": losses[1],
+        "real_score": expit(psi * x).mean(),
+        "fake_score": expit(psi * theta),
+        "penalty": psi**2 / 2,
+        "real_accuracy": (psi * x > boundary).mean(),
+        "fake_accuracy": float(psi * theta < boundary),
+        "diversity": 0.0,
+        "gen_grad_norm": abs(slopes[0]),
+        "disc_grad_norm": abs(slopes[1]),
+        "gen_param_norm": abs(theta),
+        "disc_param_norm": abs(psi),
+        "gen_loss_square": losses[0] ** 2,
+        "disc_loss_square": losses[1] ** 2,
+    }
+    assert expected.keys() == metrics._asdict().keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(metrics, name), value, rtol=1e-5, err_msg=name)
+
+
+def test_half_of_the_generated_images_alike_halves_the_diversity():
+    rng = np.random.default_rng(0)
+    real = jnp.asarray(rng.normal(size=(4000, 3, 3, 1)), "float32")
+    alike = jnp.where(jnp.arange(4000)[:, None, None, None] < 2000, real, real[:1])
+    found = measures.diversity(measures.distance(real), measures.distance(alike))
+    np.testing.assert_allclose(found, 0.5, atol=0.02)
