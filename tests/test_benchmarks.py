@@ -167,7 +167,7 @@ def test_the_peer_in_plain_jax_takes_the_same_step(benchmarks_on_path):
     gradients = jax.jit(plain_jax.gradients, static_argnames="discriminator")
     grads, metrics = gradients(params, real, latents, rng, discriminator)
     state, expected = jaxgan.train_step(state, real, rng)
-    np.testing.assert_allclose(metrics, jnp.stack(expected), rtol=1e-5)
+    np.testing.assert_allclose(metrics, jnp.stack(expected[:4]), rtol=1e-5)
     for player, grad in zip((state.generator, state.discriminator), grads, strict=True):
         moments = player.opt_state.inner_state[0].mu
         jax.tree.map(
