@@ -194,7 +194,7 @@ def diagnosis_png(history: History, marks: Mapping[str, Sequence[int]]) -> bytes
             for epoch in epochs:
                 axes.axvline(epoch, color=color, linestyle=dashes)
         diversity.plot([], [], color=color, label=name)
-    diversity.legend()
+    diversity.legend(loc="upper right")
     return _saved(figure)
 
 
@@ -230,7 +230,7 @@ def _draw(axes, history: History, label: str, lines: Mapping[str, str], *, swing
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper right")
 
 
 def _saved(figure) -> bytes:
