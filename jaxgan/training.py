@@ -95,6 +95,7 @@ def _train_in_folder(config, settings: TrainConfig, workdir: str | Path | None) 
     described = _described(config, settings, dataset)
     _check_alike(described)
     # Before there is a folder: what cannot be trained leaves none.
+    _check_last_batch(len(dataset.images), settings.batch_size, config.pac)
     layout = devices.make_layout(settings.devices, population=_members(settings) is not None)
     start = _start(config, settings)
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
@@ -127,6 +128,16 @@ def _check_alike(described: dict[str, Any]) -> None:
         raise JaxganError(
             "the processes of this run differ in their options or their data; start each with the "
             "same command but for its --process-id, and the same --dataset at hand"
+        )
+
+
+def _check_last_batch(images: int, batch_size: int, pac: int) -> None:
+    """That it is no less than a pack, which would come out at the end of the first epoch only."""
+    last = images % batch_size or batch_size
+    if last < pac:
+        raise JaxganError(
+            f"pac={pac} needs at least {pac} images in a batch, and of {images} images in batches "
+            f"of {batch_size} the last has {last}: choose another --batch-size"
         )
 
 
@@ -183,9 +194,8 @@ def checkpoint_like(workdir: str | Path) -> checkpoint.Checkpoint:
     images = np.zeros((1, *config.image_shape), np.uint8)
     members = _members(settings)
     layout = devices.Layout(population=members is not None)
-    return _checkpoint(
-        loop.start_run(train_step, _start(config, settings)[0], images, layout=layout)
-    )
+    start = _start(config, settings)[0]
+    return _checkpoint(loop.start_run(train_step, start, images, settings.batch_size, layout))
 
 
 def _settings(workdir: str | Path) -> TrainConfig:

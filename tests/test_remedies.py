@@ -16,7 +16,17 @@ from scipy.special import expit
 from test_gan import Point, Slope, assert_trees_equal
 from test_transforms import assert_trees_close, make_mesh, train
 
-from jaxgan import GANConfig, JaxganError, create_state, loop, population, sample, train_step
+from jaxgan import (
+    GANConfig,
+    JaxganError,
+    TrainConfig,
+    create_state,
+    loop,
+    population,
+    sample,
+    train_step,
+    training,
+)
 from jaxgan.checkpoint import Checkpoint, RunFolder
 from jaxgan.devices import make_layout
 from jaxgan.gan import _packed
@@ -407,3 +417,20 @@ def as_checkpoint(run):
         arrays={"state": run.state, "totals": run.totals},
         record={"history": run.history, "seconds": run.seconds},
     )
+
+
+def test_a_last_batch_smaller_than_a_pack_is_refused_before_there_is_a_folder(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((17, 4, 3), np.uint8))
+    settings = TrainConfig(dataset=str(tmp_path / "images.npy"), batch_size=8)
+    with pytest.raises(JaxganError, match="17 images in batches of 8 the last has 1: choose"):
+        training.train(dataclasses.replace(TINY, pac=2), settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_packs_is_read_back(tmp_path):
+    config = dataclasses.replace(TINY, pac=2)
+    described = {"gan": vars(config), "train": vars(TrainConfig(batch_size=8))}
+    with RunFolder(tmp_path / "run", described):
+        pass
+    state, epochs = training.load_state(tmp_path / "run")
+    assert (state.config, epochs) == (config, -1)
