@@ -20,7 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from steps_per_second import machine
+from steps_per_second import machine, time_epochs
+from tqdm import tqdm
 
 from jaxgan import GANConfig, create_state, loop, population, sample, train_step
 from jaxgan.checkpoint import write_atomically
@@ -34,6 +35,8 @@ FRAMES = 6
 """Pictures of the first seed over its training, untrained and final included."""
 SHOWN = 500
 """Samples in a picture."""
+ROUNDS, STRETCH = 9, 200
+"""Rounds of --rates, and steps of each method in a round."""
 
 PENALTIES = {"r1": "{r1}", "r2": "{r1}"}
 METHODS: dict[str, dict[str, Any]] = {
@@ -104,7 +107,7 @@ SHARED = {
     "lr_scale": "cosine:1:0:{steps}",
 }
 """The set-up of every method."""
-STEPS, BATCH = 7_500, 128
+STEPS, BATCH = 10_500, 128
 ANNEALED = {
     "ring": {"r1": "cosine:1:0.001:{steps}", "noise": "cosine:0.1:0:{steps}"},
     "grid": {"r1": "cosine:1:0.001:{steps}", "noise": "cosine:0.3:0:{steps}"},
@@ -191,6 +194,12 @@ def main() -> None:
                 rows = [r for r in rows if (r["data"], r["method"]) != (data, method)] + [row]
                 save(args.json, about | {"rows": in_order(rows)}, frames)
             print_row(row)
+    if args.rates:
+        rates = measured_rates(args)
+        print("\n".join(f"{method:24} {rate:6.0f} steps/s" for method, rate in rates.items()))
+        for row in rows:
+            row["steps_per_second"] = rates.get(row["method"], row["steps_per_second"])
+        save(args.json, about | {"rows": in_order(rows)}, frames)
     if args.picture:
         write_atomically(args.picture, picture(args, frames))
     new = found.count(None)
@@ -216,6 +225,11 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--json", type=Path, help="the rows; default: runs/mixtures[_quick|_pacgan].json"
+    )
+    parser.add_argument(
+        "--rates",
+        action="store_true",
+        help="then measure the steps/s of all methods anew, in turns; nothing else should run",
     )
     parser.add_argument("--picture", type=Path, help="write samples over training to this PNG")
     args = parser.parse_args()
@@ -334,6 +348,21 @@ def summed_up(members: list[np.ndarray], data: str) -> dict[str, Any]:
         "failed_low": float(interval.low),
         "failed_high": float(interval.high),
     }
+
+
+def measured_rates(args: argparse.Namespace) -> dict[str, float]:
+    """Steps per second of one GAN of each method: medians over rounds in which all take turns."""
+    data, rng = args.data[0], jax.random.key(0)
+    points = jax.device_put(load(data, "train").images[: STRETCH * args.batch_size])
+    configs = {method: make_config(data, method, args) for method in args.methods}
+    states = {method: create_state(rng, config) for method, config in configs.items()}
+    rates: dict[str, list[float]] = {method: [] for method in args.methods}
+    # The first round compiles, and does not count.
+    for i in tqdm(range(1 + ROUNDS), "rounds"):
+        for method, state in states.items():
+            states[method], seconds = time_epochs(state, points, rng, args.batch_size, 1)
+            rates[method] += [STRETCH / seconds] if i else []
+    return {method: statistics.median(values) for method, values in rates.items()}
 
 
 def step_megabytes(config: GANConfig, batch_size: int) -> float | None:

@@ -162,7 +162,13 @@ def train_step(
         fake, generator = _forward(generator, latents, generator_rng)
         generator = _agreed(generator, axis_name)
         judge = functools.partial(
-            _judge, real=real, fake=fake, rngs=judge_rngs, config=config, axis_name=axis_name
+            _judge,
+            step=state.step,
+            real=real,
+            fake=fake,
+            rngs=judge_rngs,
+            config=config,
+            axis_name=axis_name,
         )
         verdict = opponents = judge(discriminator)
         if config.unroll_steps:
@@ -322,10 +328,12 @@ class _Verdict(NamedTuple):
         return self.disc_loss + self.penalty
 
 
-def _judge(discriminator: Player, real, fake, rngs, config: GANConfig, axis_name) -> _Verdict:
-    """Shows the discriminator real and generated images, `[B, H, W, C]` each."""
+def _judge(discriminator: Player, step, real, fake, rngs, config: GANConfig, axis_name) -> _Verdict:
+    """Shows the discriminator real and generated images, `[B, H, W, C]` each.
+
+    `step` is that of the schedules.
+    """
     fake_rng, real_rng, noise_rng, penalty_rng = rngs
-    step = discriminator.step
     if not schedules.is_zero(config.instance_noise):
         deviation = schedules.value(config.instance_noise, step)
         real_noise, fake_noise = jax.random.normal(noise_rng, (2, *real.shape))
@@ -356,11 +364,12 @@ def _unrolled(discriminator: Player, judge, config: GANConfig, axis_name) -> Pla
     """The discriminator after `config.unroll_steps` more updates, differentiable through them."""
 
     def update(discriminator, _):
+        step = discriminator.step
+
         def objective(params):
-            return judge(discriminator.replace(params=params)).disc_objective
+            return judge(discriminator.replace(params=params), step=step).disc_objective
 
         grads = _pmean(jax.grad(objective)(discriminator.params), axis_name)
-        step = discriminator.step
         return _descended(discriminator, grads, config, step, config.weight_clip), None
 
     return jax.lax.scan(update, discriminator, length=config.unroll_steps)[0]

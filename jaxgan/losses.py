@@ -5,6 +5,7 @@ and on generated images, and is finite, with its gradients, at any logit. Those 
 cross-entropy are written with softplus: -log s(x) = softplus(-x), with s the sigmoid.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -102,6 +103,20 @@ LOSSES: dict[str, Callable[..., PlayerLosses]] = {
     for loss in (minimax, non_saturating, wasserstein, hinge, least_squares, relativistic)
 }
 """The losses by their names."""
+
+
+def equilibrium(loss: str, label_smoothing: float = 0.0) -> float:
+    """The discriminator's loss where it cannot tell real images from generated ones.
+
+    The least that one logit for all images can give: log 4 nats of the cross-entropies (arXiv
+    1406.2661, theorem 1).
+    """
+    half = (1 - label_smoothing) / 2
+    cross_entropy = math.log(half / (1 - half))
+    best = {"minimax": cross_entropy, "non_saturating": cross_entropy, "least_squares": half}
+    logit = jnp.full(1, best.get(loss, 0.0))
+    smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
+    return float(LOSSES[loss](logit, logit, **smoothing).discriminator[0])
 
 
 def boundary(loss: str, real_mean: jax.Array, fake_mean: jax.Array) -> jax.Array:

@@ -16,14 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgan import loop
+from jaxgan import loop, losses
 from jaxgan.config import GANConfig
 from jaxgan.devices import Layout, agree, fetch, make_layout
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.gan import OPTIMIZER_NUMBERS, GANState, create_state, train_step, with_numbers
-
-EQUILIBRIUM = math.log(4)
-"""The discriminator's loss, in nats, where it cannot tell (arXiv 1406.2661, theorem 1)."""
 
 _CREATED_AT_ONCE = 64
 
@@ -225,8 +222,8 @@ class Report(NamedTuple):
     failed: list[int]
     """Members whose metrics or parameters are not finite."""
     best: int | None
-    """The member whose discriminator's loss is nearest to log 4, where it cannot tell real from
-    generated; None if all have failed."""
+    """The member whose discriminator's loss is nearest to where it cannot tell real from generated
+    (`losses.equilibrium`); None if all have failed."""
     worst: int | None
     """The member furthest from there, of those that have not failed."""
     summary: list[dict[str, Any]]
@@ -234,10 +231,11 @@ class Report(NamedTuple):
     and standard deviation (over the members that have not failed) of each metric."""
 
 
-def report(members: Sequence[Member], row: Mapping[str, Any]) -> Report:
+def report(config: GANConfig, members: Sequence[Member], row: Mapping[str, Any]) -> Report:
     """Sums up the row of an epoch, as in `loop.Run.history`."""
     good = sound(row)
-    distance = np.where(good, np.abs(np.asarray(row["disc_loss"]) - EQUILIBRIUM), np.nan)
+    equilibrium = losses.equilibrium(config.loss, config.label_smoothing)
+    distance = np.where(good, np.abs(np.asarray(row["disc_loss"]) - equilibrium), np.nan)
     own = [{k: v for k, v in member.items() if k != "seed"} for member in members]
     metrics = [name for name, value in row.items() if isinstance(value, list)]
     summary = []

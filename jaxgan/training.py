@@ -163,8 +163,9 @@ def load_state(workdir: str | Path, member: int | None = None) -> tuple[GANState
     if members is None and member is not None:
         raise JaxganError(f"{workdir} is no population: it has no member {member}")
     if members is not None:
-        if member is None:
-            member = population.report(members, history[-1]).best or 0 if history else 0
+        if member is None and history:
+            member = population.report(state.config, members, history[-1]).best
+        member = member or 0
         if not 0 <= member < len(members):
             raise JaxganError(
                 f"{workdir} has the members 0 to {len(members) - 1}, and no member {member}"
@@ -332,7 +333,7 @@ def _sampled(state: GANState, rng) -> jax.Array:
 
 
 def _write_report(journal: Journal, members, history, state: GANState, rng) -> None:
-    report = population.report(members, history[-1])
+    report = population.report(state.config, members, history[-1])
     for name, i in (("best", report.best), ("worst", report.worst)):
         if i is not None:
             journal.write_member(name, _sampled(population.member(state, i), rng[i]))

@@ -100,7 +100,7 @@ def main() -> int | None:
         print(f"  {shlex.join(['python', *sys.argv])}")
         return 128 + outcome.stopped_by
     if outcome.members and outcome.history:
-        print_report(outcome.members, outcome.history)
+        print_report(config, outcome.members, outcome.history)
     if outcome.scores is not None:
         print_scores(outcome.scores, options.train.dataset, outcome.members)
     print_failures(outcome)
@@ -116,8 +116,8 @@ def main() -> int | None:
     return None
 
 
-def print_report(members: list[population.Member], history: list[dict]) -> None:
-    report = population.report(members, history[-1])
+def print_report(config: GANConfig, members: list[population.Member], history: list[dict]) -> None:
+    report = population.report(config, members, history[-1])
     print(f"epoch {len(history)}, mean and standard deviation over the members:")
     for group in report.summary:
         own = [f"{k} {v:g}" for k, v in group.items() if k in members[0]]

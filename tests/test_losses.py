@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 from jax.test_util import check_grads
+from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from jaxgan import losses
@@ -53,6 +54,30 @@ def test_values_at_chosen_logits(loss):
     expected = CLOSED_FORMS[loss.__name__]
     np.testing.assert_allclose(generator, expected[0], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(discriminator, expected[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("minimax", np.log(4)),
+        ("non_saturating", np.log(4)),
+        ("wasserstein", 0),
+        ("hinge", 2),
+        ("least_squares", 1 / 4),
+        ("relativistic", np.log(2)),
+    ],
+)
+def test_what_the_discriminator_loses_where_it_cannot_tell(loss, expected):
+    assert losses.equilibrium(loss) == pytest.approx(expected, abs=1e-6)
+    if losses.LOSSES[loss] in LABELLED:
+
+        def lost(logit):
+            logits = jnp.full(1, logit)
+            return float(losses.LOSSES[loss](logits, logits, 0.3).discriminator[0])
+
+        least = minimize_scalar(lost).fun
+        assert losses.equilibrium(loss, 0.3) == pytest.approx(least, rel=1e-5)
+        assert least < expected - 0.01
 
 
 def test_non_saturating_is_keras_binary_crossentropy():

@@ -9,7 +9,7 @@ import pytest
 from test_gan import assert_trees_equal
 from test_transforms import assert_trees_close
 
-from jaxgan import JaxganError, create_state, loop, population, train_step
+from jaxgan import GANConfig, JaxganError, create_state, loop, population, train_step
 from jaxgan.devices import make_layout
 from jaxgan.errors import NonFiniteError
 
@@ -186,7 +186,7 @@ def test_a_member_that_diverges_fails_alone(tiny, images, in_turns):
     for i in (0, 1, 3, 4, 5):
         assert_trees_equal(population.member(run.state, i), population.member(in_turns.state, i))
     assert all(np.isnan(run.history[-1][name][2]) for name in ("gen_loss", "real_score"))
-    report = population.report(members, run.history[-1])
+    report = population.report(tiny, members, run.history[-1])
     assert report.failed == [2]
     assert sum(line["failed"] for line in report.summary) == 1
     assert 2 not in (report.best, report.worst)
@@ -205,7 +205,7 @@ def test_the_report_is_what_statistics_say():
     assert [m["generator_lr"] for m in members] == [1e-4] * 3 + [1e-3] * 3
     losses = [1.0, 1.3, 0.2, 2.0, float("nan"), 1.5]
     row = {"epoch": 1, "step": 9, "disc_loss": losses, "seconds": 1.0}
-    report = population.report(members, row)
+    report = population.report(GANConfig(), members, row)
     assert report.failed == [4]
     # log 4 = 1.386: 1.3 is nearest, 0.2 furthest.
     assert (report.best, report.worst) == (1, 2)
@@ -215,9 +215,12 @@ def test_the_report_is_what_statistics_say():
     assert low["disc_loss_sd"] == pytest.approx(statistics.stdev(losses[:3]))
     assert high["disc_loss_mean"] == pytest.approx(1.75)
     assert high["disc_loss_sd"] == pytest.approx(statistics.stdev([2.0, 1.5]))
-    alone = population.report([{"seed": 0}], {"disc_loss": [1.0]})
+    # And .25 of least squares, to which 0.2 is nearest, and 2.0 furthest.
+    report = population.report(GANConfig(loss="least_squares"), members, row)
+    assert (report.best, report.worst) == (2, 3)
+    alone = population.report(GANConfig(), [{"seed": 0}], {"disc_loss": [1.0]})
     assert alone.summary[0]["disc_loss_sd"] is None
-    nobody = population.report([{"seed": 0}], {"disc_loss": [float("inf")]})
+    nobody = population.report(GANConfig(), [{"seed": 0}], {"disc_loss": [float("inf")]})
     assert (nobody.best, nobody.worst, nobody.summary) == (
         None,
         None,

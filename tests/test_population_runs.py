@@ -92,7 +92,7 @@ def test_resumed_it_is_the_same_population_to_the_bit(run_folder, settings, tmp_
 def test_one_member_can_be_taken_out(run_folder):
     _, folder, outcome = run_folder
     states = restored(folder).arrays["state"]
-    best = population.report(outcome.members, outcome.history[-1]).best
+    best = population.report(states.config, outcome.members, outcome.history[-1]).best
     for asked, i in ((3, 3), (None, best)):
         state, epochs = training.load_state(folder, asked)
         assert epochs == 2

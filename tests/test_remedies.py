@@ -116,6 +116,15 @@ def test_they_train(name):
             assert (before[layer]["kernel"] != after[layer]["kernel"]).any()
 
 
+# Those with a cond and a scan, which are Python there.
+@pytest.mark.parametrize("name", ["clipped", "unrolled"])
+def test_eager_is_jit(name):
+    compiled = train(begin(name), make_batches()[:1], step=make_step(name))
+    with jax.disable_jit():
+        eager = train(begin(name), make_batches()[:1])
+    assert_trees_close(eager, compiled)
+
+
 def placed(tree, *axes):
     return jax.device_put(tree, NamedSharding(make_mesh(), PartitionSpec(*axes)))
 
@@ -236,6 +245,16 @@ def test_learning_rates_follow_the_training_steps_of_both_players():
         np.testing.assert_allclose(thetas(scaled)[step + 1], theta, rtol=1e-5)
         np.testing.assert_allclose(psis(scaled)[step + 1], psi, rtol=1e-5)
     assert thetas(scaled)[3] != thetas(scaled)[4] == thetas(scaled)[6]
+
+
+def test_both_players_see_the_noise_of_the_step():
+    # From 1 to 0 after the first step; the discriminator hardly moves.
+    options = {"instance_noise": "linear:1:0:1", "discriminator_lr": 1e-12}
+    (_, first), _ = run(dirac(**options), 1)
+    (_, second), _ = run(dirac(updates="alternating", **options), 1)
+    (_, without), _ = run(dirac(discriminator_lr=1e-12), 1)
+    np.testing.assert_allclose(thetas([first]), thetas([second]), rtol=1e-6)
+    assert abs(thetas([first]) - thetas([without])) > 1e-4
 
 
 def test_clipped_parameters_stay_within_their_bound():
