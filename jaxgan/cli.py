@@ -69,7 +69,7 @@ def keep_programs() -> None:
     """
     import jax
 
-    folder, config = cache_folder(), cast(Any, jax.config)
+    folder, config = cache_folder("compiled"), cast(Any, jax.config)
     if folder is None or config.jax_compilation_cache_dir is not None:
         return
     try:
@@ -92,13 +92,13 @@ def keep_programs() -> None:
     warnings.showwarning = show_others
 
 
-def cache_folder() -> Path | None:
-    """The folder for compiled programs in the user's cache folder; None if there is no such."""
+def cache_folder(kind: str) -> Path | None:
+    """The folder for things of a kind in the user's cache folder; None if there is no such."""
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not root.is_absolute():  # to be ignored then, says the standard
         root = Path("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
     try:
-        return root.expanduser() / "jaxgan" / "compiled"
+        return root.expanduser() / "jaxgan" / kind
     except RuntimeError:
         return None
 

@@ -198,6 +198,38 @@ def diagnosis_png(history: History, marks: Mapping[str, Sequence[int]]) -> bytes
     return _saved(figure)
 
 
+def evaluation_png(
+    strips: Mapping[str, np.ndarray], shares: Mapping[str, Sequence[float]]
+) -> bytes:
+    """Rows of images, and the shares of the classes as bars, as a PNG file.
+
+    Args:
+      strips: for each name images `[N, H, W, C]`, uint8, N the same for all.
+      shares: for each name the share of each class, `[K]`; empty where there are no classes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = len(next(iter(strips.values())))
+    figure = Figure(figsize=(13 if shares else 8, 0.8 * len(strips) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(1, 2, width_ratios=(8, 5)) if shares else (figure, None)
+    left, right = parts
+    rows = left.subplots(len(strips), 1, squeeze=False)[:, 0]
+    for axes, (name, images) in zip(rows, strips.items(), strict=True):
+        axes.imshow(image_grid(images, columns), cmap="gray")
+        axes.set(xticks=[], yticks=[])
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+    if right is not None:
+        axes = right.subplots()
+        width = 0.8 / len(shares)
+        for i, (name, values) in enumerate(shares.items()):
+            axes.bar(np.arange(len(values)) + i * width, values, width, label=name)
+        axes.set(xlabel="class", ylabel="share")
+        axes.legend(fontsize="small")
+    return _saved(figure)
+
+
 _LOSSES = {"generator": "gen_loss", "discriminator": "disc_loss"}
 
 

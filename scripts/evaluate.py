@@ -1,0 +1,155 @@
+"""Scores the samples of trained generators, side by side, beside what real images would score."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from jaxgan import JaxganError, checkpoint, cli, data, evaluation, plots, sample, training
+from jaxgan.metrics.neighbours import nearest
+
+CHUNK = 1000
+"""Samples drawn at a time, so that any number of them fits the memory."""
+FLOOR = "real images"
+SHOWN = 10
+"""Samples of each generator in the figure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Scores the samples of trained generators, side by side, beside what real images score."""
+
+    workdirs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Run folders, of one data set."""
+    samples: str | None = None
+    """Instead, or beside them: a .npz or .npy file or a folder of images."""
+    dataset: str | None = None
+    """The real images; by default those of the runs, of samples alone Fashion-MNIST."""
+    data_dir: str | None = None
+    """Where its files are looked for first."""
+    judge: str | None = None
+    """A bundled judge, or the file of one (scripts/train_judge.py); by default the one that knows
+    the data set, and where there is none the principal components of its images."""
+    num: int = evaluation.SAMPLES
+    """How many samples of each, or as many as there are test images if that is less."""
+    seed: int = 0
+    """Of the latents."""
+    json: str | None = None
+    """Also write the scores to this file."""
+    plot: str | None = None
+    """Also draw real images, the nearest training images and samples, and the classes, in this."""
+
+
+def main() -> None:
+    options = cli.parse(Options)
+    if not options.workdirs and options.samples is None:
+        raise JaxganError("nothing to evaluate: name run folders, or --samples FILE or FOLDER")
+    train, unseen = load_real(options)
+    n = min(options.num, len(train.images), *([len(unseen.images)] if unseen else []))
+    drawn = draw(options, n)
+    extractor = evaluation.make_extractor(train, options.judge)
+    seen = {name: extractor.see(images) for name, images in drawn.items()}
+    reference = evaluation.make_reference(extractor, train, unseen)
+    if reference.unseen is not None:
+        seen = {FLOOR: evaluation.first(reference.unseen, n), **seen}
+    scores = {
+        name: evaluation.evaluate(reference, some)
+        for name, some in tqdm(seen.items(), "scoring", disable=None)
+    }
+    print_table(scores, drawn)
+    if options.json:
+        write(options.json, json.dumps(scores, indent=2) + "\n")
+    if options.plot:
+        write(options.plot, figure(reference, drawn, seen))
+
+
+def load_real(options: Options) -> tuple[data.Dataset, data.Dataset | None]:
+    """The training images of all runs, and the test images if there are any."""
+    found = [settings(workdir) for workdir in options.workdirs]
+    if options.dataset or not found:
+        found = [(options.dataset or "fashion_mnist", None)]
+    if len(set(found)) > 1:
+        names = ", ".join(sorted({name for name, _ in found}))
+        raise JaxganError(f"runs on different data cannot stand side by side: {names}")
+    ((name, size),) = set(found)
+    if name in data.MIXTURES:
+        raise JaxganError(f"a run on {name} is scored when it ends: its points have no features")
+    train = data.load(name, "train", options.data_dir, image_size=size)
+    try:
+        return train, data.load(name, "test", options.data_dir, image_size=size)
+    except JaxganError:
+        return train, None  # a folder, a file
+
+
+def settings(workdir: str) -> tuple[str, int | None]:
+    """The data set of a run, and the size of its images if they were resized."""
+    described = checkpoint.read_config(workdir)
+    asked = described["train"]["dataset"]
+    name = described["data"]["name"] if asked == "auto" else asked
+    return name, described["train"]["image_size"]
+
+
+def draw(options: Options, n: int) -> dict[str, np.ndarray]:
+    """At most n samples of each generator, bytes, by the name of their column."""
+    drawn = {}
+    for workdir in options.workdirs:
+        state, epochs = training.load_state(workdir)
+        if epochs < 0:
+            raise JaxganError(f"{workdir} has no checkpoint yet")
+        drawn[workdir] = sampled(state, n, options.seed)
+        if state.ema is not None:
+            drawn[f"{workdir} (not averaged)"] = sampled(state.replace(ema=None), n, options.seed)
+    if options.samples is not None:
+        drawn[options.samples] = data.load(options.samples).images[:n]
+    return drawn
+
+
+def sampled(state, n: int, seed: int) -> np.ndarray:
+    rngs = jax.random.split(jax.random.key(seed), -(-n // CHUNK))
+    parts = [
+        plots.to_uint8(sample(state, rng, CHUNK)) for rng in tqdm(rngs, "sampling", disable=None)
+    ]
+    return np.concatenate(parts)[:n]
+
+
+def print_table(scores: dict[str, dict[str, Any]], drawn: dict[str, np.ndarray]) -> None:
+    """A row for each score, a column for each generator."""
+    labels = {label: None for column in scores.values() for label in column}
+    width = max(map(len, labels))
+    print(" " * width + "".join(f"  {name:>14}" for name in scores))
+    for label in labels:
+        values = [column.get(label) for column in scores.values()]
+        if not any(isinstance(value, list) for value in values):
+            print(f"{label:{width}}" + "".join(f"  {said(value):>14}" for value in values))
+
+
+def said(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def write(path: str, content: str | bytes) -> None:
+    file = Path(path).expanduser()
+    with checkpoint.disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(file, content)
+    print(f"in {file}")
+
+
+def figure(reference: evaluation.Reference, drawn: dict, seen: dict) -> bytes:
+    """Real images, and below the samples of each generator the training images nearest to them."""
+    strips = {"real images": reference.images[:SHOWN]}
+    shares = {"real images": evaluation.class_shares(reference.train)}
+    for name, images in drawn.items():
+        at = nearest(seen[name].features[:SHOWN], reference.train.features)
+        strips |= {name: images[:SHOWN], f"nearest to {name}": reference.images[at]}
+        shares[name] = evaluation.class_shares(seen[name])
+    return plots.evaluation_png(strips, {k: v for k, v in shares.items() if v is not None})
+
+
+if __name__ == "__main__":
+    cli.main(main)

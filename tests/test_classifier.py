@@ -1,0 +1,134 @@
+"""The judge, and what classes say of samples."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxgan import JaxganError, data
+from jaxgan.metrics import classifier
+from jaxgan.metrics.classifier import BUNDLED, Judge, JudgeCNN, class_scores, judge_images
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train_judge.py"
+
+
+@pytest.fixture(scope="module")
+def judge():
+    """Untrained."""
+    params = JudgeCNN(10).init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))["params"]
+    return Judge("test-v1", (8, 8, 1), 10, params)
+
+
+@pytest.fixture
+def train_judge(monkeypatch):
+    """Runs the script in this process."""
+    spec = importlib.util.spec_from_file_location("train_judge", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*options):
+        monkeypatch.setattr("sys.argv", ["train_judge.py", *map(str, options)])
+        module.main()
+
+    return run
+
+
+def test_the_bundled_judge_knows_real_clothes(real_data_dir):
+    test = data.load("fashion_mnist", "test", real_data_dir)
+    (name,) = BUNDLED
+    judge = classifier.load_judge(name)
+    file = Path(classifier.__file__).parent / f"{name}.safetensors"
+    assert file.stat().st_size < 1_000_000
+    judged = judge_images(judge, test.images)
+    assert judged.features.shape == (10_000, 128)
+    assert (judged.probabilities.argmax(axis=1) == test.labels).mean() >= 0.915
+
+
+def test_bytes_and_floats_are_the_same_images(judge):
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), np.uint8)
+    floats = (images.astype(np.float32) - 127.5) / 127.5
+    one, other = (judge_images(judge, x) for x in (images, floats))
+    np.testing.assert_allclose(one.features, other.features, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one.probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert (one.features >= 0).all()
+
+
+def test_what_an_image_gets_does_not_depend_on_the_others(judge, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), np.uint8)
+    whole = judge_images(judge, images)
+    monkeypatch.setattr(classifier, "_CHUNK", 3)
+    parts = judge_images(judge, images)
+    np.testing.assert_allclose(whole.features, parts.features, rtol=1e-5, atol=1e-6)
+
+
+def test_a_judge_is_trained_written_and_read(train_judge, tmp_path, capsys):
+    file = tmp_path / "digits-v1.safetensors"
+    train_judge("--dataset", "digits", "--epochs", 3, "--out", file)
+    found = classifier.load_judge(file)
+    assert (found.name, found.image_shape, found.classes) == ("digits-v1", (8, 8, 1), 10)
+    test = data.load("digits", "test")
+    right = judge_images(found, test.images).probabilities.argmax(axis=1) == test.labels
+    assert right.mean() > 0.7
+    assert f"digits-v1: {right.mean():.2%} of 297 test images" in capsys.readouterr().out
+    # The same seed, the same judge.
+    train_judge("--dataset", "digits", "--epochs", 3, "--out", tmp_path / "again.safetensors")
+    again = classifier.load_judge(tmp_path / "again.safetensors")
+    assert again.name == "again"
+    for one, other in zip(*map(jax.tree.leaves, (found.params, again.params)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_no_judge_is_refused(judge, tmp_path):
+    with pytest.raises(JaxganError, match="no judge 'nobody': known are fashion-cnn-v1, a file"):
+        classifier.load_judge("nobody")
+    (tmp_path / "text").write_text("text")
+    save_file({"x": np.zeros(2)}, tmp_path / "other.safetensors")
+    for name in ("text", "other.safetensors"):
+        with pytest.raises(JaxganError, match=f"{name} is not the file of a judge"):
+            classifier.load_judge(tmp_path / name)
+    for shape in ((3, 8, 8, 3), (0, 8, 8, 1), (8, 8, 1)):
+        with pytest.raises(JaxganError, match=r"test-v1 judges images \[N, 8, 8, 1\]"):
+            judge_images(judge, np.zeros(shape, np.uint8))
+
+
+def test_without_a_test_split_a_tenth_is_held_out(train_judge, tmp_path, capsys):
+    images, labels = data.load("digits").images[:101, ..., 0], np.arange(101) % 3
+    np.savez(tmp_path / "own.npz", images=images, labels=labels)
+    options = ("--dataset", tmp_path / "own.npz", "--epochs", 1)
+    train_judge(*options, "--out", tmp_path / "own.safetensors")
+    assert "of 11 test images" in capsys.readouterr().out
+    assert classifier.load_judge(tmp_path / "own.safetensors").classes == 3
+
+
+def test_unlabelled_data_and_a_name_without_suffix_are_refused(train_judge, tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((4, 8, 8), np.uint8))
+    with pytest.raises(JaxganError, match=r"--out must be NAME.safetensors"):
+        train_judge("--out", tmp_path / "judge")
+    with pytest.raises(JaxganError, match="has no labels"):
+        train_judge("--dataset", tmp_path / "images.npy", "--out", tmp_path / "j.safetensors")
+
+
+def test_class_scores_in_closed_form():
+    # Half of the samples surely of class 0, half surely of class 1; the real ones of all four.
+    samples = np.repeat(np.eye(4)[:2], 10, axis=0)
+    real = np.repeat(np.eye(4), [10, 20, 5, 5], axis=0)
+    found = class_scores(samples, real)
+    assert found.classifier_score == pytest.approx(2)
+    assert found.histogram == [0.5, 0.5, 0, 0]
+    assert found.entropy == pytest.approx(math.log(2))
+    assert (found.worst_class, found.worst_share) == (2, 0)
+    # Of a class that the real ones lack nothing is missing.
+    found = class_scores(real, np.repeat(np.eye(4), [5, 20, 15, 0], axis=0))
+    assert (found.worst_class, found.worst_share) == (2, pytest.approx((5 / 40) / (15 / 40)))
+    # Samples of which the classifier knows nothing: no divergence.
+    assert class_scores(np.full((9, 4), 0.25), real).classifier_score == pytest.approx(1)
+    # By hand: KL of (3/4, 1/4) and of (1/4, 3/4) from (1/2, 1/2).
+    two = class_scores(np.array([[0.75, 0.25], [0.25, 0.75]]), np.eye(2))
+    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert two.classifier_score == pytest.approx(math.exp(kl))
+    json.dumps(two)  # of plain numbers
