@@ -115,6 +115,9 @@ ANNEALED = {
 """Weights of R1 and R2, and deviation of the noise: lengths differ between the two."""
 
 
+small = nn.initializers.normal(0.02)
+
+
 class PacGenerator(nn.Module):
     """PacGAN's generator: four layers of 400, BatchNorm and ReLU."""
 
@@ -122,8 +125,9 @@ class PacGenerator(nn.Module):
     def __call__(self, latents: jax.Array, train: bool = False) -> jax.Array:
         x = latents
         for _ in range(4):
-            x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Dense(400)(x)))
-        return nn.Dense(2)(x).reshape(-1, 1, 1, 2)
+            x = nn.Dense(400, use_bias=False, kernel_init=small)(x)
+            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.95)(x))
+        return nn.Dense(2, kernel_init=small)(x).reshape(-1, 1, 1, 2)
 
 
 class PacDiscriminator(nn.Module):
@@ -133,8 +137,8 @@ class PacDiscriminator(nn.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         x = images.reshape(images.shape[0], -1)
         for _ in range(3):
-            x = nn.Dense(200 * 5)(x).reshape(-1, 200, 5).max(axis=2)
-        return nn.Dense(1)(x)[:, 0]
+            x = nn.Dense(200 * 5, kernel_init=small)(x).reshape(-1, 200, 5).max(axis=2)
+        return nn.Dense(1, kernel_init=small)(x)[:, 0]
 
 
 PACGAN = {
@@ -184,6 +188,9 @@ def main() -> None:
     print(f"{args.seeds} seeds, {args.steps} steps of {args.batch_size} points, {SAMPLES} samples")
     rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
     found = [find(rows, data, method, args) for data in args.data for method in args.methods]
+    pairs = {(data, method) for data in args.data for method in args.methods}
+    if found.count(None) != len(pairs - {(row["data"], row["method"]) for row in rows}):
+        sys.exit(f"{args.json} has rows of other settings: choose another --json")
     frames = load_frames(args.json)
     for data in args.data:
         print_header(data)
@@ -191,14 +198,16 @@ def main() -> None:
             row = find(rows, data, method, args)
             if row is None:
                 row, frames[f"{data} {method}"] = train_row(data, method, args)
-                rows = [r for r in rows if (r["data"], r["method"]) != (data, method)] + [row]
+                rows.append(row)
                 save(args.json, about | {"rows": in_order(rows)}, frames)
             print_row(row)
     if args.rates:
         rates = measured_rates(args)
         print("\n".join(f"{method:24} {rate:6.0f} steps/s" for method, rate in rates.items()))
+        asked = [settings(data, method, args) for data in args.data for method in args.methods]
         for row in rows:
-            row["steps_per_second"] = rates.get(row["method"], row["steps_per_second"])
+            if row["settings"] in asked:
+                row["steps_per_second"] = rates[row["method"]]
         save(args.json, about | {"rows": in_order(rows)}, frames)
     if args.picture:
         write_atomically(args.picture, picture(args, frames))
@@ -212,16 +221,17 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", choices=[*MIXTURES], help="one of the two; default: both")
     parser.add_argument("--methods", help=f"comma-separated, of: {', '.join(METHODS)}")
-    parser.add_argument("--seeds", type=int, default=10, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=STEPS, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=int, default=BATCH, help="default: %(default)s")
-    parser.add_argument(
-        "--quick", action="store_true", help=f"2 seeds, 1,000 steps, of {', '.join(QUICK)}"
+    parser.add_argument("--seeds", type=int, help="default: 10")
+    parser.add_argument("--steps", type=int, help=f"default: {STEPS:,}; or as many in whole parts")
+    parser.add_argument("--batch-size", type=int, help=f"default: {BATCH}")
+    shorter = parser.add_mutually_exclusive_group()
+    shorter.add_argument(
+        "--quick", action="store_true", help=f"by default 2 seeds, 1,000 steps, {', '.join(QUICK)}"
     )
-    parser.add_argument(
+    shorter.add_argument(
         "--pacgan",
         action="store_true",
-        help="with PacGAN's own nets, 400,000 steps of 100: a task for a GPU",
+        help="with PacGAN's own nets, by default 400,000 steps of 100 packs: a task for a GPU",
     )
     parser.add_argument(
         "--json", type=Path, help="the rows; default: runs/mixtures[_quick|_pacgan].json"
@@ -233,22 +243,42 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--picture", type=Path, help="write samples over training to this PNG")
     args = parser.parse_args()
+    steps, batch_size, methods = STEPS, BATCH, ",".join(METHODS)
     if args.quick:
-        args.seeds, args.steps, args.methods = 2, 1_000, args.methods or ",".join(QUICK)
+        steps, methods = 1_000, ",".join(QUICK)
     if args.pacgan:
-        args.steps, args.batch_size = 400_000, 100
-        args.methods = args.methods or "GAN,PacGAN2,PacGAN4"
+        steps, batch_size, methods = 400_000, 100, "GAN,PacGAN2,PacGAN4"
+    args.steps = steps if args.steps is None else args.steps
+    args.seeds = (2 if args.quick else 10) if args.seeds is None else args.seeds
+    args.batch_size = batch_size if args.batch_size is None else args.batch_size
     kind = "_quick" if args.quick else "_pacgan" if args.pacgan else ""
     args.json = args.json or Path("runs") / f"mixtures{kind}.json"
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.data = [args.data] if args.data else [*MIXTURES]
-    args.methods = args.methods.split(",") if args.methods else [*METHODS]
+    args.methods = (args.methods or methods).split(",")
     for method in args.methods:
         if method not in METHODS:
             parser.error(f"unknown method {method!r}; known are {', '.join(METHODS)}")
-    if args.seeds < 1 or args.steps < 1 or not 4 <= args.batch_size <= POINTS:
-        parser.error(f"--seeds and --steps must be above 0, --batch-size from 4 to {POINTS}")
+    least, most = FRAMES - 1, POINTS // 4  # a part for each frame; a batch of four packs
+    if args.seeds < 1 or args.steps < least or not 4 <= args.batch_size <= most:
+        parser.error(
+            f"--seeds must be above 0, --steps {least} or more, --batch-size from 4 to {most}"
+        )
+    epochs, per_epoch = parts(args)
+    args.steps = epochs * per_epoch
     return args
+
+
+def parts(args: argparse.Namespace) -> tuple[int, int]:
+    """Epochs of whole batches, with the frames at the ends of some, and the steps in each."""
+    largest = batch_size("PacGAN4", args)
+    epochs = (FRAMES - 1) * math.ceil(args.steps / (FRAMES - 1) / (POINTS // largest))
+    return epochs, round(args.steps / epochs)
+
+
+def batch_size(method: str, args: argparse.Namespace) -> int:
+    """In points: PacGAN's own batches are of packs."""
+    return args.batch_size * (METHODS[method].get("pac", 1) if args.pacgan else 1)
 
 
 def make_config(data: str, method: str, args: argparse.Namespace) -> GANConfig:
@@ -284,18 +314,15 @@ def find(rows: list[dict], data: str, method: str, args: argparse.Namespace) -> 
 
 def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, np.ndarray]:
     """Trains a population: its row, and the first member's samples `[FRAMES, SHOWN, 2]`."""
-    config = make_config(data, method, args)
-    # Epochs of whole batches, so many that the frames are at the ends of some.
-    parts = FRAMES - 1
-    epochs = parts * math.ceil(args.steps / parts / (POINTS // args.batch_size))
-    per_epoch = round(args.steps / epochs)
-    points = load(data, "train").images[: per_epoch * args.batch_size]
+    config, points_in_batch = make_config(data, method, args), batch_size(method, args)
+    epochs, per_epoch = parts(args)
+    points = load(data, "train").images[: per_epoch * points_in_batch]
     draw = jax.jit(lambda state: sample(state, jax.random.key(1), SAMPLES).reshape(SAMPLES, 2))
     frames, rates = [draw(create_state(loop.make_rngs(0).init, config))], []
 
     def on_epoch(run: loop.Run) -> None:
         rates.append(run.history[-1]["steps_per_second"])
-        if len(run.history) % (epochs // parts) == 0:
+        if len(run.history) % (epochs // (FRAMES - 1)) == 0:
             frames.append(draw(population.member(run.state, 0)))
 
     try:
@@ -304,7 +331,7 @@ def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, n
             points,
             list(range(args.seeds)),
             epochs=epochs,
-            batch_size=args.batch_size,
+            batch_size=points_in_batch,
             on_epoch=on_epoch,
             devices=1,
         )
@@ -315,7 +342,7 @@ def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, n
     row = {"data": data, "method": method, "seeds": args.seeds, **summed_up(members, data)}
     row |= {
         "steps_per_second": statistics.median(rates) if rates else None,
-        "step_mb": step_megabytes(config, args.batch_size),
+        "step_mb": step_megabytes(config, points_in_batch),
         "settings": settings(data, method, args),
     }
     shown = np.stack([np.asarray(frame)[:SHOWN] for frame in frames]).astype(np.float16)
@@ -353,15 +380,18 @@ def summed_up(members: list[np.ndarray], data: str) -> dict[str, Any]:
 def measured_rates(args: argparse.Namespace) -> dict[str, float]:
     """Steps per second of one GAN of each method: medians over rounds in which all take turns."""
     data, rng = args.data[0], jax.random.key(0)
-    points = jax.device_put(load(data, "train").images[: STRETCH * args.batch_size])
+    sizes = {method: batch_size(method, args) for method in args.methods}
+    points = jax.device_put(load(data, "train").images)
     configs = {method: make_config(data, method, args) for method in args.methods}
     states = {method: create_state(rng, config) for method, config in configs.items()}
     rates: dict[str, list[float]] = {method: [] for method in args.methods}
     # The first round compiles, and does not count.
     for i in tqdm(range(1 + ROUNDS), "rounds"):
         for method, state in states.items():
-            states[method], seconds = time_epochs(state, points, rng, args.batch_size, 1)
-            rates[method] += [STRETCH / seconds] if i else []
+            steps = min(STRETCH, POINTS // sizes[method])
+            some = points[: steps * sizes[method]]
+            states[method], seconds = time_epochs(state, some, rng, sizes[method], 1)
+            rates[method] += [steps / seconds] if i else []
     return {method: statistics.median(values) for method, values in rates.items()}
 
 

@@ -63,6 +63,12 @@ PLANE = {
     "discriminator_widths": (128, 128, 128),
     "discriminator_dropout": (0.0, 0.0, 0.0),
 }
+STEADY = {
+    "generator_b1": 0.0,
+    "discriminator_b1": 0.0,
+    "generator_b2": 0.99,
+    "discriminator_b2": 0.99,
+}
 DIRAC = {
     "image_shape": (1, 1, 1),
     "latent_dim": 1,
@@ -104,16 +110,17 @@ CASES = {
     ),
     "Dirac GAN": Case("no convergence", GANConfig(**DIRAC), origin, epochs=20, batch_size=1),
     "reference, Fashion-MNIST": Case(None, GANConfig(), fashion, epochs=12, batch_size=128),
-    "R1, ring": Case(
+    "R1, ring": Case(None, GANConfig(**PLANE, **STEADY, r1=0.1), ring, epochs=20, batch_size=256),
+    "relativistic, R1 and R2, ring": Case(
         None,
-        GANConfig(
-            **PLANE,
-            r1=0.1,
-            generator_b1=0.0,
-            discriminator_b1=0.0,
-            generator_b2=0.99,
-            discriminator_b2=0.99,
-        ),
+        GANConfig(**PLANE, **STEADY, loss="relativistic", r1=0.1, r2=0.1),
+        ring,
+        epochs=20,
+        batch_size=256,
+    ),
+    "Wasserstein, R1, ring": Case(
+        None,
+        GANConfig(**PLANE, **STEADY, loss="wasserstein", r1=1.0),
         ring,
         epochs=20,
         batch_size=256,

@@ -5,7 +5,6 @@ goes on with the rows that are missing. About an hour on two CPU cores.
 """
 
 import argparse
-import dataclasses
 import io
 import json
 import math
@@ -13,15 +12,17 @@ import shlex
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from steps_per_second import machine
 
-from jaxgan import GANConfig, data, diagnostics, plots, population, sample
+from jaxgan import GANConfig, GANState, data, diagnostics, evaluation, plots, population, sample
 from jaxgan.checkpoint import write_atomically
-from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.errors import NonFiniteError
+from jaxgan.metrics.frechet import frechet_distance
+from jaxgan.metrics.neighbours import prdc
 
 PENALTIES = {"r1": 1.0, "r2": 1.0}
 SLOW = {
@@ -60,23 +61,35 @@ METHODS: dict[str, dict[str, Any]] = {
 """What each has beside the reference, as fields of GANConfig."""
 SHOWN = 2
 """Samples of each seed in the picture."""
-MEASURED = ("gen_loss", "disc_loss", "real_score", "fake_score", "diversity", "gen_grad_norm")
+BATCH = 128
+MEASURED = ("gen_loss", "disc_loss", "real_score", "fake_score", "diversity")
+JUDGED = ("fd", "recall", "coverage")
+SCORED = 5_000
+"""Samples of each seed that are judged, against as many training images."""
+
+
+class Real(NamedTuple):
+    images: np.ndarray
+    extractor: evaluation.Extractor
+    features: np.ndarray
+    """Of SCORED of the images, or of as many as there are in whole chunks."""
 
 
 def main() -> None:
     args = parse()
     about = {"command": shlex.join(["python", *sys.argv]), **machine()}
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
-    images = data.load(args.dataset, data_dir=args.data_dir).images
+    real = load_real(args)
     print(f"{args.seeds} seeds, {args.epochs} epochs of {args.dataset}; means of the last epoch")
+    print(f"{', '.join(JUDGED)}: ({real.extractor.name}, train, n={len(real.features)})")
     rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
     path = args.json.with_suffix(".npz")
     pictures: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
     print_header()
     for method in args.methods:
-        row = next((r for r in rows if r["settings"] == settings(method, args)), None)
+        row = next((r for r in rows if r["settings"] == settings(method, real.images, args)), None)
         if row is None:
-            row, pictures[method] = train_row(method, images, args)
+            row, pictures[method] = train_row(method, real, args)
             rows = [r for r in rows if r["method"] != method] + [row]
             rows.sort(key=lambda row: [*METHODS].index(row["method"]))
             file = io.BytesIO()
@@ -111,47 +124,72 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def make_config(method: str, args: argparse.Namespace) -> GANConfig:
-    steps = args.epochs * math.ceil(60_000 / 128)
+def load_real(args: argparse.Namespace) -> Real:
+    dataset = data.load(args.dataset, data_dir=args.data_dir)
+    extractor = evaluation.make_extractor(dataset)
+    reference = evaluation.make_reference(extractor, dataset, None)
+    n = min(SCORED, len(dataset.images)) // 500 * 500
+    return Real(dataset.images, extractor, reference.train.features[:n])
+
+
+def make_config(method: str, images: np.ndarray, args: argparse.Namespace) -> GANConfig:
+    steps = args.epochs * math.ceil(len(images) / BATCH)
     fields = {
         name: value.format(steps=steps) if name == "instance_noise" else value
         for name, value in METHODS[method].items()
     }
-    return GANConfig(**fields)
+    return GANConfig(image_shape=images.shape[1:], **fields)
 
 
-def settings(method: str, args: argparse.Namespace) -> dict[str, Any]:
+def settings(method: str, images: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
     """What a row depends on."""
     reference = vars(GANConfig())
-    fields = vars(make_config(method, args))
+    fields = vars(make_config(method, images, args))
     described = {name: value for name, value in fields.items() if value != reference[name]}
     described |= {"dataset": args.dataset, "epochs": args.epochs, "seeds": args.seeds}
-    return described | {"method": method}
+    # As they come back from the file.
+    return json.loads(json.dumps(described | {"method": method}))
 
 
-def train_row(method: str, images: np.ndarray, args: argparse.Namespace):
+def train_row(method: str, real: Real, args: argparse.Namespace) -> tuple[dict, np.ndarray]:
     """Trains a population: its row, and SHOWN samples of each member."""
-    config = dataclasses.replace(make_config(method, args), image_shape=images.shape[1:])
-    seeds = list(range(args.seeds))
+    config, seeds = make_config(method, real.images, args), list(range(args.seeds))
+    options: dict[str, Any] = {"epochs": args.epochs, "batch_size": BATCH, "devices": 1}
+    row = {"method": method, "seeds": args.seeds, "settings": settings(method, real.images, args)}
     try:
-        run = population.train_population(config, images, seeds, epochs=args.epochs, devices=1)
-    except NonFiniteError as error:
-        raise JaxganError(f"{method}: {error}") from error
+        run = population.train_population(config, real.images, seeds, **options)
+    except NonFiniteError:  # all of them: a row like any other
+        nothing = {name: spread([]) for name in (*MEASURED, *JUDGED)}
+        row |= {"diverged": args.seeds, **nothing, "alarms": {}, "steps_per_second": None}
+        return row, np.zeros((args.seeds * SHOWN, *config.image_shape), np.uint8)
     findings = diagnostics.diagnose_members(run.history)
     names = sorted({finding.name for of_one in findings for finding in of_one})
-    row = {
-        "method": method,
-        "seeds": args.seeds,
+    members = [population.member(run.state, i) for i in range(args.seeds)]
+    scores = [judged(state, real) for state in members]
+    row |= {
         "diverged": int((~population.sound(run.history[-1])).sum()),
         **{name: spread(run.history[-1][name]) for name in MEASURED},
+        **{name: spread([score[name] for score in scores]) for name in JUDGED},
         "alarms": {n: sum(any(f.name == n for f in of_one) for of_one in findings) for n in names},
         "steps_per_second": statistics.median(row["steps_per_second"] for row in run.history),
-        "settings": settings(method, args),
     }
-    drawn = [
-        sample(population.member(run.state, i), jax.random.key(1), SHOWN) for i in range(args.seeds)
-    ]
+    drawn = [sample(state, jax.random.key(1), SHOWN) for state in members]
     return row, plots.to_uint8(np.concatenate(drawn))
+
+
+def judged(state: GANState, real: Real) -> dict[str, float]:
+    """The scores of as many samples as there are real features."""
+    rngs = jax.random.split(jax.random.key(2), len(real.features) // 500)
+    images = np.concatenate([np.asarray(sample(state, rng, 500)) for rng in rngs])
+    if not np.isfinite(images).all():
+        return dict.fromkeys(JUDGED, math.nan)
+    features = real.extractor.see(plots.to_uint8(images)).features
+    balls = prdc(real.features, features)
+    return {
+        "fd": frechet_distance(real.features, features),
+        "recall": balls.recall,
+        "coverage": balls.coverage,
+    }
 
 
 def spread(values: list[float]) -> dict[str, float | None]:
@@ -165,21 +203,22 @@ def spread(values: list[float]) -> dict[str, float | None]:
     }
 
 
-COLUMNS = "{:24}" + " {:>13}" * len(MEASURED) + " {:>8}  {}"
+COLUMNS = "{:24}" + " {:>13}" * len(MEASURED + JUDGED) + " {:>8}  {}"
 
 
 def print_header() -> None:
-    print(COLUMNS.format("method", *MEASURED, "steps/s", "alarms (seeds)"))
+    print(COLUMNS.format("method", *MEASURED, *JUDGED, "steps/s", "alarms (seeds)"))
 
 
 def print_row(row: dict[str, Any]) -> None:
     cells = []
-    for name in MEASURED:
+    for name in (*MEASURED, *JUDGED):
         mean, sd = row[name]["mean"], row[name]["sd"]
         cells.append("-" if mean is None else f"{mean:.2f}" + (f" +- {sd:.2f}" if sd else ""))
     alarms = ", ".join(f"{name} {count}" for name, count in row["alarms"].items())
     alarms += f", {row['diverged']} diverged" if row["diverged"] else ""
-    rate = f"{row['steps_per_second']:.0f}"
+    rate = row["steps_per_second"]
+    rate = "-" if rate is None else f"{rate:.0f}"
     print(COLUMNS.format(row["method"], *cells, rate, alarms or "none"), flush=True)
 
 

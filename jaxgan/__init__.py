@@ -6,7 +6,7 @@ from jaxgan.errors import JaxganError
 from jaxgan.gan import GANState, create_state, generate, sample, train_step
 from jaxgan.measures import Metrics
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "PRESETS",

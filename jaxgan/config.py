@@ -1,6 +1,7 @@
 """What is learned (GANConfig), how a run goes (TrainConfig), and the named presets of both."""
 
 import dataclasses
+import math
 import numbers
 from typing import Any, Literal
 
@@ -66,36 +67,39 @@ class GANConfig:
     """The discriminator learns in each step, from a fresh batch, the generator in every k-th."""
     unroll_steps: int = 0
     """The generator plays against the discriminator as it will be after k more updates on the same
-    batch, and its gradient goes through those (arXiv 1611.02163)."""
+    batch, with the same noise, and its gradient goes through those (arXiv 1611.02163; 5 is usual).
+    With alternating updates they follow that of the step."""
     pac: int = 1
     """How many images the discriminator judges together, as channels of one (arXiv 1712.04086). Of
     a batch that this does not divide, the last images are left out."""
     instance_noise: Schedule = 0.0
-    """Standard deviation of noise on all that the discriminator sees (arXiv 1610.04490)."""
+    """Standard deviation of noise on all that the discriminator sees, where images are in [-1, 1]
+    (arXiv 1610.04490); annealed to 0 as a rule."""
     r1: Schedule = 0.0
-    """Weight of half the squared gradient norm on real images (arXiv 1801.04406)."""
+    """Weight of half the squared gradient norm on real images (arXiv 1801.04406, 10 there)."""
     r2: Schedule = 0.0
     """The same on generated images."""
     gradient_penalty: Schedule = 0.0
     """Weight of (gradient norm - target)^2 between real and generated images (WGAN-GP, arXiv
-    1704.00028)."""
+    1704.00028, 10 there)."""
     gradient_penalty_target: float = 1.0
     """The norm that `gradient_penalty` asks for."""
     dragan: Schedule = 0.0
-    """Weight of (gradient norm - 1)^2 around real images (arXiv 1705.07215)."""
+    """Weight of (gradient norm - 1)^2 around real images (arXiv 1705.07215, 10 there)."""
     roth: Schedule = 0.0
     """Weight of the penalty that stands for noise on the images (arXiv 1705.09367)."""
     weight_penalty: Schedule = 0.0
     """Weight of the sum of squares of the discriminator's kernels."""
     weight_clip: float = 0.0
     """The discriminator's parameters are kept within plus and minus this; 0: not at all (arXiv
-    1701.07875)."""
+    1701.07875, 0.01 there)."""
     spectral_norm: bool = False
     """Divide the kernels of the discriminator MLP by their largest singular value (arXiv
     1802.05957)."""
     ema_decay: float = 0.0
     """Samples come from an average of the generator's parameters that decays by this each step, in
-    [0, 1); 0: from the parameters themselves (arXiv 1806.04498)."""
+    [0, 1); 0: from the parameters themselves (arXiv 1806.04498; 0.999 is usual). In step t of the
+    first by (1 + t) / (10 + t), while that is less, so that the start is soon forgotten."""
     precision: Literal["f32", "bf16"] = "f32"
     """What the two MLPs compute in. bf16: layers in bfloat16; parameters, moments, losses and
     images stay float32. Faster on accelerators, not on CPUs. Modules of your own have their own
@@ -131,7 +135,8 @@ class GANConfig:
             f"one rate for each of the {len(self.discriminator_widths)} discriminator_widths",
         )
         for player in ("generator", "discriminator"):
-            _check(getattr(self, f"{player}_lr") > 0, self, f"{player}_lr", "above 0")
+            rate = getattr(self, f"{player}_lr")
+            _check(0 < rate < math.inf, self, f"{player}_lr", "above 0, and finite")
             for name in (f"{player}_b1", f"{player}_b2"):
                 _check(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         _check(self.adam_eps > 0, self, "adam_eps", "above 0")
@@ -160,13 +165,15 @@ class GANConfig:
         for name in ("label_smoothing", "ema_decay"):
             _check(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         for name in ("weight_clip", "gradient_penalty_target"):
-            _check(getattr(self, name) >= 0, self, name, "0 or more")
+            _check(0 <= getattr(self, name) < math.inf, self, name, "0 or more, and finite")
         for name in ("instance_noise", *PENALTIES, "lr_scale"):
             try:
-                least = min(schedules.ends(getattr(self, name)))
+                ends = schedules.ends(getattr(self, name))
             except JaxganError as error:
                 raise JaxganError(f"GANConfig.{name}: {error}") from None
-            _check(least >= 0, self, name, "0 or more")
+            in_range = all(0 <= end < math.inf for end in ends)
+            _check(in_range, self, name, "0 or more, and finite")
+        _check(not schedules.is_zero(self.lr_scale), self, "lr_scale", "above 0 at some time")
 
     def _check_combinations(self):
         """Refuses what makes no sense together."""

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgan.config import GANConfig
+
 History = Sequence[Mapping[str, Any]]
 Columns = dict[str, np.ndarray]
 
@@ -48,8 +50,10 @@ RISE = 1.2
 
 SWING = 0.25
 """No convergence: the least standard deviation of both players' losses over all steps of the
-window, beside the larger of the two losses (root mean square). Where the players chase each other
-what one loses the other wins: 0.3 to 0.6 of the Dirac GAN, less than 0.15 of the reference. And"""
+window, beside the largest of the two losses (root mean square) and the spread of the logits. Where
+the players chase each other what one loses the other wins: 0.3 to 0.6 of the Dirac GAN, less than
+0.15 of the reference. The spread is there for the Wasserstein loss, which in the end is but noise
+around 0. And"""
 
 LASTING = 0.8
 """beside the same in the window before. The losses of a run that settles swing less and less."""
@@ -136,13 +140,31 @@ def member_history(history: History, i: int) -> list[dict[str, Any]]:
     return [{k: v[i] if isinstance(v, list) else v for k, v in row.items()} for row in history]
 
 
-def describe(found: Sequence[Iterable[Finding]], epochs: int, *, population: bool) -> list[str]:
+def too_short(history: History) -> str | None:
+    """What cannot be seen in a run because it is short, or None."""
+    if history and len(history) >= 2 * WINDOW and history[-1]["step"] >= WARM_UP:
+        return None
+    return (
+        f"the run is short: it takes {WINDOW} epochs to see vanishing gradients, and {WARM_UP:,} "
+        f"steps to see mode collapse; {2 * WINDOW} epochs and {WARM_UP:,} steps to see that "
+        "nothing converges"
+    )
+
+
+def describe(
+    found: Sequence[Iterable[Finding]],
+    epochs: int,
+    *,
+    population: bool,
+    settings: Mapping[str, Any],
+) -> list[str]:
     """Findings in words: a line for each failure, with what to try.
 
     Args:
       found: those of each member, as from `diagnose_members`.
       epochs: how many the history has.
       population: whether to say in which members.
+      settings: the fields of the run's GANConfig by name, so that what it has is not suggested.
     """
     lines = []
     for name, failure in _FAILURES.items():
@@ -154,9 +176,20 @@ def describe(found: Sequence[Iterable[Finding]], epochs: int, *, population: boo
         if population:
             some = ", ".join(map(str, list(hits)[:8])) + (", ..." if len(hits) > 8 else "")
             where += f" in {len(hits)} of {len(found)} members ({some}); member {first}"
-        remedies = ", or ".join(failure.remedies)
+        untried = [remedy for remedy in failure.remedies if not _in_use(remedy, settings)]
+        remedies = ", or ".join(untried)
         lines.append(f"{where}, {_when(finding, epochs)}: {finding.evidence}; try {remedies}")
     return lines
+
+
+def _in_use(remedy: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a run has a remedy, going by its first option: --pac 2 also if it has 4."""
+    option, value, *_ = remedy.split()
+    name = option.removeprefix("--").replace("-", "_")
+    if name not in settings:
+        return False  # said in words
+    now = settings[name]
+    return str(now) == value or (name != "loss" and now != getattr(GANConfig, name))
 
 
 def _when(finding: Finding, epochs: int) -> str:
@@ -180,9 +213,10 @@ def signs(history: History) -> Columns:
 
     step: of the last step of the epoch. certainty: the lesser of the two accuracies. gradient: the
     norm of the generator's, and gradient_share: beside its largest so far. diversity. swing: the
-    lesser standard deviation of the two losses over all steps of the window, beside the larger of
-    their root mean squares. growth: the norm of a player's parameters beside its largest before the
-    window, the greater of the two. Swing and growth are NaN until there are enough epochs.
+    lesser standard deviation of the two losses over all steps of the window, beside the largest of
+    their root mean squares and the spread of the logits. growth: the norm of a player's parameters
+    beside its largest before the window, the greater of the two. Swing and growth are NaN until
+    there are enough epochs.
     """
 
     def column(name: str) -> np.ndarray:
@@ -193,6 +227,7 @@ def signs(history: History) -> Columns:
     means = [_window_mean(column(f"{player}_loss")) for player in players]
     squares = [_window_mean(column(f"{player}_loss_square")) for player in players]
     deviations = np.sqrt(np.maximum(np.array(squares) - np.square(means), 0))
+    sizes, spread = np.sqrt(np.max(squares, axis=0)), _window_mean(column("logit_spread"))
     norms = np.array([column(f"{player}_param_norm") for player in players])
     norms_before = _before(np.maximum.accumulate(norms, axis=1), WINDOW)
     return {
@@ -201,7 +236,7 @@ def signs(history: History) -> Columns:
         "gradient": gradient,
         "gradient_share": _ratio(gradient, np.maximum.accumulate(gradient, axis=0)),
         "diversity": column("diversity"),
-        "swing": _ratio(deviations.min(axis=0), np.sqrt(np.max(squares, axis=0))),
+        "swing": _ratio(deviations.min(axis=0), np.maximum(sizes, spread)),
         "growth": _ratio(norms, norms_before).max(axis=0),
     }
 

@@ -146,62 +146,54 @@ def train_step(
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`.
     """
-    config = state.config
+    config, step = state.config, state.step
     real = _scaled_images(batch, config)
-    latent_rng, *own_rngs = jax.random.split(jax.random.fold_in(rng, state.step), 6)
+    latent_rng, *own_rngs = jax.random.split(jax.random.fold_in(rng, step), 6)
     latents = _draw_latents(latent_rng, real.shape[0], config, axis_name)
     if axis_name is not None:
         shard = jax.lax.axis_index(axis_name)
-        own_rngs = [jax.random.fold_in(rng, shard) for rng in own_rngs]
+        own_rngs = [jax.random.fold_in(own_rng, shard) for own_rng in own_rngs]
     generator_rng, *judge_rngs = own_rngs
 
-    def play(generator_params, discriminator_params, discriminator=state.discriminator):
-        """Both players' losses at the same parameters; each will descend its own."""
+    def play(generator_params, discriminator_params, discriminator):
+        """Both players' losses, of which each will descend its own; and what was seen."""
         generator = state.generator.replace(params=generator_params)
-        discriminator = discriminator.replace(params=discriminator_params)
         fake, generator = _forward(generator, latents, generator_rng)
-        generator = _agreed(generator, axis_name)
-        judge = functools.partial(
-            _judge,
-            step=state.step,
-            real=real,
-            fake=fake,
-            rngs=judge_rngs,
-            config=config,
-            axis_name=axis_name,
-        )
-        verdict = opponents = judge(discriminator)
+        shown = {"real": real, "fake": fake, "rngs": judge_rngs}
+        judge = functools.partial(_judge, step=step, config=config, axis_name=axis_name, **shown)
+        verdict = judge(discriminator.replace(params=discriminator_params))
+        gen_loss = verdict.gen_loss
         if config.unroll_steps:
-            # Of no concern to the discriminator: its own gradient does not go back through them.
-            start = jax.lax.stop_gradient(discriminator)
-            opponents = judge(_unrolled(start, judge, config, axis_name))
-        return (opponents.gen_loss, verdict.disc_objective), (fake, generator, verdict)
+            # From where the discriminator is: a constant, in which its own gradient has no part.
+            gen_loss = judge(_unrolled(discriminator, judge, config, axis_name)).gen_loss
+        return (gen_loss, verdict.disc_objective), (fake, _agreed(generator, axis_name), verdict)
 
-    params = (state.generator.params, state.discriminator.params)
-    # One forward pass, and a pull-back for each player: what each drops is never computed.
-    _, pull_back, (fake, generator, verdict) = jax.vjp(play, *params, has_aux=True)
-    discriminator_grads = _pmean(pull_back((0.0, 1.0))[1], axis_name)
-    discriminator = _descended(
-        verdict.discriminator, discriminator_grads, config, state.step, config.weight_clip
-    )
+    def play_against(discriminator):
+        """Each player's gradient, as a function that computes it; and what was seen."""
+        params = (state.generator.params, discriminator.params)
+        game = functools.partial(play, discriminator=discriminator)
+        # One forward pass, and a pull-back for each player: what each drops is never computed.
+        (gen_loss, objective), pull_back, seen = jax.vjp(game, *params, has_aux=True)
+        one, none = jnp.ones_like, jnp.zeros_like
+        return (
+            lambda: _pmean(pull_back((one(gen_loss), none(objective)))[0], axis_name),
+            lambda: _pmean(pull_back((none(gen_loss), one(objective)))[1], axis_name),
+            seen,
+        )
 
-    def move_generator():
-        back = pull_back
-        if config.updates == "alternating":
-            against = functools.partial(play, discriminator=discriminator)
-            _, back, _ = jax.vjp(against, params[0], discriminator.params, has_aux=True)
-        grads = _pmean(back((1.0, 0.0))[0], axis_name)
-        return _descended(generator, grads, config, state.step), optax.tree.norm(grads)
+    generator_grads, discriminator_grads, seen = play_against(state.discriminator)
+    fake, generator, verdict = seen
+    disc_grads = discriminator_grads()
+    discriminator = _descended(verdict.discriminator, disc_grads, config, step, config.weight_clip)
 
-    if config.disc_steps == 1:
-        generator, generator_grad_norm = move_generator()
-    else:
-        k, norm = config.disc_steps, jnp.zeros_like(verdict.gen_loss)
-        turn = state.step % k == k - 1
-        generator, norm = jax.lax.cond(turn, move_generator, lambda: (generator, norm))
-        generator_grad_norm = k * norm  # so that the mean over steps is that over updates
-    gradient_norms = (generator_grad_norm, optax.tree.norm(discriminator_grads))
-    metrics = _measured(verdict, real, fake, params, gradient_norms, config, axis_name)
+    def move(generator):
+        alternating = config.updates == "alternating"
+        grads = play_against(discriminator)[0]() if alternating else generator_grads()
+        return _descended(generator, grads, config, step), optax.tree.norm(grads)
+
+    generator, gen_grad_norm = _every(config.disc_steps, step, move, generator)
+    gradient_norms = (gen_grad_norm, optax.tree.norm(disc_grads))
+    metrics = _measured(state, verdict, real, fake, gradient_norms, axis_name)
     ema = _averaged(state, generator.params)
     return state.replace(generator=generator, discriminator=discriminator, ema=ema), metrics
 
@@ -388,6 +380,20 @@ def _descended(player: Player, grads, config: GANConfig, step, clip: float = 0.0
     return player.replace(step=player.step + 1, params=params, opt_state=opt_state)
 
 
+def _every(k: int, step, move, player: Player) -> tuple[Player, jax.Array]:
+    """The player, moved in every k-th step, and the norm of its gradient.
+
+    Of the steps in which it rests the norm is 0, and of the others k times what it is: so its mean
+    over steps is that over the moves.
+    """
+    if k == 1:
+        return move(player)
+    _, norm = jax.eval_shape(move, player)
+    resting = (player, jnp.zeros(norm.shape, norm.dtype))
+    player, norm = jax.lax.cond(step % k == k - 1, move, lambda _: resting, player)
+    return player, k * norm
+
+
 def _averaged(state: GANState, params) -> Any:
     """The average of the generator's parameters over the steps, or None if none is kept."""
     if not state.config.ema_decay:
@@ -397,10 +403,13 @@ def _averaged(state: GANState, params) -> Any:
     return jax.tree.map(lambda mean, p: (p + decay * (mean - p)).astype(p.dtype), state.ema, params)
 
 
-def _measured(verdict, real, fake, params, gradient_norms, config, axis_name) -> Metrics:
+def _measured(state: GANState, verdict, real, fake, gradient_norms, axis_name) -> Metrics:
+    config = state.config
     real_logits, fake_logits = verdict.real_logits, verdict.fake_logits
-    logit_means = _pmean((real_logits.mean(), fake_logits.mean()), axis_name)
-    boundary = losses.boundary(config.loss, *logit_means)
+    real_mean, fake_mean = _pmean((real_logits.mean(), fake_logits.mean()), axis_name)
+    boundary = losses.boundary(config.loss, real_mean, fake_mean, config.label_smoothing)
+    deviations = jnp.stack([real_logits, fake_logits]) - (real_mean + fake_mean) / 2
+    logit_spread = jnp.sqrt(_pmean(jnp.square(deviations).mean(), axis_name))
     distances = _pmean((measures.distance(real), measures.distance(fake)), axis_name)
     metrics = Metrics(
         gen_loss=verdict.gen_loss,
@@ -411,10 +420,11 @@ def _measured(verdict, real, fake, params, gradient_norms, config, axis_name) ->
         real_accuracy=measures.share(real_logits > boundary),
         fake_accuracy=measures.share(fake_logits < boundary),
         diversity=measures.diversity(*distances),
+        logit_spread=logit_spread,
         gen_grad_norm=gradient_norms[0],
         disc_grad_norm=gradient_norms[1],
-        gen_param_norm=optax.tree.norm(params[0]),
-        disc_param_norm=optax.tree.norm(params[1]),
+        gen_param_norm=optax.tree.norm(state.generator.params),
+        disc_param_norm=optax.tree.norm(state.discriminator.params),
         gen_loss_square=jnp.square(verdict.gen_loss),
         disc_loss_square=jnp.square(verdict.disc_loss),
     )

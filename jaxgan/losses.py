@@ -111,19 +111,28 @@ def equilibrium(loss: str, label_smoothing: float = 0.0) -> float:
     The least that one logit for all images can give: log 4 nats of the cross-entropies (arXiv
     1406.2661, theorem 1).
     """
-    half = (1 - label_smoothing) / 2
-    cross_entropy = math.log(half / (1 - half))
-    best = {"minimax": cross_entropy, "non_saturating": cross_entropy, "least_squares": half}
-    logit = jnp.full(1, best.get(loss, 0.0))
+    logit = jnp.full(1, _undecided(loss, label_smoothing))
     smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
     return float(LOSSES[loss](logit, logit, **smoothing).discriminator[0])
 
 
-def boundary(loss: str, real_mean: jax.Array, fake_mean: jax.Array) -> jax.Array:
+def boundary(
+    loss: str, real_mean: jax.Array, fake_mean: jax.Array, label_smoothing: float = 0.0
+) -> jax.Array:
     """The logit above which a discriminator of that loss takes an image for real, a scalar.
 
     Losses of differences leave the level of the logits open: the middle of their two means.
     """
     if loss in ("wasserstein", "relativistic"):
         return (real_mean + fake_mean) / 2
-    return jnp.asarray(0.5 if loss == "least_squares" else 0.0)
+    return jnp.asarray(_undecided(loss, label_smoothing))
+
+
+def _undecided(loss: str, label_smoothing: float) -> float:
+    """The best logit for an image that is as likely real as generated."""
+    target = (1 - label_smoothing) / 2
+    if loss == "least_squares":
+        return target
+    if loss in ("minimax", "non_saturating"):
+        return math.log(target / (1 - target))
+    return 0.0

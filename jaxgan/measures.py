@@ -27,9 +27,14 @@ class Metrics(NamedTuple):
     diversity: jax.Array
     """Mean distance between two generated images over that between two real ones: about 1 in good
     health, 0 if all samples are one; 1 if the real images are all one."""
+    logit_spread: jax.Array
+    """Root mean square distance of all logits from the middle between the mean on real and the mean
+    on generated images."""
     gen_grad_norm: jax.Array
-    """L2 norm of the generator's gradient. With `disc_steps=k` k times that in steps that move the
-    generator and 0 in the others, so that means over steps are right."""
+    """L2 norm of the generator's gradient: against the discriminator at its old parameters, with
+    `updates="alternating"` or `unroll_steps` against the one that the generator learns from. With
+    `disc_steps=k` k times that in steps that move the generator and 0 in the others, so that means
+    over steps are right."""
     disc_grad_norm: jax.Array
     """L2 norm of the discriminator's gradient, penalties included."""
     gen_param_norm: jax.Array

@@ -269,7 +269,7 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
             if pictures is not None:
                 journal.write_samples(run.history, *pictures)
         if devices.is_first():
-            _announce_failures(run.history, population=members is not None)
+            _announce_failures(run.history, members is not None, state.config)
         failed = settings.stop_on_failure and diagnostics.has_failed(run.history)
         # Last: a checkpoint says that all that belongs to its epochs is there.
         if last or epoch % settings.checkpoint_every == 0:
@@ -308,12 +308,12 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
     return Outcome(folder.path, run.history, trained, stopped_by, members, scores, failed)
 
 
-def _announce_failures(history: list[dict[str, Any]], *, population: bool) -> None:
+def _announce_failures(history: list[dict], population: bool, config: GANConfig) -> None:
     """Prints what is seen for the first time at the end of the last epoch."""
     epoch = len(history)
     found = diagnostics.diagnose_members(history)
     new = [[finding for finding in member if finding.epoch == epoch] for member in found]
-    for line in diagnostics.describe(new, epoch, population=population):
+    for line in diagnostics.describe(new, epoch, population=population, settings=vars(config)):
         print(line, flush=True)
 
 

@@ -27,14 +27,14 @@ class Options:
 def main() -> None:
     options = cli.parse(Options)
     workdir = Path(options.workdir).expanduser()
-    checkpoint.read_config(workdir)
+    settings = checkpoint.read_config(workdir).get("gan", {})
     history = read_history(workdir)
     if not history:
         raise JaxganError(f"{workdir} has no finished epoch yet")
     history = chosen(history, options)
     found = diagnostics.diagnose_members(history)
     print("\n".join(story(history)))
-    print("\n".join(verdict(history, found)))
+    print("\n".join(verdict(history, found, settings)))
     marks: dict[str, list[int]] = {}
     for member in found:
         for finding in member:
@@ -101,26 +101,24 @@ def swing(row: dict, player: str) -> str:
     return f"in epoch {row['epoch']} it swung by {deviation:.2g} from step to step."
 
 
-def verdict(history: list[dict], found: list[list[diagnostics.Finding]]) -> list[str]:
+def verdict(
+    history: list[dict], found: list[list[diagnostics.Finding]], settings: dict
+) -> list[str]:
     """The findings; or that there are none, and how far from it the run was."""
     several = isinstance(history[0]["gen_loss"], list)
-    lines = diagnostics.describe(found, len(history), population=several)
+    lines = diagnostics.describe(found, len(history), population=several, settings=settings)
     if lines:
         return ["Found:", *(f"  {line}" for line in lines)]
-    window, warm_up = diagnostics.WINDOW, diagnostics.WARM_UP
-    if len(history) < 2 * window or history[-1]["step"] < warm_up:
-        return [
-            f"Nothing was found, but the run is short: it takes {window} epochs to see vanishing "
-            f"gradients, and {warm_up} steps to see mode collapse; {2 * window} epochs and "
-            f"{warm_up} steps to see that nothing converges."
-        ]
+    if short := diagnostics.too_short(history):
+        return [f"Nothing was found, but {short}."]
     last = {name: values[-1] for name, values in diagnostics.signs(history).items()}
     diversity, swing = np.nanmin(last["diversity"]), np.nanmax(last["swing"])
     share = np.nanmin(last["gradient_share"])
     return [
         "Nothing was found: no vanishing gradients, mode collapse or lack of convergence.",
         f"In the end the diversity is {diversity:.2f} (a collapse: below {diagnostics.COLLAPSED} "
-        f"and not rising), both losses swing by {swing:.0%} of their size within {window} epochs "
+        f"and not rising), both losses swing by {swing:.0%} of their size within "
+        f"{diagnostics.WINDOW} epochs "
         f"(no convergence: {diagnostics.SWING:.0%} and no less than before), and the generator's "
         f"gradient norm is {share:.0%} of its largest (vanishing: {diagnostics.VANISHED:.0%} and a "
         "discriminator that is certain).",

@@ -49,7 +49,9 @@ LEFT_BEHIND = (
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions(GANConfig):
-    """The networks and how they learn."""
+    """The networks and how they learn. Where FLOAT|STR stands a number may change over the steps:
+    KIND:START:END:STEPS with the kinds linear, cosine and exponential, such as
+    cosine:0.1:0:10000."""
 
     # Not for the command line: the first two follow the data, and modules come from Python.
     image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
@@ -103,7 +105,8 @@ def main() -> int | None:
         print_report(config, outcome.members, outcome.history)
     if outcome.scores is not None:
         print_scores(outcome.scores, options.train.dataset, outcome.members)
-    print_failures(outcome)
+    if outcome.history:
+        print_failures(config, outcome)
     if outcome.failed:
         print(f"stopped by --stop-on-failure and saved in {outcome.workdir}")
         return 5
@@ -121,7 +124,8 @@ def print_report(config: GANConfig, members: list[population.Member], history: l
     print(f"epoch {len(history)}, mean and standard deviation over the members:")
     for group in report.summary:
         own = [f"{k} {v:g}" for k, v in group.items() if k in members[0]]
-        names = [name.removesuffix("_mean") for name in group if name.endswith("_mean")]
+        # The losses and scores; report.json has them all.
+        names = [name.removesuffix("_mean") for name in group if name.endswith("_mean")][:4]
         values = [
             f"{name} {group[f'{name}_mean']:.3f}"
             + (f" +- {sd:.3f}" if (sd := group[f"{name}_sd"]) is not None else "")
@@ -143,11 +147,14 @@ def print_scores(scores: ModeScores, dataset: str, members: list | None) -> None
     )
 
 
-def print_failures(outcome: training.Outcome) -> None:
+def print_failures(config: GANConfig, outcome: training.Outcome) -> None:
     found = diagnostics.diagnose_members(outcome.history)
-    several = outcome.members is not None
-    for line in diagnostics.describe(found, len(outcome.history), population=several):
-        print(line)
+    several, epochs = outcome.members is not None, len(outcome.history)
+    lines = diagnostics.describe(found, epochs, population=several, settings=vars(config))
+    short = diagnostics.too_short(outcome.history)
+    if not lines:
+        lines = [f"no failure was seen{f', but {short}' if short else ''}"]
+    print("\n".join(lines))
 
 
 def parse_options() -> Options:

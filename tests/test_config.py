@@ -62,6 +62,10 @@ def test_reference_preset_is_the_default():
         ("r2", "linear:1:-1:10"),
         ("roth", float("nan")),
         ("lr_scale", "linear:-1:1:10"),
+        ("lr_scale", 0.0),
+        ("r1", float("inf")),
+        ("generator_lr", float("inf")),
+        ("weight_clip", float("inf")),
     ],
 )
 def test_gan_fields_out_of_range_are_named(field, value):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_gan import assert_trees_equal
 
-from jaxgan import TrainConfig, checkpoint, diagnostics, plots, training
+from jaxgan import GANConfig, TrainConfig, checkpoint, diagnostics, plots, training
 from jaxgan.diagnostics import diagnose, diagnose_members, failures, signs
 from jaxgan.journal import read_history
 
@@ -16,6 +16,7 @@ HEALTHY = {
     "real_accuracy": 0.6,
     "fake_accuracy": 0.6,
     "diversity": 0.9,
+    "logit_spread": 0.5,
     "gen_grad_norm": 1.0,
     "disc_grad_norm": 1.0,
     "gen_param_norm": 10.0,
@@ -128,9 +129,8 @@ def test_a_collapse_that_is_over_is_a_finding_with_an_end():
     rows = history(12, diversity=[*7 * [0.123], *5 * [0.9]])
     assert found(rows) == [("mode collapse", 5, 7)]
     assert "12.3%" in diagnose(rows)[0].evidence
-    assert diagnostics.describe([diagnose(rows)], 12, population=False)[0].startswith(
-        "mode collapse, epoch 5 to 7: "
-    )
+    (line,) = diagnostics.describe([diagnose(rows)], 12, population=False, settings={})
+    assert line.startswith("mode collapse, epoch 5 to 7: ")
     assert not diagnostics.has_failed(rows)
     assert diagnostics.has_failed(rows[:7])
 
@@ -163,11 +163,47 @@ def test_losses_that_swing_and_do_not_settle(share, before, steps, seen):
         assert found(history(10, steps=steps, **(losses | {f"{player}_swing": 0.3}))) == []
 
 
+def test_losses_around_zero_swing_beside_the_spread_of_the_logits():
+    """As those of Wasserstein, which in the end are but what the batches differ by."""
+    losses = {"gen_loss": 0.0, "disc_loss": 0.0, "gen_swing": 0.1, "disc_swing": 0.1}
+    assert found(history(10, **losses, logit_spread=0.39)) == [("no convergence", 10, 10)]
+    assert found(history(10, **losses, logit_spread=0.41)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "suggested"),
+    [
+        ({}, ["--pac 2", "--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"]),
+        ({"pac": 4}, ["--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"]),
+        ({"unroll_steps": 5, "loss": "relativistic"}, ["--pac 2"]),
+        ({"loss": "hinge"}, ["--pac 2", "--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"]),
+    ],
+)
+def test_what_a_run_has_is_not_suggested(settings, suggested):
+    rows = history(8, diversity=0.1)
+    options = {"population": False, "settings": vars(GANConfig(**settings))}
+    (line,) = diagnostics.describe([diagnose(rows)], 8, **options)
+    assert line.split("; try ")[1] == ", or ".join(suggested)
+
+
+def test_a_vanishing_gradient_of_the_minimax_loss_has_the_other_loss_for_a_remedy():
+    for loss, there in (("minimax", True), ("non_saturating", False)):
+        options = {"population": False, "settings": vars(GANConfig(loss=loss))}
+        (line,) = diagnostics.describe([diagnose(vanishing())], 7, **options)
+        assert ("--loss non_saturating" in line) == there
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(9, 500), (10, 99)])
+def test_of_a_short_run_it_is_said_that_it_is(epochs, steps):
+    assert "the run is short" in diagnostics.too_short(history(epochs, steps=steps))
+    assert diagnostics.too_short(history(10, steps=100)) is None
+
+
 def test_a_swing_is_that_over_all_steps_of_the_window():
     rng = np.random.default_rng(0)
     losses = rng.normal(0.5, 1, (2, 9, 40)) + rng.normal(0, 1, (2, 9, 1))
     means, squares = losses.mean(-1), np.square(losses).mean(-1)
-    rows = history(9, gen_loss=means[0], disc_loss=means[1])
+    rows = history(9, gen_loss=means[0], disc_loss=means[1], logit_spread=0.01)
     for row, square in zip(rows, squares.T, strict=True):
         row |= {"gen_loss_square": square[0], "disc_loss_square": square[1]}
     last = losses[:, -5:].reshape(2, -1)
@@ -231,7 +267,7 @@ def test_a_member_that_has_diverged_shows_nothing_and_does_not_hide_the_others()
     nan = {name: [0.1, *7 * [np.nan]] for name in HEALTHY}
     rows = as_population(history(8, **nan), history(8, diversity=0.1), history(8))
     assert [len(member) for member in diagnose_members(rows)] == [0, 1, 0]
-    (line,) = diagnostics.describe(diagnose_members(rows), 8, population=True)
+    (line,) = diagnostics.describe(diagnose_members(rows), 8, population=True, settings={})
     assert line.startswith("mode collapse in 1 of 3 members (1); member 1, epoch 5 to the last: ")
     assert not diagnostics.has_failed(rows)
     assert diagnostics.has_failed(as_population(history(8, **nan), history(8, diversity=0.1)))

@@ -13,6 +13,7 @@ ROW = {"epoch": 1, "step": 7, "gen_loss": 0.1 + 0.2, "seconds": 1.5}
 # What the detectors look at, of a healthy run.
 HEALTHY = {
     "gen_loss": 0.7,
+    "logit_spread": 0.5,
     "gen_loss_square": 0.49,
     "disc_loss": 1.4,
     "disc_loss_square": 1.96,

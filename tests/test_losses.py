@@ -80,6 +80,21 @@ def test_what_the_discriminator_loses_where_it_cannot_tell(loss, expected):
         assert least < expected - 0.01
 
 
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_at_the_boundary_a_discriminator_loses_least_by_one_logit_for_all(loss):
+    for smoothing in (0.0, 0.3) if losses.LOSSES[loss] in LABELLED else (0.0,):
+        options = {"label_smoothing": smoothing} if smoothing else {}
+
+        def lost(logit, options=options):
+            return losses.LOSSES[loss](logit, logit, **options).discriminator.mean()
+
+        found = losses.boundary(loss, jnp.float32(3.0), jnp.float32(-1.0), smoothing)
+        assert abs(jax.grad(lost)(found)) < 1e-6
+        # Where any level does as well, that of the logits.
+        if loss in ("wasserstein", "relativistic"):
+            assert found == 1
+
+
 def test_non_saturating_is_keras_binary_crossentropy():
     def bce(target, logits):
         targets = np.full_like(logits, target)

@@ -42,6 +42,7 @@ def test_what_a_step_reports_in_closed_form(loss):
             (-expit(-psi * x) * x).mean() + expit(psi * theta) * theta + psi,
         )
         boundary = 0
+    middle = psi * (x.mean() + theta) / 2
     expected = {
         "gen_loss": losses[0],
         "disc_loss": losses[1],
@@ -51,6 +52,9 @@ def test_what_a_step_reports_in_closed_form(loss):
         "real_accuracy": (psi * x > boundary).mean(),
         "fake_accuracy": float(psi * theta < boundary),
         "diversity": 0.0,
+        "logit_spread": np.sqrt(
+            (((psi * x - middle) ** 2).mean() + (psi * theta - middle) ** 2) / 2
+        ),
         "gen_grad_norm": abs(slopes[0]),
         "disc_grad_norm": abs(slopes[1]),
         "gen_param_norm": abs(theta),

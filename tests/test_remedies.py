@@ -181,6 +181,14 @@ def test_shard_map_of_what_draws_no_numbers(name, check_vma):
     assert_trees_close(found, one_by_one(name))
 
 
+def test_shard_map_of_what_draws_numbers_of_its_own():
+    split = placed(make_batches(), None, "data")
+    state, metrics = train(placed(begin("noisy")), split, step=make_shard_map(make_mesh()))
+    assert np.isfinite(metrics).all()
+    kernels = [s.discriminator.params["Dense_0"]["kernel"] for s in (state, begin("noisy"))]
+    assert (kernels[0] != kernels[1]).any()
+
+
 def dirac(theta=0.8, psi=-1.5, **options):
     """D(x) = psi x against one generated point, by steps of 0.1 times the gradient."""
     config = GANConfig(

@@ -20,7 +20,7 @@ from jaxgan.checkpoint import RunFolder
 ROOT = Path(__file__).parents[1]
 COLUMNS = (
     "epoch,step,gen_loss,disc_loss,real_score,fake_score,penalty,real_accuracy,fake_accuracy,"
-    "diversity,gen_grad_norm,disc_grad_norm,gen_param_norm,disc_param_norm,gen_loss_square,"
+    "diversity,logit_spread,gen_grad_norm,disc_grad_norm,gen_param_norm,disc_param_norm,gen_loss_square,"
     "disc_loss_square,seconds,steps_per_second,failures"
 )
 

@@ -70,10 +70,14 @@ def test_rows_of_the_mixtures_are_trained_once(mixtures, monkeypatch, tmp_path, 
     ]
     assert names == [{"steps_per_second"}, set()]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    # Other settings: the row is no longer that which is asked for.
-    run(mixtures, monkeypatch, *options, "--seeds", "1", "--methods", "GAN")
+    # Rows of other settings are not trained over.
+    with pytest.raises(SystemExit, match="has rows of other settings: choose another --json"):
+        run(mixtures, monkeypatch, *options, "--seeds", "1", "--methods", "GAN")
+    assert len(rows_in(file)) == 2
+    one = [*options[:-1], tmp_path / "one.json", "--seeds", "1", "--methods", "GAN"]
+    run(mixtures, monkeypatch, *one)
     assert trained[2:] == [("ring", "GAN", 1)]
-    (row,) = (row for row in rows_in(file) if row["method"] == "GAN")
+    (row,) = rows_in(tmp_path / "one.json")
     assert (row["seeds"], row["modes_se"]) == (1, None)
     for name in ("modes_mean", "high_quality_mean", "reverse_kl_mean", "failed_share", "step_mb"):
         assert math.isfinite(row[name])
@@ -132,7 +136,22 @@ def test_rows_of_the_remedies_are_trained_once(monkeypatch, tmp_path):
     # The average is of no influence on training.
     assert ema["diversity"] == reference["diversity"]
     assert ema["diversity"]["sd"] > 0
+    # But of one on the samples that are judged.
+    assert ema["fd"]["mean"] != reference["fd"]["mean"] > 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_remedy_whose_seeds_all_diverge_has_a_row(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import remedies
+
+    monkeypatch.setitem(remedies.METHODS, "reference", {"generator_lr": 1e30})
+    file = tmp_path / "rows.json"
+    options = ["--dataset", "digits", "--epochs", "1", "--seeds", "2", "--json", file]
+    run(remedies, monkeypatch, *options, "--methods", "reference")
+    (row,) = rows_in(file)
+    assert (row["diverged"], row["fd"]["mean"], row["steps_per_second"]) == (2, None, None)
+    assert "none, 2 diverged" in capsys.readouterr().out
 
 
 def test_every_remedy_is_a_gan_that_can_be_built(monkeypatch):
@@ -141,8 +160,11 @@ def test_every_remedy_is_a_gan_that_can_be_built(monkeypatch):
 
     monkeypatch.setattr("sys.argv", ["remedies.py"])
     args = remedies.parse()
-    configs = [remedies.make_config(method, args) for method in remedies.METHODS]
+    images = np.zeros((600, 8, 8, 1), np.uint8)
+    configs = [remedies.make_config(method, images, args) for method in remedies.METHODS]
     assert len(set(configs)) == len(configs)
+    # Over 10 epochs of 5 steps.
+    assert remedies.make_config("instance noise", images, args).instance_noise == "linear:0.3:0:50"
 
 
 def test_failures_and_false_alarms_are_counted(monkeypatch, tmp_path, capsys):
