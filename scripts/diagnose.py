@@ -75,8 +75,8 @@ def story(history: list[dict]) -> list[str]:
         f"The discriminator's was {course(history, 'disc_grad_norm')}.",
         f"The norm of the generator's parameters was {course(history, 'gen_param_norm')}.",
         f"The discriminator's was {course(history, 'disc_param_norm')}.",
-        f"The discriminator knew a share of the real images of {course(history, 'real_accuracy')}.",
-        f"And of the generated ones of {course(history, 'fake_accuracy')}; 0.5 is a draw.",
+        f"The share of real images taken for real was {course(history, 'real_accuracy')}.",
+        f"That of generated ones seen through was {course(history, 'fake_accuracy')}; 0.5: a draw.",
         "Two samples differed from each other, beside two real images, by "
         f"{course(history, 'diversity')}; 1 is as it should be.",
     ]
