@@ -61,7 +61,7 @@ def main() -> None:
         name: evaluation.evaluate(reference, some)
         for name, some in tqdm(seen.items(), "scoring", disable=None)
     }
-    print_table(scores, drawn)
+    print_table(scores)
     if options.json:
         write(options.json, json.dumps(scores, indent=2) + "\n")
     if options.plot:
@@ -117,15 +117,19 @@ def sampled(state, n: int, seed: int) -> np.ndarray:
     return np.concatenate(parts)[:n]
 
 
-def print_table(scores: dict[str, dict[str, Any]], drawn: dict[str, np.ndarray]) -> None:
+def print_table(scores: dict[str, dict[str, Any]]) -> None:
     """A row for each score, a column for each generator."""
     labels = {label: None for column in scores.values() for label in column}
-    width = max(map(len, labels))
-    print(" " * width + "".join(f"  {name:>14}" for name in scores))
+    width, columns = max(map(len, labels)), [max(8, len(name)) for name in scores]
+    print(
+        " " * width
+        + "".join(f"  {name}".rjust(2 + n) for name, n in zip(scores, columns, strict=True))
+    )
     for label in labels:
         values = [column.get(label) for column in scores.values()]
         if not any(isinstance(value, list) for value in values):
-            print(f"{label:{width}}" + "".join(f"  {said(value):>14}" for value in values))
+            cells = (said(value).rjust(2 + n) for value, n in zip(values, columns, strict=True))
+            print(f"{label:{width}}" + "".join(cells))
 
 
 def said(value: float | int | None) -> str:
