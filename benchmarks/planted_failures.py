@@ -63,7 +63,7 @@ PLANE = {
     "discriminator_widths": (128, 128, 128),
     "discriminator_dropout": (0.0, 0.0, 0.0),
 }
-STEADY = {
+STEADY: dict[str, Any] = {
     "generator_b1": 0.0,
     "discriminator_b1": 0.0,
     "generator_b2": 0.99,
