@@ -215,11 +215,11 @@ def print_row(row: dict[str, Any]) -> None:
     for name in (*MEASURED, *JUDGED):
         mean, sd = row[name]["mean"], row[name]["sd"]
         cells.append("-" if mean is None else f"{mean:.2f}" + (f" +- {sd:.2f}" if sd else ""))
-    alarms = ", ".join(f"{name} {count}" for name, count in row["alarms"].items())
-    alarms += f", {row['diverged']} diverged" if row["diverged"] else ""
+    alarms = [f"{name} {count}" for name, count in row["alarms"].items()]
+    alarms += [f"{row['diverged']} diverged"] if row["diverged"] else []
     rate = row["steps_per_second"]
     rate = "-" if rate is None else f"{rate:.0f}"
-    print(COLUMNS.format(row["method"], *cells, rate, alarms or "none"), flush=True)
+    print(COLUMNS.format(row["method"], *cells, rate, ", ".join(alarms) or "none"), flush=True)
 
 
 def picture(methods: list[str], pictures: dict[str, np.ndarray]) -> bytes:

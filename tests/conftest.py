@@ -30,6 +30,14 @@ import pytest
 import jaxgan
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Each compiled program maps memory, and a process may have so many maps: of the hundreds of
+    this suite XLA dies. The next test file has those that it shares from the folder above."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def real_data_dir() -> str:
     """The folder of the real Fashion-MNIST."""
