@@ -233,7 +233,11 @@ def test_the_report_is_what_statistics_say():
     [
         ([], {}, "at least one member"),
         ([0, 1], {"generator_lr": [1e-3]}, "generator_lr has 1 values for 2 seeds"),
-        ([0, 1], {"generator_lr": [1e-3, -1.0]}, "generator_lr must be above 0, got -1.0"),
+        (
+            [0, 1],
+            {"generator_lr": [1e-3, -1.0]},
+            "generator_lr must be above 0, and finite, got -1.0",
+        ),
         ([0], {"latent_dim": 5}, "cannot differ in 'latent_dim'; .*generator_lr"),
         ([0], {"devices": 9}, "from 1 to the 4 that jax finds .*JAX_NUM_CPU_DEVICES.* got 9"),
         ([2**32], {}, "seeds must be from 0"),
