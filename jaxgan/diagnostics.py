@@ -177,8 +177,8 @@ def describe(
             some = ", ".join(map(str, list(hits)[:8])) + (", ..." if len(hits) > 8 else "")
             where += f" in {len(hits)} of {len(found)} members ({some}); member {first}"
         untried = [remedy for remedy in failure.remedies if not _in_use(remedy, settings)]
-        remedies = ", or ".join(untried)
-        lines.append(f"{where}, {_when(finding, epochs)}: {finding.evidence}; try {remedies}")
+        advice = f"; try {', or '.join(untried)}" if untried else ""
+        lines.append(f"{where}, {_when(finding, epochs)}: {finding.evidence}{advice}")
     return lines
 
 

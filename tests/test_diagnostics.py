@@ -186,6 +186,13 @@ def test_what_a_run_has_is_not_suggested(settings, suggested):
     assert line.split("; try ")[1] == ", or ".join(suggested)
 
 
+def test_where_all_is_tried_nothing_is_suggested():
+    settings = vars(GANConfig(pac=2, unroll_steps=5, loss="relativistic"))
+    found = [diagnose(history(8, diversity=0.1))]
+    (line,) = diagnostics.describe(found, 8, population=False, settings=settings)
+    assert line.endswith("of what two real images do")
+
+
 def test_a_vanishing_gradient_of_the_minimax_loss_has_the_other_loss_for_a_remedy():
     for loss, there in (("minimax", True), ("non_saturating", False)):
         options = {"population": False, "settings": vars(GANConfig(loss=loss))}
