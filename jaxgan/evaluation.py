@@ -57,8 +57,6 @@ class Extractor(NamedTuple):
 class Reference(NamedTuple):
     """The real images of a data set, as an extractor sees them."""
 
-    name: str
-    """Of the data set."""
     extractor: Extractor
     images: np.ndarray
     """The training images, in an order drawn once for all: any first n are a fair draw."""
@@ -107,7 +105,7 @@ def make_reference(
     """
     images = _shuffled(train.images)
     others = None if unseen is None else _seen(extractor, _shuffled(unseen.images))
-    return Reference(train.name, extractor, images, _seen(extractor, images), others)
+    return Reference(extractor, images, _seen(extractor, images), others)
 
 
 def first(seen: Seen, n: int) -> Seen:
