@@ -109,8 +109,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", help=f"comma-separated, of: {', '.join(METHODS)}")
     parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
-    parser.add_argument("--dataset", default="fashion_mnist", help="default: %(default)s")
-    parser.add_argument("--data-dir", help="where it is; else $JAXGAN_DATA_DIR")
+    add_data_options(parser)
     parser.add_argument("--json", type=Path, default=Path("runs/remedies.json"), help="the rows")
     parser.add_argument("--picture", type=Path, help="write samples of each method to this PNG")
     args = parser.parse_args()
@@ -122,6 +121,11 @@ def parse() -> argparse.Namespace:
         parser.error("--seeds and --epochs must be above 0")
     args.json.parent.mkdir(parents=True, exist_ok=True)
     return args
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="fashion_mnist", help="default: %(default)s")
+    parser.add_argument("--data-dir", help="where it is; else $JAXGAN_DATA_DIR")
 
 
 def load_real(args: argparse.Namespace) -> Real:

@@ -75,6 +75,10 @@ class GANConfig:
     instance_noise: Schedule = 0.0
     """Standard deviation of noise on all that the discriminator sees, where images are in [-1, 1]
     (arXiv 1610.04490); annealed to 0 as a rule."""
+    augment: Schedule = 0.0
+    """Probability of each augmentation of all images that the discriminator sees: moved, a square
+    cut out (`jaxgan.augmentation`, arXiv 2006.10738). In [0, 1]; from about 0.8 on the generator
+    may learn them too (arXiv 2006.06676)."""
     r1: Schedule = 0.0
     """Weight of half the squared gradient norm on real images (arXiv 1801.04406, 10 there)."""
     r2: Schedule = 0.0
@@ -166,13 +170,14 @@ class GANConfig:
             _check(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         for name in ("weight_clip", "gradient_penalty_target"):
             _check(0 <= getattr(self, name) < math.inf, self, name, "0 or more, and finite")
-        for name in ("instance_noise", *PENALTIES, "lr_scale"):
+        for name in ("instance_noise", "augment", *PENALTIES, "lr_scale"):
             try:
                 ends = schedules.ends(getattr(self, name))
             except JaxganError as error:
                 raise JaxganError(f"GANConfig.{name}: {error}") from None
             in_range = all(0 <= end < math.inf for end in ends)
             _check(in_range, self, name, "0 or more, and finite")
+        _check(max(schedules.ends(self.augment)) <= 1, self, "augment", "from 0 to 1")
         _check(not schedules.is_zero(self.lr_scale), self, "lr_scale", "above 0 at some time")
 
     def _check_combinations(self):
@@ -185,6 +190,9 @@ class GANConfig:
         adam = [name for name in _ADAM if getattr(self, name) != getattr(GANConfig, name)]
         target = self.gradient_penalty_target != GANConfig.gradient_penalty_target
         reasons = {
+            "augment moves and cuts images, and points are none": (
+                not schedules.is_zero(self.augment) and self.image_shape[:2] == (1, 1)
+            ),
             f"optimizer 'sgd' has no moments: leave out {', '.join(map(repr, adam))}": (
                 self.optimizer == "sgd" and adam
             ),

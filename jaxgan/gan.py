@@ -21,7 +21,7 @@ import optax
 from flax import struct
 from flax.training import train_state
 
-from jaxgan import losses, measures, penalties, schedules
+from jaxgan import augmentation, losses, measures, penalties, schedules
 from jaxgan.config import GANConfig
 from jaxgan.errors import JaxganError
 from jaxgan.measures import Metrics
@@ -148,7 +148,7 @@ def train_step(
     """
     config, step = state.config, state.step
     real = _scaled_images(batch, config)
-    latent_rng, *own_rngs = jax.random.split(jax.random.fold_in(rng, step), 6)
+    latent_rng, *own_rngs = jax.random.split(jax.random.fold_in(rng, step), 7)
     latents = _draw_latents(latent_rng, real.shape[0], config, axis_name)
     if axis_name is not None:
         shard = jax.lax.axis_index(axis_name)
@@ -325,7 +325,12 @@ def _judge(discriminator: Player, step, real, fake, rngs, config: GANConfig, axi
 
     `step` is that of the schedules.
     """
-    fake_rng, real_rng, noise_rng, penalty_rng = rngs
+    fake_rng, real_rng, noise_rng, penalty_rng, augment_rng = rngs
+    if not schedules.is_zero(config.augment):
+        probability = schedules.value(config.augment, step)
+        real_augment_rng, fake_augment_rng = jax.random.split(augment_rng)
+        real = augmentation.augment(real, probability, real_augment_rng)
+        fake = augmentation.augment(fake, probability, fake_augment_rng)
     if not schedules.is_zero(config.instance_noise):
         deviation = schedules.value(config.instance_noise, step)
         real_noise, fake_noise = jax.random.normal(noise_rng, (2, *real.shape))

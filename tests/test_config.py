@@ -58,6 +58,8 @@ def test_reference_preset_is_the_default():
         ("weight_clip", -0.01),
         ("gradient_penalty_target", -1.0),
         ("instance_noise", -0.1),
+        ("augment", -0.1),
+        ("augment", "linear:0:1.1:10"),
         ("r1", -1.0),
         ("r2", "linear:1:-1:10"),
         ("roth", float("nan")),
@@ -90,7 +92,7 @@ def test_train_fields_out_of_range_are_named(field, value):
         TrainConfig(**{field: value})
 
 
-@pytest.mark.parametrize("field", ["instance_noise", "lr_scale", *config.PENALTIES])
+@pytest.mark.parametrize("field", ["instance_noise", "augment", "lr_scale", *config.PENALTIES])
 def test_a_malformed_schedule_is_named_with_its_field(field):
     with pytest.raises(JaxganError, match=rf"GANConfig.{field}: a schedule is .*; got 'linear:1'"):
         GANConfig(**{field: "linear:1"})
@@ -117,6 +119,7 @@ MODULE = nn.Dense(1)
         ({"spectral_norm": True, "discriminator": MODULE}, "flax.linen.SpectralNorm"),
         ({"optimizer": "sgd", "generator_b1": 0.5}, "'sgd' has no moments"),
         ({"optimizer": "sgd", "adam_eps": 1e-3}, "'adam_eps'"),
+        ({"image_shape": (1, 1, 2), "augment": 0.5}, "augment moves and cuts images"),
         ({"gradient_penalty_target": 0.0}, "gradient_penalty_target is that of gradient_penalty"),
     ],
 )
@@ -151,6 +154,7 @@ def test_a_config_with_schedules_survives_json():
         r2=0.5,
         lr_scale="exponential:1:0.01:1000",
         instance_noise="linear:0.1:0:500",
+        augment="linear:0:0.5:500",
         disc_steps=2,
         spectral_norm=True,
     )

@@ -67,6 +67,7 @@ OPTIONS = {
         "loss": "hinge",
         "updates": "alternating",
         "instance_noise": "linear:0.3:0:8",
+        "augment": 0.5,
         "gradient_penalty": 1.0,
         "dragan": 0.5,
         "pac": 2,
@@ -377,6 +378,7 @@ EVERYTHING = {
     "loss": "relativistic",
     "disc_steps": 2,
     "instance_noise": "linear:0.3:0:8",
+    "augment": "linear:0:0.5:8",
     "r1": "cosine:1:0.1:6",
     "r2": 0.5,
     "lr_scale": "exponential:1:0.1:8",
@@ -461,3 +463,25 @@ def test_a_run_with_packs_is_read_back(tmp_path):
         pass
     state, epochs = training.load_state(tmp_path / "run")
     assert (state.config, epochs) == (config, -1)
+
+
+class Holes(nn.Module):
+    """A discriminator that sees how much has been cut out of an image."""
+
+    @nn.compact
+    def __call__(self, images):
+        share = (images == 0).mean(axis=(1, 2, 3))
+        return self.param("weight", nn.initializers.ones, ()) * share
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_real_and_generated_images_are_augmented(probability):
+    config = dataclasses.replace(
+        TINY, image_shape=(8, 8, 1), discriminator=Holes(), augment=probability
+    )
+    state = make_create(config)(jax.random.key(0))
+    _, metrics = jit(train_step)(state, jnp.ones((16, 8, 8, 1)), jax.random.key(1))
+    # At least the quarter of what is cut out is in the image, at most all of it.
+    low, high = (1 / (1 + np.exp(-probability * share)) for share in (1 / 16, 1 / 4))
+    for score in (metrics.real_score, metrics.fake_score):
+        assert low <= score <= high
