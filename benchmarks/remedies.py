@@ -72,7 +72,7 @@ class Real(NamedTuple):
     images: np.ndarray
     extractor: evaluation.Extractor
     features: np.ndarray
-    """Of SCORED of the images, or of as many as there are in whole chunks."""
+    """Of SCORED of the images, or of all if there are less."""
 
 
 def main() -> None:
@@ -132,8 +132,7 @@ def load_real(args: argparse.Namespace) -> Real:
     dataset = data.load(args.dataset, data_dir=args.data_dir)
     extractor = evaluation.make_extractor(dataset)
     reference = evaluation.make_reference(extractor, dataset, None)
-    n = min(SCORED, len(dataset.images)) // 500 * 500
-    return Real(dataset.images, extractor, reference.train.features[:n])
+    return Real(dataset.images, extractor, reference.train.features[:SCORED])
 
 
 def make_config(method: str, images: np.ndarray, args: argparse.Namespace) -> GANConfig:
@@ -183,11 +182,11 @@ def train_row(method: str, real: Real, args: argparse.Namespace) -> tuple[dict, 
 
 def judged(state: GANState, real: Real) -> dict[str, float]:
     """The scores of as many samples as there are real features."""
-    rngs = jax.random.split(jax.random.key(2), len(real.features) // 500)
-    images = np.concatenate([np.asarray(sample(state, rng, 500)) for rng in rngs])
-    if not np.isfinite(images).all():
+    try:
+        images = evaluation.draw(state, jax.random.key(2), len(real.features))
+    except NonFiniteError:
         return dict.fromkeys(JUDGED, math.nan)
-    features = real.extractor.see(plots.to_uint8(images)).features
+    features = real.extractor.see(images).features
     balls = prdc(real.features, features)
     return {
         "fd": frechet_distance(real.features, features),

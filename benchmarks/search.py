@@ -123,16 +123,13 @@ def load_log(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def told(trial: dict[str, Any]) -> FrozenTrial:
     """A trial of the log as Optuna knows it."""
-    early, value = trial["early_fd"], trial["fd"]
-    if trial["state"] == TrialState.COMPLETE.name:
-        result = {"value": value}
-    else:
-        result = {"state": TrialState[trial["state"]]}
+    early, state = trial["early_fd"], TrialState[trial["state"]]
     return create_trial(
+        state=state,
+        value=trial["fd"] if state == TrialState.COMPLETE else None,
         params=trial["params"],
         distributions=SPACE,
         intermediate_values={} if early is None else {EARLY: early},
-        **result,
     )
 
 

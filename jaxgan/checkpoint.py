@@ -26,7 +26,7 @@ from jaxgan.devices import agree, is_first, is_lost_process, replicated, togethe
 from jaxgan.errors import JaxganError
 
 KEEP = 3
-"""How many checkpoints are kept, the newest."""
+"""How many checkpoints are kept, the newest; beside the best."""
 
 _NONE = -1
 _COMFORT = "Earlier checkpoints are intact. "
@@ -67,6 +67,7 @@ class RunFolder:
         self.path = Path(path).expanduser().absolute()
         self._manager: Any = None
         self._saving: int | None = None
+        self._best: int | None = None
         self._lock: int | None = None
         with together(f"open {self.path}"):
             if is_first():
@@ -121,9 +122,10 @@ class RunFolder:
                     aside.parent.mkdir(exist_ok=True)
                     (self.path / "checkpoints" / str(newer)).rename(aside)
 
-    def save(self, step: int, checkpoint: Checkpoint) -> None:
+    def save(self, step: int, checkpoint: Checkpoint, best: int | None = None) -> None:
         """Begins to save in the background; waits only for the save before.
 
+        Of the older checkpoints the newest are kept, and that of the step `best` if there is one.
         The arrays may be donated as soon as this returns: Orbax has them in the host's memory.
 
         Raises:
@@ -134,10 +136,10 @@ class RunFolder:
 
         with disk_errors(self.path, _COMFORT):
             if self._manager is None:
-                self._manager = _manager(self.path, self._write_digests)
+                self._manager = _manager(self.path, self._write_digests, lambda: self._best)
             with together(f"save to {self.path}"):
                 self._manager.wait_until_finished()
-            self._saving = step
+            self._saving, self._best = step, best
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -227,6 +229,23 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
             damaged.add(step)
 
 
+def restore_step(path: Path, step: int, like: Checkpoint) -> Checkpoint:
+    """Reads one checkpoint of a run folder, as `restore` does.
+
+    Raises:
+      JaxganError: if it is not there, or is damaged.
+    """
+    folder = path / "checkpoints" / str(step)
+    damage = _damage(folder) if step in steps(path) else "it is not there"
+    if damage is None:
+        try:
+            return _read(folder, like)
+        # Orbax and tensorstore raise whatever comes, even bare Exception.
+        except Exception as error:
+            damage = (str(error).splitlines() or [type(error).__name__])[0]
+    raise JaxganError(f"checkpoint {folder} cannot be used: {damage}")
+
+
 def _newest_whole(path: Path, damaged: set[int]) -> int:
     """The newest step that is not damaged, or _NONE if there is none at all."""
     found = steps(path)
@@ -289,13 +308,21 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def _manager(path: Path, when_final: Callable[[], None]):
+def _manager(path: Path, when_final: Callable[[], None], best: Callable[[], int | None]):
     import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers
 
+    class Best(checkpoint_managers.PreservationPolicy):
+        """Asked at each save; of Orbax's own policies none knows of a best step that changes."""
+
+        def should_preserve(self, checkpoints, *, context):
+            return [checkpoint.step == best() for checkpoint in checkpoints]
+
+    latest = checkpoint_managers.LatestN(KEEP)
     return ocp.CheckpointManager(
         path / "checkpoints",
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=KEEP,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, Best()]),
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=when_final),
         ),

@@ -256,6 +256,9 @@ class TrainConfig:
     """Epochs between two pictures of samples."""
     checkpoint_every: int = 10
     """Epochs between two checkpoints; the last epoch always leaves one."""
+    evaluate_every: int | None = None
+    """Epochs between two evaluations of samples (`jaxgan.evaluation`), the last one included; by
+    default none. Each leaves a checkpoint, and the best is kept beside the newest."""
     population: int | None = None
     """Train this many GANs in one program, with the seeds SEED, SEED + 1, ..."""
     sweep: tuple[str, ...] = ()
@@ -273,7 +276,7 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("batch_size", "sample_every", "checkpoint_every"):
             _check(_is_size(getattr(self, name)), self, name, "a whole number above 0")
-        for name in ("image_size", "population", "devices"):
+        for name in ("image_size", "population", "devices", "evaluate_every"):
             value = getattr(self, name)
             _check(value is None or _is_size(value), self, name, "a whole number above 0")
         _check(self.epochs >= 0, self, "epochs", "0 or more")

@@ -7,22 +7,25 @@ scores of n real images that were not trained on are what a perfect generator wo
 import contextlib
 import hashlib
 import io
+import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from jaxgan import data
+from jaxgan import data, plots
 from jaxgan.checkpoint import write_atomically
 from jaxgan.cli import cache_folder
-from jaxgan.errors import JaxganError
+from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.gan import GANState, sample
 from jaxgan.metrics.classifier import class_scores, judge_images, load_judge
 from jaxgan.metrics.frechet import frechet_distance
 from jaxgan.metrics.kid import kernel_distance
-from jaxgan.metrics.neighbours import memorisation, prdc
+from jaxgan.metrics.neighbours import PRDC, memorisation, prdc
 
 SAMPLES = 10_000
 """Of how many samples the published tables are."""
@@ -32,6 +35,14 @@ JUDGES = {"fashion_mnist": "fashion-cnn-v1"}
 """Which of the bundled judges knows a data set."""
 COMPONENTS = 64
 """Of the principal components that stand in where there is no judge."""
+FD = "fd"
+"""What the Fréchet distance is called: of several generators the one with the least is the best."""
+
+
+IN_TRAINING = 5_000
+"""Of how many samples the scores in training are, or of as many as there are images if less."""
+_CHUNK = 1_000
+"""Samples drawn at a time, so that any number of them fits the memory."""
 
 
 class Seen(NamedTuple):
@@ -141,7 +152,7 @@ def evaluate(reference: Reference, samples: Seen) -> dict[str, Any]:
     train, probabilities = first(reference.train, n)
     balls = prdc(train, samples.features)
     found: dict[str, Any] = {
-        "fd": frechet_distance(train, samples.features),
+        FD: frechet_distance(train, samples.features),
         "kid": kernel_distance(train, samples.features),
         **balls._asdict(),
     }
@@ -150,7 +161,69 @@ def evaluate(reference: Reference, samples: Seen) -> dict[str, Any]:
         found["memorisation"] = memorisation(reference.train.features, unseen, samples.features)
     if samples.probabilities is not None and probabilities is not None:
         found |= class_scores(samples.probabilities, probabilities)._asdict()
-    return {f"{k}({reference.extractor.name}, train, n={n})": v for k, v in found.items()}
+    return {_named(reference, k, n): v for k, v in found.items()}
+
+
+def draw(state: GANState, rng: jax.Array, n: int) -> np.ndarray:
+    """n samples as bytes, uint8 `[n, H, W, C]`, drawn some at a time, with a progress bar.
+
+    Raises:
+      NonFiniteError: if a number in them is not finite.
+    """
+    rngs = jax.random.split(rng, -(-n // _CHUNK))
+    parts = []
+    for rng in tqdm(rngs, "sampling", disable=None, leave=False):
+        images = np.asarray(sample(state, rng, _CHUNK))
+        if not np.isfinite(images).all():
+            raise NonFiniteError("samples are not finite: the generator has diverged")
+        parts.append(plots.to_uint8(images))
+    return np.concatenate(parts)[:n]
+
+
+def evaluate_in_training(reference: Reference, state: GANState, rng: jax.Array) -> dict[str, float]:
+    """The scores that are quick, of IN_TRAINING samples: the Fréchet distance and the PRDC.
+
+    Named as by `evaluate`. Of a GAN with an average of weights those of the weights themselves
+    stand beside them, as `raw_fd(...)` and so on. NaN of a GAN that has diverged.
+    """
+    n = min(IN_TRAINING, len(reference.images))
+    real = first(reference.train, n).features
+    scores = {}
+    for prefix, drawn in (("", state), ("raw_", state.replace(ema=None))):
+        if prefix and state.ema is None:
+            continue
+        try:
+            features = reference.extractor.see(draw(drawn, rng, n)).features
+            found = {FD: frechet_distance(real, features), **prdc(real, features)._asdict()}
+        except NonFiniteError:
+            found = dict.fromkeys((FD, *PRDC._fields), math.nan)
+        scores |= {prefix + _named(reference, k, n): v for k, v in found.items()}
+    return scores
+
+
+def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of a history with the least Fréchet distance, of a population that of any member.
+
+    None if none was measured, or it was never finite.
+    """
+    best = min(history, key=least_distance, default=None)
+    return best if best is not None and math.isfinite(least_distance(best)) else None
+
+
+def least_distance(row: Mapping[str, Any]) -> float:
+    """The Fréchet distance in a row, of a population the least; infinite if there is none."""
+    values = [v for name, v in row.items() if name.startswith(f"{FD}(")]
+    return float(np.nanmin([np.inf, *np.ravel(values)]))
+
+
+def best_member(row: Mapping[str, Any]) -> int:
+    """Of the row of a population, the member with the least Fréchet distance."""
+    (values,) = (value for name, value in row.items() if name.startswith(f"{FD}("))
+    return int(np.nanargmin(values))
+
+
+def _named(reference: Reference, name: str, n: int) -> str:
+    return f"{name}({reference.extractor.name}, train, n={n})"
 
 
 def _components(images: np.ndarray) -> Extractor:

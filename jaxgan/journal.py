@@ -1,6 +1,7 @@
 """What a run leaves for its reader: metrics.csv, pictures, curves, TensorBoard events."""
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -148,8 +149,11 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
 def _row(members: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """A row of the history from the lines of an epoch, one for each member."""
     first = members[0]
+    # Empty: not measured in this epoch.
     values: dict[str, Any] = {
-        name: [float(line[name]) for line in members] for name in first if name != "failures"
+        name: [float(line[name]) for line in members]
+        for name, text in first.items()
+        if name != "failures" and text
     }
     if "member" not in first:
         values = {name: value for name, (value,) in values.items()}
@@ -169,7 +173,11 @@ def _csv(history: History, members: Sequence[Mapping] | None) -> str:
             values = {k: v[i] if isinstance(v, list) else v for k, v in row.items()}
             place = {"epoch": values.pop("epoch"), "step": values.pop("step")}
             rows.append({**place, **own, **values, "failures": failures[i]})
-    # The columns of the first row, so that a run before its first epoch has an empty table.
-    lines = [list(rows[0])] if rows else []
-    lines += [[v if isinstance(v, str) else repr(v) for v in row.values()] for row in rows]
-    return "".join(",".join(line) + "\n" for line in lines)
+    # Not every row has all: what was not measured is left empty.
+    names = {name: None for row in rows for name in row if name != "failures"}
+    table = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(table, [*names, "failures"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return table.getvalue()

@@ -10,7 +10,7 @@ folds `state.step` into its rng: a state is all that it takes to go on, to the b
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,8 +34,8 @@ class Run(NamedTuple):
     """Metrics summed over the steps of the epoch at hand."""
     history: list[dict[str, Any]]
     """A row for each finished epoch: epoch, step, the means of the metrics over the steps of the
-    epoch, seconds, steps_per_second. Of a population each metric is a list, NaN where a member has
-    failed, and the steps are those of all members."""
+    epoch, seconds, steps_per_second; and what `fit` was asked to measure. Of a population each
+    metric is a list, NaN where a member has failed, and the steps are those of all members."""
     seconds: float
     """Spent in the epoch at hand."""
 
@@ -141,6 +141,7 @@ def fit(
     *,
     batch_size: int,
     epochs: int,
+    measure: Callable[[Run], Mapping[str, Any]] = lambda run: {},
     on_epoch: Callable[[Run], None] = lambda run: None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
@@ -158,7 +159,8 @@ def fit(
       rng: a key, the same for the whole run; of a population `[members]` keys.
       batch_size: images per step; the last step of an epoch takes what is left over.
       epochs: how many in all.
-      on_epoch: called with the run after each epoch; its arrays are donated when training goes on.
+      measure: called with the run after each epoch; what it gives goes into the row of the epoch.
+      on_epoch: called with the run after that; its arrays are donated when training goes on.
       should_stop: asked about four times a second; if it says so, `fit` returns in mid-epoch. Of
         several processes it is enough that one is asked to stop.
       progress: whether to show it: a bar per epoch on a terminal, else a line per epoch.
@@ -217,7 +219,9 @@ def fit(
         history.append(row | {"seconds": seconds, "steps_per_second": members * steps / seconds})
         totals, seconds = jax.tree.map(jnp.zeros_like, totals), 0.0
         bar.finish(means, history[-1]["steps_per_second"])
-        on_epoch(current())
+        finished = current()
+        finished.history[-1].update(measure(finished))  # the same row as in `history`
+        on_epoch(finished)
     return current()
 
 

@@ -146,9 +146,12 @@ def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes:
 def curves_png(history: History) -> bytes:
     """Losses (left) and scores (right) over the epochs, as a PNG file.
 
-    Of a population: each member's in a thin line, and the mean of those that have not failed.
+    Where samples were evaluated (`jaxgan.evaluation`) also their Fréchet distance, on a logarithmic
+    axis. Of a population: each member's in a thin line, and the mean of those that have not failed.
     """
-    figure, (losses, scores) = _panels(1, 2)
+    columns = dict.fromkeys(name for row in history for name in row)
+    distances = [name for name in columns if name.startswith(("fd(", "raw_fd("))]
+    figure, (losses, scores, *rest) = _panels(1, 3 if distances else 2)
     scores.set_ylim(0, 1)
     _draw(losses, history, "loss", _LOSSES)
     _draw(
@@ -157,6 +160,10 @@ def curves_png(history: History) -> bytes:
         "mean score",
         {"real images": "real_score", "generated images": "fake_score"},
     )
+    for axes in rest:
+        axes.set_yscale("log")
+        evaluated = [row for row in history if distances[0] in row]
+        _draw(axes, evaluated, "Fréchet distance", {name: name for name in distances})
     return _saved(figure)
 
 

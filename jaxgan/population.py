@@ -146,6 +146,7 @@ def fit(
     batch_size: int,
     epochs: int,
     layout: Layout,
+    measure: Callable[[loop.Run], Mapping[str, Any]] = lambda run: {},
     on_epoch: Callable[[loop.Run], None] = lambda run: None,
     at_once: int | None = None,
     **options: Any,
@@ -171,7 +172,8 @@ def fit(
     options |= {"batch_size": batch_size, "layout": layout}
     at_once = at_once or members_at_once(train_step, run, data, batch_size, layout)
     if at_once >= rngs.size:
-        return loop.fit(train_step, run, data, rngs, epochs=epochs, on_epoch=checked, **options)
+        options |= {"measure": measure, "on_epoch": checked}
+        return loop.fit(train_step, run, data, rngs, epochs=epochs, **options)
     data = layout.place_data(data)
     run = _on_host(run)
     # Parts of about equal size, so that few programs are compiled.
@@ -194,6 +196,7 @@ def fit(
                 return run  # stopped
             done.append(_on_host(trained))
         run = _joined(run.history, done)
+        run.history[-1].update(measure(run))
         checked(run)
     return run
 

@@ -17,7 +17,7 @@ import numpy as np
 from flax.linen.summary import tabulate
 
 import jaxgan
-from jaxgan import checkpoint, data, devices, diagnostics, loop, plots, population
+from jaxgan import checkpoint, data, devices, diagnostics, evaluation, loop, plots, population
 from jaxgan.config import GANConfig, TrainConfig
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
 from jaxgan.gan import GANState, create_state, sample, train_step
@@ -28,7 +28,7 @@ _FREE = frozenset(
     f"train.{name}"
     for name in (
         *("dataset", "data_dir", "epochs", "sample_every", "checkpoint_every", "tensorboard"),
-        *("devices", "stop_on_failure"),
+        *("devices", "stop_on_failure", "evaluate_every"),
     )
 ) | {"jaxgan"}
 """Settings that may change when a run goes on: what is trained does not depend on them, but for the
@@ -96,6 +96,7 @@ def _train_in_folder(config, settings: TrainConfig, workdir: str | Path | None) 
     _check_alike(described)
     # Before there is a folder: what cannot be trained leaves none.
     _check_last_batch(len(dataset.images), settings.batch_size, config.pac)
+    _check_evaluation(settings, dataset)
     layout = devices.make_layout(settings.devices, population=_members(settings) is not None)
     start = _start(config, settings)
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
@@ -141,12 +142,29 @@ def _check_last_batch(images: int, batch_size: int, pac: int) -> None:
         )
 
 
-def load_state(workdir: str | Path, member: int | None = None) -> tuple[GANState, int]:
-    """The trained state of a run folder, from its newest whole checkpoint.
+def _check_evaluation(settings: TrainConfig, dataset: data.Dataset) -> None:
+    if settings.evaluate_every is None:
+        return
+    if plots.are_points(dataset.images.shape[1:]):
+        raise JaxganError(
+            "evaluate_every is for images; a run on ring or grid is scored when it ends"
+        )
+    if len(dataset.images) < evaluation.LEAST:
+        raise JaxganError(
+            f"evaluate_every needs at least {evaluation.LEAST} images, got {len(dataset.images)}"
+        )
+
+
+def load_state(
+    workdir: str | Path, member: int | None = None, *, best: bool = False
+) -> tuple[GANState, int]:
+    """The trained state of a run folder, from its newest whole checkpoint, or its best.
 
     Args:
       workdir: the run folder.
       member: which one of a population; by default the best (`population.report`).
+      best: take the checkpoint with the best scores (`evaluation.best_row`), and of a population
+        the member that has them.
 
     Returns:
       The state, and the number of epochs finished; an untrained state and -1 if there is no
@@ -155,15 +173,23 @@ def load_state(workdir: str | Path, member: int | None = None) -> tuple[GANState
     Raises:
       JaxganError: as `checkpoint_like`, if all checkpoints are damaged, or there is no such member.
     """
-    like = checkpoint_like(workdir)
-    found = checkpoint.restore(Path(workdir).expanduser().absolute(), like)
-    state = (found[0] if found else like).arrays["state"]
-    history = found[0].record["history"] if found else []
+    like, path = checkpoint_like(workdir), Path(workdir).expanduser().absolute()
+    newest = checkpoint.restore(path, like)
+    found = newest and newest[0]
+    row = evaluation.best_row(found.record["history"]) if found and best else None
+    if row is not None:
+        found = checkpoint.restore_step(path, row["step"], like)
+    elif best:
+        raise JaxganError(f"{workdir} was not evaluated: train it with --evaluate-every")
+    state = (found or like).arrays["state"]
+    history = found.record["history"] if found else []
     members = _members(_settings(workdir))
     if members is None and member is not None:
         raise JaxganError(f"{workdir} is no population: it has no member {member}")
     if members is not None:
-        if member is None and history:
+        if member is None and row is not None:
+            member = evaluation.best_member(row)
+        elif member is None and history:
             member = population.report(state.config, members, history[-1]).best
         member = member or 0
         if not 0 <= member < len(members):
@@ -241,6 +267,7 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
     """`train`, in a folder that is ours."""
     members = _members(settings)
     state, rngs = start
+    reference = _reference(settings, dataset)
     run = loop.start_run(train_step, state, dataset.images, settings.batch_size, layout)
     found = folder.restore(_checkpoint(run))
     if found is not None:
@@ -256,13 +283,23 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
         step = loop.step(run.state)
         if step > saved:
             saved = step
-            folder.save(saved, _checkpoint(run))
+            best = evaluation.best_row(run.history)
+            folder.save(saved, _checkpoint(run), best and best["step"])
+
+    def due(every: int | None, epoch: int) -> bool:
+        return every is not None and (epoch == settings.epochs or epoch % every == 0)
+
+    def measure(run: loop.Run) -> dict[str, Any]:
+        if reference is None or not due(settings.evaluate_every, len(run.history)):
+            return {}
+        scores = _evaluate(reference, devices.local(run.state), rngs.pictures)
+        _announce_scores(scores)
+        return scores
 
     def on_epoch(run: loop.Run) -> None:
         nonlocal failed
         epoch = len(run.history)
-        last = epoch == settings.epochs
-        shown = last or epoch % settings.sample_every == 0
+        shown = due(settings.sample_every, epoch)
         pictures = _pictures(run.state, rngs.pictures, members) if shown else None
         with devices.together(f"write to {folder.path}"):
             journal.write_epoch(run.history)
@@ -272,7 +309,7 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
             _announce_failures(run.history, members is not None, state.config)
         failed = settings.stop_on_failure and diagnostics.has_failed(run.history)
         # Last: a checkpoint says that all that belongs to its epochs is there.
-        if last or epoch % settings.checkpoint_every == 0:
+        if due(settings.checkpoint_every, epoch) or due(settings.evaluate_every, epoch):
             save(run)
 
     journal = Journal(folder.path, events, members)
@@ -287,6 +324,7 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
         rngs.training,
         batch_size=settings.batch_size,
         epochs=settings.epochs,
+        measure=measure,
         on_epoch=on_epoch,
         should_stop=lambda: bool(received) or failed,
         progress=devices.is_first(),
@@ -306,6 +344,36 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
     if mixture and run.history and stopped_by is None:
         scores = _scores(mixture, run.history[-1], state, rngs.pictures)
     return Outcome(folder.path, run.history, trained, stopped_by, members, scores, failed)
+
+
+def _reference(settings: TrainConfig, dataset: data.Dataset) -> evaluation.Reference | None:
+    """What samples are evaluated beside, if they are."""
+    if settings.evaluate_every is None:
+        return None
+    return evaluation.make_reference(evaluation.make_extractor(dataset), dataset, None)
+
+
+def _evaluate(reference: evaluation.Reference, state: GANState, rng: jax.Array) -> dict[str, Any]:
+    """The scores of a state; of a population's a list each, over the members."""
+    if not rng.ndim:
+        return evaluation.evaluate_in_training(reference, state, rng)
+    found = [
+        evaluation.evaluate_in_training(reference, population.member(state, i), rng[i])
+        for i in range(rng.size)
+    ]
+    return {name: [scores[name] for scores in found] for name in found[0]}
+
+
+def _announce_scores(scores: dict[str, Any]) -> None:
+    if devices.is_first():
+        lines = {}
+        for name, value in scores.items():
+            short, _, of = name.partition("(")
+            raw = short.startswith("raw_")
+            shown = f"{short.removeprefix('raw_')} {loop.sound_mean(value):.3g}"
+            lines.setdefault(f"({of}{' of raw weights' if raw else ''}", []).append(shown)
+        for of, shown in lines.items():
+            print(f"  {'  '.join(shown)}  {of}", flush=True)
 
 
 def _announce_failures(history: list[dict], population: bool, config: GANConfig) -> None:

@@ -10,11 +10,9 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from jaxgan import JaxganError, checkpoint, cli, data, evaluation, plots, sample, training
+from jaxgan import JaxganError, checkpoint, cli, data, evaluation, plots, training
 from jaxgan.metrics.neighbours import nearest
 
-CHUNK = 1000
-"""Samples drawn at a time, so that any number of them fits the memory."""
 FLOOR = "real images"
 SHOWN = 10
 """Samples of each generator in the figure."""
@@ -101,20 +99,14 @@ def draw(options: Options, n: int) -> dict[str, np.ndarray]:
         state, epochs = training.load_state(workdir)
         if epochs < 0:
             raise JaxganError(f"{workdir} has no checkpoint yet")
-        drawn[workdir] = sampled(state, n, options.seed)
+        rng = jax.random.key(options.seed)
+        drawn[workdir] = evaluation.draw(state, rng, n)
         if state.ema is not None:
-            drawn[f"{workdir} (not averaged)"] = sampled(state.replace(ema=None), n, options.seed)
+            raw = state.replace(ema=None)
+            drawn[f"{workdir} (not averaged)"] = evaluation.draw(raw, rng, n)
     if options.samples is not None:
         drawn[options.samples] = data.load(options.samples).images[:n]
     return drawn
-
-
-def sampled(state, n: int, seed: int) -> np.ndarray:
-    rngs = jax.random.split(jax.random.key(seed), -(-n // CHUNK))
-    parts = [
-        plots.to_uint8(sample(state, rng, CHUNK)) for rng in tqdm(rngs, "sampling", disable=None)
-    ]
-    return np.concatenate(parts)[:n]
 
 
 def print_table(scores: dict[str, dict[str, Any]]) -> None:

@@ -25,6 +25,9 @@ class Options:
     """The run folder; without it the reference generator is sampled untrained."""
     member: int | None = None
     """Which one of a population; by default the best, as in its report.json."""
+    best: bool = False
+    """From the checkpoint with the least Fréchet distance (train.py --evaluate-every), and of a
+    population from its best member; by default from the newest."""
     num: int = 64
     """How many images."""
     seed: int = 0
@@ -93,11 +96,13 @@ def check(options: Options, out: Path, kind: str) -> None:
 
 def load(options: Options):
     if options.workdir is None:
+        if options.best:
+            raise JaxganError("--best chooses from the checkpoints of a --workdir; there is none")
         if options.member is not None:
             raise JaxganError("--member chooses from the population of a --workdir; there is none")
         print("no --workdir: sampling the reference generator untrained")
         return create_state(jax.random.key(options.seed))
-    state, epochs = training.load_state(options.workdir, options.member)
+    state, epochs = training.load_state(options.workdir, options.member, best=options.best)
     print(f"after {epochs} epochs" if epochs >= 0 else "no checkpoint yet: sampling it untrained")
     return state
 

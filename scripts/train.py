@@ -27,6 +27,7 @@ from jaxgan import (
     data,
     devices,
     diagnostics,
+    evaluation,
     population,
     training,
 )
@@ -107,6 +108,7 @@ def main() -> int | None:
         print_scores(outcome.scores, options.train.dataset, outcome.members)
     if outcome.history:
         print_failures(config, outcome)
+        print_best(outcome)
     if outcome.failed:
         print(f"stopped by --stop-on-failure and saved in {outcome.workdir}")
         return 5
@@ -155,6 +157,15 @@ def print_failures(config: GANConfig, outcome: training.Outcome) -> None:
     if not lines:
         lines = [f"no failure was seen{f', but {short}' if short else ''}"]
     print("\n".join(lines))
+
+
+def print_best(outcome: training.Outcome) -> None:
+    best = evaluation.best_row(outcome.history)
+    if best is not None:
+        value = evaluation.least_distance(best)
+        print(f"the least Fréchet distance was {value:.3g}, after epoch {best['epoch']}:")
+        command = ["python", "scripts/sample.py", "--best", "--workdir", str(outcome.workdir)]
+        print(f"  {shlex.join(command)}")
 
 
 def parse_options() -> Options:

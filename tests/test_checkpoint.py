@@ -11,7 +11,15 @@ import pytest
 from test_gan import assert_trees_equal
 
 from jaxgan import JaxganError, create_state, train_step
-from jaxgan.checkpoint import KEEP, Checkpoint, RunFolder, read_config, restore, write_atomically
+from jaxgan.checkpoint import (
+    KEEP,
+    Checkpoint,
+    RunFolder,
+    read_config,
+    restore,
+    restore_step,
+    write_atomically,
+)
 
 CONFIG = {"gan": {"widths": (3, 4), "lr": 0.1}, "train": {"epochs": 5}}
 
@@ -54,6 +62,37 @@ def test_last_three_are_kept(tmp_path, state):
     kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [3, 4, 5]
     assert KEEP == 3
+
+
+def test_the_best_is_kept_beside_them_until_there_is_a_better_one(tmp_path, state):
+    def kept():
+        return sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2), (6, 2)):
+        # Each in a process of its own, as far as the folder can tell.
+        folder = RunFolder(tmp_path, CONFIG)
+        folder.save(step, Checkpoint(state, {"step": step}), best)
+        folder.close()
+    assert kept() == [2, 4, 5, 6]
+    assert restore_step(tmp_path, 2, Checkpoint(state, None)).record == {"step": 2}
+    folder = RunFolder(tmp_path, CONFIG)
+    for step, best in ((7, 7), (8, 7)):
+        folder.save(step, Checkpoint(state, {}), best)
+    folder.close()
+    assert kept() == [6, 7, 8]
+
+
+def test_one_checkpoint_that_cannot_be_used_is_an_error(tmp_path, state):
+    saved(tmp_path, state, [1, 2])
+    like = Checkpoint(state, None)
+    with pytest.raises(JaxganError, match="3 cannot be used: it is not there"):
+        restore_step(tmp_path, 3, like)
+    file = max(data_files(tmp_path / "checkpoints" / "1"), key=lambda file: file.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(JaxganError, match=r"1 cannot be used: .* has changed"):
+        restore_step(tmp_path, 1, like)
+    with pytest.raises(JaxganError, match="2 cannot be used"):
+        restore_step(tmp_path, 2, Checkpoint({"another": jnp.zeros(3)}, None))
 
 
 def test_saving_is_safe_while_the_state_is_donated(tmp_path, small, images, state):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from test_scripts import here, picture
 
-from jaxgan import JaxganError, data, evaluation
+from jaxgan import GANConfig, JaxganError, create_state, data, evaluation, loop, training
+from jaxgan.errors import NonFiniteError
+from jaxgan.journal import read_history
 from jaxgan.metrics.classifier import Judge, JudgeCNN, judge_bytes
 from jaxgan.metrics.frechet import frechet_distance
 from jaxgan.metrics.neighbours import prdc
@@ -158,3 +160,124 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(runs, tmp_path):
     assert "samples are (5, 5, 1)" in error(
         "--samples", tmp_path / "small.npy", "--dataset", "digits"
     )
+
+
+FD = "fd(pca64, train, n=1500)"
+
+
+def evaluated(workdir, *options, epochs=5) -> list[dict]:
+    """The history of a run on digits that is evaluated every other epoch."""
+    options = (*options, "--evaluate-every", 2, "--checkpoint-every", 100, "--epochs", epochs)
+    here("train.py", "--dataset", "digits", *options, "--workdir", workdir)
+    return read_history(workdir)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched")
+    return folder, evaluated(folder, "--ema-decay", 0.9)
+
+
+def test_a_run_is_evaluated_while_it_trains(watched, digits):
+    folder, history = watched
+    assert [FD in row for row in history] == [False, True, False, True, True]
+    # The same of the newest checkpoint, from the samples of its generator with and without EMA.
+    state, _ = training.load_state(folder)
+    reference = evaluation.make_reference(evaluation.make_extractor(digits[0]), digits[0], None)
+    rng = loop.make_rngs(0).pictures
+    for prefix, drawn in (("", state), ("raw_", state.replace(ema=None))):
+        images = evaluation.draw(drawn, rng, 1500)
+        scores = evaluation.evaluate(reference, reference.extractor.see(images))
+        for name in ("fd", "precision", "recall", "density", "coverage"):
+            name = f"{name}(pca64, train, n=1500)"
+            assert history[-1][prefix + name] == pytest.approx(scores[name], rel=1e-9)
+    assert history[-1][FD] != history[-1][f"raw_{FD}"]
+    assert picture(folder / "curves.png").shape[1] == 1500
+
+
+def test_the_best_checkpoint_is_kept_and_sampled(watched, tmp_path):
+    folder, history = watched
+    rows = [row for row in history if FD in row]
+    best = min(rows, key=lambda row: row[FD])
+    steps = {int(path.name) for path in (folder / "checkpoints").iterdir()}
+    assert {best["step"], history[-1]["step"]} <= steps
+    state, epochs = training.load_state(folder, best=True)
+    assert (epochs, int(state.step)) == (best["epoch"], best["step"])
+    out, _ = here("sample.py", "--workdir", folder, "--best", "--out", tmp_path / "best.png")
+    assert f"after {best['epoch']} epochs" in out
+    assert "--best chooses from the checkpoints" in here("sample.py", "--best", status=2)[1]
+
+
+def test_a_run_that_goes_on_is_evaluated_as_one_that_was_not_stopped(watched, tmp_path):
+    expected = watched[1]
+    evaluated(tmp_path, "--ema-decay", 0.9, epochs=4)
+    found = evaluated(tmp_path, "--ema-decay", 0.9)
+    timed = ("seconds", "steps_per_second")
+    for row, other in zip(found, expected, strict=True):
+        assert {k: v for k, v in row.items() if k not in timed} == {
+            k: v for k, v in other.items() if k not in timed
+        }
+
+
+def test_evaluating_does_not_change_what_is_trained(watched, tmp_path):
+    here(
+        "train.py", "--dataset", "digits", "--epochs", 5, "--ema-decay", 0.9, "--workdir", tmp_path
+    )
+    for one, other in zip(
+        jax.tree.leaves(training.load_state(tmp_path)[0]),
+        jax.tree.leaves(training.load_state(watched[0])[0]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+    error = here("sample.py", "--workdir", tmp_path, "--best", status=2)[1]
+    assert "was not evaluated: train it with --evaluate-every" in error
+
+
+def test_each_member_of_a_population_is_evaluated(tmp_path):
+    history = evaluated(tmp_path, "--population", 2, epochs=2)
+    values = history[-1][FD]
+    assert len(set(values)) == 2
+    state, _ = training.load_state(tmp_path, best=True)
+    best = training.load_state(tmp_path, member=int(np.argmin(values)))[0]
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(best), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_best_row_is_found_among_those_that_were_evaluated():
+    nan, inf = float("nan"), float("inf")
+    history = [{"epoch": i} for i in range(1, 6)]
+    assert evaluation.best_row([]) is None
+    assert evaluation.best_row(history) is None
+    for row, value in zip(history, (None, 3.0, nan, 2.0, inf), strict=True):
+        row |= {} if value is None else {FD: value, f"raw_{FD}": 1.0}
+    assert evaluation.best_row(history)["epoch"] == 4
+    members = [
+        {"epoch": 1, FD: [nan, 5.0]},
+        {"epoch": 2, FD: [nan, nan]},
+        {"epoch": 3, FD: [4.0, 6]},
+    ]
+    assert evaluation.best_row(members)["epoch"] == 3
+    assert evaluation.best_member(members[0]) == 1
+    assert evaluation.best_row([{FD: nan}]) is None
+
+
+def test_a_generator_that_has_diverged_has_no_scores(digits):
+    state = create_state(jax.random.key(0), GANConfig(image_shape=(8, 8, 1)))
+    state = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, state)
+    with pytest.raises(NonFiniteError, match="the generator has diverged"):
+        evaluation.draw(state, jax.random.key(0), 3)
+    reference = evaluation.make_reference(evaluation.make_extractor(digits[0]), digits[0], None)
+    scores = evaluation.evaluate_in_training(reference, state, jax.random.key(0))
+    assert len(scores) == 5
+    assert np.isnan(list(scores.values())).all()
+
+
+def test_what_cannot_be_evaluated_in_training_leaves_no_folder(tmp_path):
+    np.save(tmp_path / "few.npy", np.zeros((49, 5, 5), np.uint8))
+    for dataset, reason in (
+        ("ring", "is for images"),
+        (tmp_path / "few.npy", "at least 50 images"),
+    ):
+        options = ("--evaluate-every", 1, "--workdir", tmp_path / "run")
+        assert reason in here("train.py", "--dataset", dataset, *options, status=2)[1]
+        assert not (tmp_path / "run").exists()

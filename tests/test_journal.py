@@ -78,6 +78,25 @@ def test_metrics_csv_holds_every_bit_and_is_cut_back_on_resuming(tmp_path):
     assert (tmp_path / "metrics.csv").read_text().splitlines() == lines[:2]
 
 
+@pytest.mark.parametrize("members", [None, [{"seed": 0}, {"seed": 1}]])
+def test_what_is_measured_in_some_epochs_is_empty_in_the_others(tmp_path, members):
+    score = "fd(judge, train, n=50)"
+    rows = [{**HEALTHY, **ROW, "epoch": epoch} for epoch in (1, 2, 3)]
+    rows[1][score] = 1 / 3
+    if members:
+        fixed = ("epoch", "step")
+        rows = [{k: v if k in fixed else [v, v] for k, v in row.items()} for row in rows]
+        rows[1][score] = [1 / 3, 0.5]
+    Journal(tmp_path, Events(tmp_path, wanted=False), members).write_epoch(rows)
+    with (tmp_path / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    expected = ["", repr(1 / 3), ""] if members is None else ["", "", repr(1 / 3), "0.5", "", ""]
+    assert [line[score] for line in table] == expected
+    assert list(table[0])[-1] == "failures"
+    found = read_history(tmp_path)
+    assert [row.get(score) for row in found] == [row.get(score) for row in rows]
+
+
 def test_metrics_csv_names_the_failures_of_each_epoch_and_member(tmp_path):
     members = [{"seed": 0}, {"seed": 1}]
     row = {name: [value, value] for name, value in HEALTHY.items()} | {"diversity": [0.9, 0.1]}
