@@ -214,7 +214,7 @@ def print_summary(study: optuna.Study, trials: list[dict[str, Any]]) -> None:
         print("the best:")
         best = min(done, key=lambda i: trials[i]["fd"])
         print_trial(best, trials[best])
-    if len(done) > 1:
+    if len({trials[i]["fd"] for i in done}) > 1:
         print("importance (fANOVA):")
         for name, share in optuna.importance.get_param_importances(study).items():
             print(f"  {name:16} {share:.2f}")

@@ -81,8 +81,9 @@ class Options:
     """How many processes there are."""
     process_id: int | None = None
     """Which of them this is, from 0."""
-    preset: Literal["reference"] = "reference"
-    """Named settings, which the other options then change."""
+    preset: Literal["reference", "tuned"] = "reference"
+    """Named settings, which the other options then change. tuned: the same two networks, with the
+    remedies that a search found best for them."""
 
 
 def main() -> int | None:

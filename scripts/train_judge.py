@@ -32,6 +32,10 @@ class Options:
     """A labelled data set, as for train.py."""
     data_dir: str | None = None
     """Where its files are looked for first."""
+    widths: tuple[int, ...] = (32, 64, 64)
+    """Of its convolutions."""
+    kernel: int = 3
+    """Side of their kernels, in pixels."""
     epochs: int = 15
     """Passes over the training images."""
     batch_size: int = 128
@@ -54,8 +58,9 @@ def main() -> None:
         raise JaxganError(f"--out must be NAME.safetensors, got {options.out!r}")
     train, test = load(options)
     classes = int(train.labels.max()) + 1
-    params = fit(train.images, train.labels, classes, options)
-    judge = Judge(options.name or out.stem, train.images.shape[1:], classes, params)
+    module = JudgeCNN(classes, options.widths, options.kernel)
+    params = fit(module, train.images, train.labels, options)
+    judge = Judge(options.name or out.stem, train.images.shape[1:], module, params)
     judged = judge_images(judge, test.images)
     accuracy = float((judged.probabilities.argmax(axis=1) == test.labels).mean())
     about = {
@@ -84,9 +89,8 @@ def load(options: Options) -> tuple[Labelled, Labelled]:
     return Labelled(images[trained], labels[trained]), Labelled(images[tested], labels[tested])
 
 
-def fit(images: np.ndarray, labels: np.ndarray, classes: int, options: Options):
+def fit(module: JudgeCNN, images: np.ndarray, labels: np.ndarray, options: Options):
     """The parameters of a trained classifier."""
-    module = JudgeCNN(classes)
     init_rng, training_rng = jax.random.split(jax.random.key(options.seed))
     batches = -(-len(images) // options.batch_size)
     steps = options.epochs * batches

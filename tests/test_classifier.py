@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "train_judge.py"
 def judge():
     """Untrained."""
     params = JudgeCNN(10).init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))["params"]
-    return Judge("test-v1", (8, 8, 1), 10, params)
+    return Judge("test-v1", (8, 8, 1), JudgeCNN(10), params)
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def train_judge(monkeypatch):
     return run
 
 
-def test_the_bundled_judge_knows_real_clothes(real_data_dir):
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_judges_know_real_clothes(name, real_data_dir):
     test = data.load("fashion_mnist", "test", real_data_dir)
-    (name,) = BUNDLED
     judge = classifier.load_judge(name)
     file = Path(classifier.__file__).parent / f"{name}.safetensors"
     assert file.stat().st_size < 1_000_000
@@ -68,15 +68,20 @@ def test_what_an_image_gets_does_not_depend_on_the_others(judge, monkeypatch):
 
 def test_a_judge_is_trained_written_and_read(train_judge, tmp_path, capsys):
     file = tmp_path / "digits-v1.safetensors"
-    train_judge("--dataset", "digits", "--epochs", 3, "--out", file)
+    options = ("--dataset", "digits", "--epochs", 3, "--widths", 16, 24, "--kernel", 5)
+    train_judge(*options, "--out", file)
     found = classifier.load_judge(file)
-    assert (found.name, found.image_shape, found.classes) == ("digits-v1", (8, 8, 1), 10)
+    assert (found.name, found.image_shape, found.module) == (
+        "digits-v1",
+        (8, 8, 1),
+        JudgeCNN(10, (16, 24), 5),
+    )
     test = data.load("digits", "test")
     right = judge_images(found, test.images).probabilities.argmax(axis=1) == test.labels
     assert right.mean() > 0.7
     assert f"digits-v1: {right.mean():.2%} of 297 test images" in capsys.readouterr().out
     # The same seed, the same judge.
-    train_judge("--dataset", "digits", "--epochs", 3, "--out", tmp_path / "again.safetensors")
+    train_judge(*options, "--out", tmp_path / "again.safetensors")
     again = classifier.load_judge(tmp_path / "again.safetensors")
     assert again.name == "again"
     for one, other in zip(*map(jax.tree.leaves, (found.params, again.params)), strict=True):
@@ -84,7 +89,9 @@ def test_a_judge_is_trained_written_and_read(train_judge, tmp_path, capsys):
 
 
 def test_what_is_no_judge_is_refused(judge, tmp_path):
-    with pytest.raises(JaxganError, match="no judge 'nobody': known are fashion-cnn-v1, a file"):
+    with pytest.raises(
+        JaxganError, match="no judge 'nobody': known are fashion-cnn-v1, fashion-cnn5-v1, a file"
+    ):
         classifier.load_judge("nobody")
     (tmp_path / "text").write_text("text")
     save_file({"x": np.zeros(2)}, tmp_path / "other.safetensors")
@@ -102,7 +109,7 @@ def test_without_a_test_split_a_tenth_is_held_out(train_judge, tmp_path, capsys)
     options = ("--dataset", tmp_path / "own.npz", "--epochs", 1)
     train_judge(*options, "--out", tmp_path / "own.safetensors")
     assert "of 11 test images" in capsys.readouterr().out
-    assert classifier.load_judge(tmp_path / "own.safetensors").classes == 3
+    assert classifier.load_judge(tmp_path / "own.safetensors").module.classes == 3
 
 
 def test_unlabelled_data_and_a_name_without_suffix_are_refused(train_judge, tmp_path):

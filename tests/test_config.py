@@ -2,9 +2,10 @@ import dataclasses
 import json
 
 import flax.linen as nn
+import jax
 import pytest
 
-from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig, config
+from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig, config, create_state
 
 
 def test_equal_configs_are_one_key():
@@ -99,6 +100,20 @@ def test_a_malformed_schedule_is_named_with_its_field(field):
 
 
 MODULE = nn.Dense(1)
+
+
+def test_tuned_networks_are_of_the_reference_s_size():
+    def parameters(preset):
+        state = jax.eval_shape(lambda: create_state(jax.random.key(0), PRESETS[preset][0]))
+        players = (state.generator, state.discriminator)
+        return [sum(x.size for x in jax.tree.leaves(player.params)) for player in players]
+
+    assert parameters("reference") == [249_296, 242_177]
+    generator, discriminator = parameters("tuned")
+    assert generator == 249_296
+    assert 0.9 * 242_177 <= discriminator <= 1.1 * 242_177
+    (_, train), (_, reference) = PRESETS["tuned"], PRESETS["reference"]
+    assert train == reference
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def digits():
 def make_judge(path, seed=0, shape=(8, 8, 1), name="untrained"):
     """A file of one; it sees something, whatever that is."""
     params = JudgeCNN(10).init(jax.random.key(seed), np.zeros((1, *shape), np.float32))["params"]
-    path.write_bytes(judge_bytes(Judge(name, shape, 10, params)))
+    path.write_bytes(judge_bytes(Judge(name, shape, JudgeCNN(10), params)))
     return str(path)
 
 

@@ -1,12 +1,16 @@
 """The benchmarks that train a row of a table for each method."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from test_evaluation import make_judge
 
+from jaxgan import GANConfig, create_state
 from jaxgan.data.mixtures import RING
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -183,3 +187,115 @@ def test_failures_and_false_alarms_are_counted(monkeypatch, tmp_path, capsys):
     }
     assert healthy["any"] == 0
     assert healthy["signs"]["swing"][1] < 0.01 < 0.25 < planted["signs"]["swing"][1]
+
+
+@pytest.fixture
+def search(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import search
+
+    return search
+
+
+def test_every_corner_of_what_is_searched_is_a_gan_that_can_be_built(search):
+    images = np.zeros((600, 8, 8, 1), np.uint8)
+    for name, distribution in search.SPACE.items():
+        ends = getattr(distribution, "choices", None) or (distribution.low, distribution.high)
+        for value in ends:
+            search.make_config(search.KNOWN[0] | {name: value}, images, 10)
+    params = search.KNOWN[0] | {"falling_lr": True, "instance_noise": 0.1, "dropout": 0.5}
+    config = search.make_config(params | {"pac": 2}, images, 10)
+    # Over 10 epochs of 5 steps.
+    assert (config.lr_scale, config.instance_noise) == ("cosine:1:0:50", "linear:0.1:0:50")
+    assert config.discriminator_dropout == (0.25, 0.15, 0.1)
+    assert (config.generator_b1, config.discriminator_b2) == (0.5, 0.999)
+
+
+def test_a_packed_discriminator_of_the_search_is_no_larger_than_the_reference(search):
+    images = np.zeros((600, 28, 28, 1), np.uint8)
+
+    def parameters(config):
+        state = jax.eval_shape(lambda: create_state(jax.random.key(0), config))
+        return sum(x.size for x in jax.tree.leaves(state.discriminator.params))
+
+    packed = search.make_config(search.KNOWN[0] | {"pac": 2}, images, 10)
+    assert 0.9 * 242_177 < parameters(packed) < 242_177
+
+
+def test_trials_of_the_search_are_logged_and_gone_on_with(search, monkeypatch, tmp_path, capsys):
+    small = GANConfig(
+        image_shape=(8, 8, 1),
+        generator_widths=(8,),
+        discriminator_widths=(8,),
+        discriminator_dropout=(0.0,),
+    )
+    asked = []
+
+    def make_config(params, images, epochs):
+        asked.append(params)
+        return small if len(asked) != 2 else dataclasses.replace(small, generator_lr=1e30)
+
+    monkeypatch.setattr(search, "make_config", make_config)
+    monkeypatch.setattr(search, "EARLY", 1)
+    file = tmp_path / "log.json"
+    options = ["--dataset", "digits", "--epochs", 2, "--seeds", 2, "--json", file]
+    run(search, monkeypatch, *options, "--trials", 2)
+    first = json.loads(file.read_text())["trials"]
+    assert [trial["params"] for trial in first] == asked == search.KNOWN[:2]
+    assert [trial["state"] for trial in first] == ["COMPLETE", "FAIL"]
+    assert first[0]["early_fd"] != first[0]["fd"] > 0
+    run(search, monkeypatch, *options, "--trials", 4)
+    trials = json.loads(file.read_text())["trials"]
+    assert trials[:2] == first
+    assert len(asked) == 4
+    assert trials[2]["params"] == search.KNOWN[2]
+    # The same GAN as in the first trial: to the bit, since the seeds are the same.
+    assert trials[2]["fd"] == first[0]["fd"]
+    assert "3 whole trials" in capsys.readouterr().out
+    # Optuna is told all that it would know, had it been one run.
+    told = search.told(trials[0])
+    assert (told.value, told.intermediate_values) == (first[0]["fd"], {1: first[0]["early_fd"]})
+    assert search.told(trials[1]).state.name == "FAIL"
+    with pytest.raises(SystemExit, match="is of 2 epochs and 2 seeds"):
+        run(search, monkeypatch, *options, "--seeds", 3)
+
+
+def test_a_trial_that_is_worse_than_the_median_ends_early(search, monkeypatch, tmp_path):
+    log = [
+        {"params": search.KNOWN[0], "state": "COMPLETE", "early_fd": 1e-6, "fd": 1e-6, "seconds": 1}
+    ] * 9
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps({"epochs": 2, "seeds": 1, "trials": log}))
+    small = GANConfig((8, 8, 1), 4, (8,), (8,), (0.0,))
+    monkeypatch.setattr(search, "make_config", lambda *_: small)
+    monkeypatch.setattr(search, "EARLY", 1)
+    options = ["--dataset", "digits", "--epochs", 2, "--seeds", 1, "--json", file]
+    run(search, monkeypatch, *options, "--trials", 10)
+    trial = json.loads(file.read_text())["trials"][-1]
+    assert (trial["state"], trial["fd"]) == ("PRUNED", None)
+    assert trial["early_fd"] > 1e-6
+
+
+def test_presets_are_scored_by_two_judges(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import recipes
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(recipes, "STRETCH", 2)
+    judges = [make_judge(tmp_path / f"{i}.safetensors", seed=i, name=f"judge{i}") for i in (0, 1)]
+    file, picture = tmp_path / "rows.json", tmp_path / "samples.png"
+    options = ["--dataset", "digits", "--epochs", 1, "--seeds", 2, "--num", 60, "--json", file]
+    options += ["--judges", ",".join(judges), "--presets", "reference"]
+    run(recipes, monkeypatch, *options)
+    (row,) = rows_in(file)
+    assert len(row["scores"]) == 2
+    names = [f"fd({judge}, train, n=60)" for judge in ("judge0", "judge1")]
+    values = [[score[name] for score in row["scores"]] for name in names]
+    assert len({value for of_judge in values for value in of_judge}) == 4
+    assert row["time_beside_reference"] == 1
+    floor = json.loads(file.read_text())["real images"]
+    assert all(floor[name] < min(of_judge) for name, of_judge in zip(names, values, strict=True))
+    run(recipes, monkeypatch, *options, "--picture", picture)
+    assert rows_in(file) == [row]  # not trained again: its seconds would differ
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "reference: 2 of 2 seeds" in capsys.readouterr().out

@@ -15,13 +15,14 @@ from jaxgan.errors import JaxganError
 
 FEATURES = 128
 """Size of the layer before the classes, after its ReLU."""
-BUNDLED = ("fashion-cnn-v1",)
-"""The judges that come with the package."""
+BUNDLED = ("fashion-cnn-v1", "fashion-cnn5-v1")
+"""The judges that come with the package: one by which settings may be searched, and one of another
+shape and seed that tells whether they were fitted to the first."""
 _CHUNK = 500
 
 
 class JudgeCNN(nn.Module):
-    """Three 3x3 convolutions of stride 2 with ReLU, and a layer of 128 features.
+    """Convolutions of stride 2 with ReLU, and a layer of 128 features.
 
     Strides in place of pooling: the gradient of those takes five times as long on a CPU.
 
@@ -30,12 +31,14 @@ class JudgeCNN(nn.Module):
     """
 
     classes: int
+    widths: tuple[int, ...] = (32, 64, 64)
+    kernel: int = 3
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         x = images
-        for width in (32, 64, 64):
-            x = nn.relu(nn.Conv(width, (3, 3), strides=2)(x))
+        for width in self.widths:
+            x = nn.relu(nn.Conv(width, (self.kernel, self.kernel), strides=2)(x))
         x = nn.Dropout(0.3, deterministic=not train)(x.reshape(x.shape[0], -1))
         features = nn.relu(nn.Dense(FEATURES)(x))
         return nn.Dense(self.classes)(nn.Dropout(0.3, deterministic=not train)(features)), features
@@ -46,7 +49,7 @@ class Judge(NamedTuple):
 
     name: str
     image_shape: tuple[int, int, int]
-    classes: int
+    module: JudgeCNN
     params: Any
 
 
@@ -75,15 +78,15 @@ def judge_images(judge: Judge, images: np.ndarray) -> Judged:
             f"N >= 1, got {list(images.shape)}"
         )
     parts = [
-        _judged(judge.params, images[at : at + _CHUNK], judge.classes)
+        _judged(judge.params, images[at : at + _CHUNK], judge.module)
         for at in range(0, len(images), _CHUNK)
     ]
     return Judged(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-@functools.partial(jax.jit, static_argnames="classes")
-def _judged(params, images: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
-    outputs: Any = JudgeCNN(classes).apply({"params": params}, scaled(images))
+@functools.partial(jax.jit, static_argnames="module")
+def _judged(params, images: jax.Array, module: JudgeCNN) -> tuple[jax.Array, jax.Array]:
+    outputs: Any = module.apply({"params": params}, scaled(images))
     logits, features = outputs
     return features, nn.softmax(logits)
 
@@ -114,10 +117,15 @@ def load_judge(name: str | Path) -> Judge:
             about = file.metadata() or {}
             params = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         height, width, channels = map(int, about["image_shape"].split("x"))
+        module = JudgeCNN(
+            int(about["classes"]),
+            tuple(map(int, about["widths"].split("x"))),
+            int(about["kernel"]),
+        )
         return Judge(
             name=about["name"],
             image_shape=(height, width, channels),
-            classes=int(about["classes"]),
+            module=module,
             params=unflatten_dict(params, sep="/"),
         )
     except (SafetensorError, KeyError, ValueError) as error:
@@ -132,7 +140,9 @@ def judge_bytes(judge: Judge, **about: str) -> bytes:
     about |= {
         "name": judge.name,
         "image_shape": "x".join(map(str, judge.image_shape)),
-        "classes": str(judge.classes),
+        "classes": str(judge.module.classes),
+        "widths": "x".join(map(str, judge.module.widths)),
+        "kernel": str(judge.module.kernel),
     }
     return save(tensors, about)
 
