@@ -334,4 +334,4 @@ PRESETS: dict[str, tuple[GANConfig, TrainConfig]] = {
     "tuned": (_TUNED, TrainConfig()),
 }
 """Settings by name, for `scripts/train.py --preset`. tuned: the reference's two networks, with what
-`benchmarks/search.py` found for them on Fashion-MNIST; its noise falls to 0 over those 50 epochs."""
+`benchmarks/search.py` found for them on Fashion-MNIST; its noise falls to 0 within 50 epochs."""
