@@ -109,6 +109,7 @@ def settings(preset: str, images: np.ndarray, args: argparse.Namespace) -> dict[
         "seeds": args.seeds,
         "dataset": args.dataset,
         "num": args.num,
+        "judges": args.judges,
     }
     # As they come back from the file.
     return json.loads(json.dumps(described))

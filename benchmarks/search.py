@@ -3,19 +3,20 @@
 Optuna asks, a population of each trial is trained, the median of its Fréchet distances is told.
 
 The log, --json, has every trial; given again, the command goes on from there. A trial takes about a
-minute on two CPU cores; one that is worse than the median after EARLY epochs ends there.
+minute on two CPU cores; one that is worse than the median after EARLY epochs ends there. Needs
+optuna: pip install -e '.[search]'
 """
 
 import argparse
 import json
 import math
 import shlex
-import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -89,7 +90,7 @@ def main() -> None:
         study.enqueue_trial(params)
     for _ in tqdm(range(len(trials), args.trials), "trials", disable=None):
         trials.append(tried(study, real, args))
-        log = about | {"epochs": args.epochs, "seeds": args.seeds, "trials": trials}
+        log = about | described(args) | {"trials": trials}
         write_atomically(args.json, json.dumps(log, indent=2) + "\n")
         print_trial(len(trials) - 1, trials[-1])
     print_summary(study, trials)
@@ -116,9 +117,16 @@ def load_log(args: argparse.Namespace) -> list[dict[str, Any]]:
     if not args.json.exists():
         return []
     log = json.loads(args.json.read_text())
-    if (log["epochs"], log["seeds"]) != (args.epochs, args.seeds):
-        sys.exit(f"error: {args.json} is of {log['epochs']} epochs and {log['seeds']} seeds")
+    settings = described(args)
+    if any(log.get(name) != value for name, value in settings.items()):
+        found = ", ".join(f"{name} {log.get(name)}" for name in settings)
+        sys.exit(f"error: {args.json} is of other settings ({found}); take another --json")
     return log["trials"]
+
+
+def described(args: argparse.Namespace) -> dict[str, Any]:
+    """What all trials of a log have in common."""
+    return {"dataset": args.dataset, "epochs": args.epochs, "seeds": args.seeds}
 
 
 def told(trial: dict[str, Any]) -> FrozenTrial:
@@ -164,7 +172,8 @@ def tried(study: optuna.Study, real: Real, args: argparse.Namespace) -> dict[str
     def scores(run: loop.Run) -> dict[str, float]:
         members = [population.member(run.state, i) for i in range(args.seeds)]
         found = [judged(state, real) for state in members]
-        return {name: statistics.median(score[name] for score in found) for name in JUDGED}
+        # Unlike that of statistics not a number if one of them is none.
+        return {name: float(np.median([score[name] for score in found])) for name in JUDGED}
 
     def look(run: loop.Run) -> None:
         if len(run.history) == EARLY < args.epochs:
@@ -185,7 +194,7 @@ def tried(study: optuna.Study, real: Real, args: argparse.Namespace) -> dict[str
             progress=False,
             on_epoch=look,
         )
-        found, state = scores(run), TrialState.COMPLETE
+        found = scores(run)
         state = TrialState.COMPLETE if math.isfinite(found["fd"]) else TrialState.FAIL
     except optuna.TrialPruned:
         state = TrialState.PRUNED

@@ -1,16 +1,18 @@
 """Augmentation of what a discriminator sees, of real and generated images alike, differentiable."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 MOVED = 1 / 8
-"""How far an image is moved at most, in its own height or width."""
+"""How far an image is moved at most, in its own height or width, and rounded to whole pixels."""
 CUT = 1 / 2
-"""The side of what is cut out, likewise."""
+"""The height and width of what is cut out, likewise."""
 
 
 def augment(images: jax.Array, probability, rng: jax.Array) -> jax.Array:
-    """Moves images, and cuts a square out, each by draws of its own.
+    """Moves images, and cuts a part out, each by draws of its own.
 
     Shown to the discriminator in place of all real and all generated images it keeps that from
     knowing the real ones by heart, and the generator does not learn it as long as many images are
@@ -23,7 +25,8 @@ def augment(images: jax.Array, probability, rng: jax.Array) -> jax.Array:
 
     Returns:
       The images, `[B, H, W, C]`: moved by whole pixels, up to MOVED of their size, the edges
-      repeated; 0, the middle gray, in squares of CUT of their size, which may reach over the edge.
+      repeated; 0, the middle gray, in parts of CUT of their height and width, which may reach over
+      the edge.
 
     Source: Zhao et al. 2020 (arXiv 2006.10738), for translation and cutout; Karras et al. 2020
     (arXiv 2006.06676), for the probability.
@@ -37,8 +40,10 @@ def augment(images: jax.Array, probability, rng: jax.Array) -> jax.Array:
     # As products with matrices of zeros and ones: to gather pixels, and to scatter their gradients,
     # takes a CPU longer.
     rows, columns = _shift(shifts[:, 0], height), _shift(shifts[:, 1], width)
-    images = jnp.einsum("bih,bhwc->biwc", rows.astype(images.dtype), images)
-    images = jnp.einsum("bjw,biwc->bijc", columns.astype(images.dtype), images)
+    # Exact on accelerators too, which by default round what they multiply.
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    images = product("bih,bhwc->biwc", rows.astype(images.dtype), images)
+    images = product("bjw,biwc->bijc", columns.astype(images.dtype), images)
     centers = jax.random.randint(cut_rng, (n, 2), jnp.zeros_like(size), size)
     inside = _near(centers[:, 0], height)[:, :, None] & _near(centers[:, 1], width)[:, None, :]
     return jnp.where((cut[:, :, None] & inside)[..., None], 0, images)
@@ -52,7 +57,7 @@ def _shift(shifts: jax.Array, size: int) -> jax.Array:
 
 
 def _near(centers: jax.Array, size: int) -> jax.Array:
-    """Which of a line of pixels a square around each center covers: `[B, size]`."""
+    """Which of a line of pixels a part around each center covers: `[B, size]`."""
     side = round(size * CUT)
     start = centers[:, None] - side // 2
     at = jnp.arange(size)[None]

@@ -76,7 +76,7 @@ class GANConfig:
     """Standard deviation of noise on all that the discriminator sees, where images are in [-1, 1]
     (arXiv 1610.04490); annealed to 0 as a rule."""
     augment: Schedule = 0.0
-    """Probability of each augmentation of all images that the discriminator sees: moved, a square
+    """Probability of each augmentation of all images that the discriminator sees: moved, a part
     cut out (`jaxgan.augmentation`, arXiv 2006.10738). In [0, 1]; from about 0.8 on the generator
     may learn them too (arXiv 2006.06676)."""
     r1: Schedule = 0.0
@@ -258,7 +258,8 @@ class TrainConfig:
     """Epochs between two checkpoints; the last epoch always leaves one."""
     evaluate_every: int | None = None
     """Epochs between two evaluations of samples (`jaxgan.evaluation`), the last one included; by
-    default none. Each leaves a checkpoint, and the best is kept beside the newest."""
+    default none. Each leaves a checkpoint, and the best is kept beside the newest. A signal waits
+    for the one at hand."""
     population: int | None = None
     """Train this many GANs in one program, with the seeds SEED, SEED + 1, ..."""
     sweep: tuple[str, ...] = ()

@@ -162,8 +162,9 @@ def curves_png(history: History) -> bytes:
     )
     for axes in rest:
         axes.set_yscale("log")
-        evaluated = [row for row in history if distances[0] in row]
-        _draw(axes, evaluated, "Fréchet distance", {name: name for name in distances})
+        for name in distances:
+            evaluated = [row for row in history if name in row]
+            _draw(axes, evaluated, "Fréchet distance", {name: name})
     return _saved(figure)
 
 

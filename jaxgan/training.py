@@ -164,7 +164,7 @@ def load_state(
       workdir: the run folder.
       member: which one of a population; by default the best (`population.report`).
       best: take the checkpoint with the best scores (`evaluation.best_row`), and of a population
-        the member that has them.
+        by default the member that has them.
 
     Returns:
       The state, and the number of epochs finished; an untrained state and -1 if there is no
@@ -180,7 +180,10 @@ def load_state(
     if row is not None:
         found = checkpoint.restore_step(path, row["step"], like)
     elif best:
-        raise JaxganError(f"{workdir} was not evaluated: train it with --evaluate-every")
+        raise JaxganError(
+            f"{workdir} has no finite score in its newest checkpoint: epochs are evaluated while "
+            "they are trained with --evaluate-every"
+        )
     state = (found or like).arrays["state"]
     history = found.record["history"] if found else []
     members = _members(_settings(workdir))
@@ -267,7 +270,6 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
     """`train`, in a folder that is ours."""
     members = _members(settings)
     state, rngs = start
-    reference = _reference(settings, dataset)
     run = loop.start_run(train_step, state, dataset.images, settings.batch_size, layout)
     found = folder.restore(_checkpoint(run))
     if found is not None:
@@ -276,6 +278,8 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
             f"resuming {folder.path} after {len(run.history)} epochs, step {loop.step(run.state)}"
         )
     before, saved = len(run.history), loop.step(run.state)
+    with devices.together("look at the real images"):
+        reference = _reference(settings, dataset) if before < settings.epochs else None
     failed = settings.stop_on_failure and diagnostics.has_failed(run.history)
 
     def save(run: loop.Run) -> None:

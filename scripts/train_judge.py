@@ -56,6 +56,8 @@ def main() -> None:
     out = Path(options.out).expanduser()
     if out.suffix != ".safetensors":
         raise JaxganError(f"--out must be NAME.safetensors, got {options.out!r}")
+    if not options.widths or min(*options.widths, options.kernel) < 1:
+        raise JaxganError("--widths and --kernel must be whole numbers above 0")
     train, test = load(options)
     classes = int(train.labels.max()) + 1
     module = JudgeCNN(classes, options.widths, options.kernel)

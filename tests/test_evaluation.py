@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from test_scripts import here, picture
 
-from jaxgan import GANConfig, JaxganError, create_state, data, evaluation, loop, training
+from jaxgan import (
+    GANConfig,
+    JaxganError,
+    checkpoint,
+    create_state,
+    data,
+    evaluation,
+    loop,
+    population,
+    training,
+)
 from jaxgan.errors import NonFiniteError
 from jaxgan.journal import read_history
 from jaxgan.metrics.classifier import Judge, JudgeCNN, judge_bytes
@@ -230,16 +240,34 @@ def test_evaluating_does_not_change_what_is_trained(watched, tmp_path):
     ):
         np.testing.assert_array_equal(one, other)
     error = here("sample.py", "--workdir", tmp_path, "--best", status=2)[1]
-    assert "was not evaluated: train it with --evaluate-every" in error
+    assert "no finite score in its newest checkpoint" in error
 
 
-def test_each_member_of_a_population_is_evaluated(tmp_path):
+@pytest.mark.parametrize("at_once", [2, 1])
+def test_each_member_of_a_population_is_evaluated(at_once, tmp_path, monkeypatch):
+    # In parts too, as of more members than the memory holds.
+    monkeypatch.setattr(population, "members_at_once", lambda *_: at_once)
     history = evaluated(tmp_path, "--population", 2, epochs=2)
-    values = history[-1][FD]
-    assert len(set(values)) == 2
-    state, _ = training.load_state(tmp_path, best=True)
-    best = training.load_state(tmp_path, member=int(np.argmin(values)))[0]
-    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(best), strict=True):
+    assert FD not in history[0]
+    assert len(set(history[1][FD])) == 2
+
+
+@pytest.mark.parametrize(("best", "member"), [(1, 1), (2, 0)])
+def test_the_best_member_of_the_best_checkpoint_is_sampled(best, member, tmp_path, monkeypatch):
+    distances = np.full((5, 2), 9.0)
+    distances[best - 1, member] = 1
+    scripted = iter(distances.ravel().tolist())
+    monkeypatch.setattr(evaluation, "evaluate_in_training", lambda *_: {FD: next(scripted)})
+    options = ("--dataset", "digits", "--population", 2, "--evaluate-every", 1, "--epochs", 5)
+    here("train.py", *options, "--workdir", tmp_path)
+    kept = {int(path.name) // 12 for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {best, 3, 4, 5}
+    state, epochs = training.load_state(tmp_path, best=True)
+    assert epochs == best
+    like = training.checkpoint_like(tmp_path)
+    members = checkpoint.restore_step(tmp_path, 12 * best, like).arrays["state"]
+    expected = population.member(members, member)
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -256,7 +256,7 @@ def test_trials_of_the_search_are_logged_and_gone_on_with(search, monkeypatch, t
     told = search.told(trials[0])
     assert (told.value, told.intermediate_values) == (first[0]["fd"], {1: first[0]["early_fd"]})
     assert search.told(trials[1]).state.name == "FAIL"
-    with pytest.raises(SystemExit, match="is of 2 epochs and 2 seeds"):
+    with pytest.raises(SystemExit, match=r"other settings \(dataset digits, epochs 2, seeds 2\)"):
         run(search, monkeypatch, *options, "--seeds", 3)
 
 
@@ -265,7 +265,7 @@ def test_a_trial_that_is_worse_than_the_median_ends_early(search, monkeypatch, t
         {"params": search.KNOWN[0], "state": "COMPLETE", "early_fd": 1e-6, "fd": 1e-6, "seconds": 1}
     ] * 9
     file = tmp_path / "log.json"
-    file.write_text(json.dumps({"epochs": 2, "seeds": 1, "trials": log}))
+    file.write_text(json.dumps({"dataset": "digits", "epochs": 2, "seeds": 1, "trials": log}))
     small = GANConfig((8, 8, 1), 4, (8,), (8,), (0.0,))
     monkeypatch.setattr(search, "make_config", lambda *_: small)
     monkeypatch.setattr(search, "EARLY", 1)
