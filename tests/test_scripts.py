@@ -403,3 +403,14 @@ def test_importing_jaxgan_loads_nothing_heavy():
     code = f"import sys, jaxgan; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_preset_gives_the_defaults_that_other_options_change(tmp_path):
+    options = ("--preset", "tuned", "--r1", 0.5, "--dataset", "digits", "--epochs", 0)
+    here("train.py", *options, "--workdir", tmp_path)
+    gan = json.loads((tmp_path / "config.json").read_text())["gan"]
+    tuned = PRESETS["tuned"][0]
+    assert gan["r1"] == 0.5 != tuned.r1
+    same = ("loss", "generator_lr", "discriminator_lr", "lr_scale", "ema_decay", "augment")
+    assert {name: gan[name] for name in same} == {name: getattr(tuned, name) for name in same}
+    assert gan["loss"] != PRESETS["reference"][0].loss
