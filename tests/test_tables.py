@@ -261,9 +261,8 @@ def test_trials_of_the_search_are_logged_and_gone_on_with(search, monkeypatch, t
 
 
 def test_a_trial_that_is_worse_than_the_median_ends_early(search, monkeypatch, tmp_path):
-    log = [
-        {"params": search.KNOWN[0], "state": "COMPLETE", "early_fd": 1e-6, "fd": 1e-6, "seconds": 1}
-    ] * 9
+    scores = {"early_fd": 1e-6, "fd": 1e-6, "recall": 0.5, "coverage": 0.5, "seconds": 1}
+    log = [{"params": search.KNOWN[0], "state": "COMPLETE", **scores}] * 9
     file = tmp_path / "log.json"
     file.write_text(json.dumps({"dataset": "digits", "epochs": 2, "seeds": 1, "trials": log}))
     small = GANConfig((8, 8, 1), 4, (8,), (8,), (0.0,))
