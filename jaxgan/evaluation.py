@@ -37,8 +37,6 @@ COMPONENTS = 64
 """Of the principal components that stand in where there is no judge."""
 FD = "fd"
 """What the Fréchet distance is called: of several generators the one with the least is the best."""
-
-
 IN_TRAINING = 5_000
 """Of how many samples the scores in training are, or of as many as there are images if less."""
 _CHUNK = 1_000
@@ -172,8 +170,8 @@ def draw(state: GANState, rng: jax.Array, n: int) -> np.ndarray:
     """
     rngs = jax.random.split(rng, -(-n // _CHUNK))
     parts = []
-    for rng in tqdm(rngs, "sampling", disable=None, leave=False):
-        images = np.asarray(sample(state, rng, _CHUNK))
+    for part_rng in tqdm(rngs, "sampling", disable=None, leave=False):
+        images = np.asarray(sample(state, part_rng, _CHUNK))
         if not np.isfinite(images).all():
             raise NonFiniteError("samples are not finite: the generator has diverged")
         parts.append(plots.to_uint8(images))
