@@ -62,7 +62,10 @@ def finish(*processes: subprocess.Popen, status: int = 0) -> list[tuple[str, str
 
 
 def assert_same_run(folder: Path, other: Path) -> None:
-    """Parameters, optimizer moments, sums and metrics, to the rounding of sums in another order."""
+    """Parameters, optimizer moments, sums and metrics, to the rounding of sums in another order.
+
+    And the scores of samples, to that of whole pixels and neighbours.
+    """
     found, expected = (
         checkpoint.restore(path, training.checkpoint_like(path)) for path in (folder, other)
     )
@@ -80,14 +83,19 @@ def assert_same_run(folder: Path, other: Path) -> None:
     for a, b in zip(*rows, strict=True):
         for name in ("gen_loss", "disc_loss", "real_score", "fake_score"):
             assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-4)
+        assert a.keys() == b.keys()
+        for name in (name for name in a if name.startswith(("fd(", "coverage("))):
+            assert float(a[name]) == pytest.approx(float(b[name]), rel=0.02, abs=0.02), name
 
 
 def test_two_processes_train_save_and_resume_to_what_one_device_does(tmp_path, dataset):
     one, two = tmp_path / "one", tmp_path / "two"
+    dataset += ["--evaluate-every", "1"]
     finish(start(*dataset, "--workdir", one, "--epochs", 1))
     first, second = finish(*start_under_slurm(*dataset, "--workdir", two, "--epochs", 1))
     assert_same_run(two, one)
     assert "epoch 1/1" in first[0]
+    assert "(pca64, train, n=200)" in first[0]
     assert "epoch" not in second[0]  # only the first speaks, and writes
     # Each goes on where the other was.
     one_goes_on, two_go_on = (
