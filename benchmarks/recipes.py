@@ -1,9 +1,9 @@
 """The presets side by side on Fashion-MNIST: whole runs of five seeds, by two judges.
 
 The second judge, of another shape and seed, had no part in the search for the presets
-(benchmarks/search.py). Rows are written to --json one by one, with samples beside it in an .npz;
-given again, the command goes on with the rows that are missing. At the end all presets train some
-steps in turns, for their time beside the reference's. Nothing else should run meanwhile.
+(benchmarks/search.py). Each run is written to --json when it ends, with samples beside it in an
+.npz; given again, the command goes on with the runs that are missing. At the end all presets train
+some steps in turns, for their time beside the reference's. Nothing else should run meanwhile.
 """
 
 import argparse
@@ -52,19 +52,25 @@ def main() -> None:
     for preset in args.presets:
         row = next((r for r in rows if r["settings"] == settings(preset, train.images, args)), None)
         if row is None:
-            row, pictures[preset] = train_row(preset, train.images, references, n, args)
+            row = {"preset": preset, "settings": settings(preset, train.images, args), "runs": []}
             rows = [r for r in rows if r["preset"] != preset] + [row]
             rows.sort(key=lambda row: [*PRESETS].index(row["preset"]))
+            pictures.pop(preset, None)
+        for seed in range(len(row["runs"]), args.seeds):
+            run, drawn = train_run(preset, seed, train.images, references, n, args)
+            row["runs"].append(run)
+            before = pictures.get(preset, drawn[:0])
+            pictures[preset] = np.concatenate([before[: seed * PICTURED], drawn])
             file = io.BytesIO()
             np.savez_compressed(file, **pictures)
-            # First: a row that is there has its pictures.
+            # First: a run that is there has its pictures.
             write_atomically(path, file.getvalue())
             write(args.json, about, floor, rows)
-        print_row(preset, row["scores"])
+        print_row(preset, [run["scores"] for run in row["runs"]])
     for preset, times in measured_times(train.images, args).items():
         row = next(row for row in rows if row["preset"] == preset)
         row["time_beside_reference"] = statistics.median(times)
-        print(f"{preset}: {row['time_beside_reference']:.2f} of the reference's time for a step")
+        print(f"{preset}: {row['time_beside_reference']:.2f} of the reference's time for a run")
     write(args.json, about, floor, rows)
     if args.picture:
         write_atomically(args.picture, picture(args.presets, pictures))
@@ -106,7 +112,6 @@ def settings(preset: str, images: np.ndarray, args: argparse.Namespace) -> dict[
     described |= {
         "epochs": args.epochs or training.epochs,
         "batch_size": training.batch_size,
-        "seeds": args.seeds,
         "dataset": args.dataset,
         "num": args.num,
         "judges": args.judges,
@@ -115,35 +120,31 @@ def settings(preset: str, images: np.ndarray, args: argparse.Namespace) -> dict[
     return json.loads(json.dumps(described))
 
 
-def train_row(
+def train_run(
     preset: str,
+    seed: int,
     images: np.ndarray,
     references: dict[str, evaluation.Reference],
     n: int,
     args: argparse.Namespace,
-) -> tuple[dict, np.ndarray]:
-    """Trains a population: its row, and PICTURED samples of each member."""
-    row = {"preset": preset, "settings": settings(preset, images, args)}
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Trains a GAN: what is written of it, and PICTURED of its samples."""
+    described = settings(preset, images, args)
     run = population.train_population(
         make_config(preset, images),
         images,
-        range(args.seeds),
-        epochs=row["settings"]["epochs"],
-        batch_size=row["settings"]["batch_size"],
+        [seed],
+        epochs=described["epochs"],
+        batch_size=described["batch_size"],
         devices=1,
     )
-    row |= {"seconds": sum(epoch["seconds"] for epoch in run.history) / args.seeds, "scores": []}
-    pictures = []
-    for i in range(args.seeds):
-        try:
-            drawn = evaluation.draw(population.member(run.state, i), jax.random.key(1), n)
-        except NonFiniteError:
-            drawn = np.zeros((PICTURED, *images.shape[1:]), np.uint8)
-            row["scores"].append(None)
-        else:
-            row["scores"].append(scored(references, drawn))
-        pictures.append(drawn[:PICTURED])
-    return row, np.concatenate(pictures)
+    try:
+        drawn = evaluation.draw(population.member(run.state, 0), jax.random.key(1), n)
+        scores = scored(references, drawn)
+    except NonFiniteError:
+        drawn, scores = np.zeros((PICTURED, *images.shape[1:]), np.uint8), None
+    seconds = sum(epoch["seconds"] for epoch in run.history)
+    return {"seed": seed, "seconds": seconds, "scores": scores}, drawn[:PICTURED]
 
 
 def scored(references: dict[str, evaluation.Reference], images: np.ndarray) -> dict[str, Any]:
@@ -155,21 +156,19 @@ def scored(references: dict[str, evaluation.Reference], images: np.ndarray) -> d
 
 
 def measured_times(images: np.ndarray, args: argparse.Namespace) -> dict[str, list[float]]:
-    """The time of a step beside the reference's in the same round, for each preset."""
+    """The time of a preset's run beside the reference's, by that of its steps in each round."""
     rng = jax.random.key(0)
     presets = dict.fromkeys(("reference", *args.presets))
-    states, sizes = {}, {}
-    for preset in presets:
-        states[preset] = create_state(rng, make_config(preset, images))
-        sizes[preset] = PRESETS[preset][1].batch_size
+    states = {p: create_state(rng, make_config(p, images)) for p in presets}
     times: dict[str, list[float]] = {preset: [] for preset in presets}
     for i in range(ROUNDS + 1):
-        for preset in presets:
-            some = jax.device_put(images[: sizes[preset] * STRETCH])
-            steps = len(some) / sizes[preset]
-            states[preset], seconds = time_epochs(states[preset], some, rng, sizes[preset], 1)
+        for preset, state in states.items():
+            training = PRESETS[preset][1]
+            some = jax.device_put(images[: training.batch_size * STRETCH])
+            states[preset], seconds = time_epochs(state, some, rng, training.batch_size, 1)
+            epochs = args.epochs or training.epochs
             # The first time it is compiled.
-            times[preset] += [seconds / steps] if i else []
+            times[preset] += [seconds / len(some) * len(images) * epochs] if i else []
     beside = times["reference"]
     return {
         preset: [time / other for time, other in zip(times[preset], beside, strict=True)]

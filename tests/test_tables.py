@@ -285,11 +285,14 @@ def test_presets_are_scored_by_two_judges(monkeypatch, tmp_path, capsys):
     file, picture = tmp_path / "rows.json", tmp_path / "samples.png"
     options = ["--dataset", "digits", "--epochs", 1, "--seeds", 2, "--num", 60, "--json", file]
     options += ["--judges", ",".join(judges), "--presets", "reference"]
+    run(recipes, monkeypatch, *options, "--seeds", 1)
+    ((first,),) = [row["runs"] for row in rows_in(file)]
     run(recipes, monkeypatch, *options)
     (row,) = rows_in(file)
-    assert len(row["scores"]) == 2
+    assert row["runs"][0] == first  # it goes on from there
+    assert [each["seed"] for each in row["runs"]] == [0, 1]
     names = [f"fd({judge}, train, n=60)" for judge in ("judge0", "judge1")]
-    values = [[score[name] for score in row["scores"]] for name in names]
+    values = [[each["scores"][name] for each in row["runs"]] for name in names]
     assert len({value for of_judge in values for value in of_judge}) == 4
     assert row["time_beside_reference"] == 1
     floor = json.loads(file.read_text())["real images"]
