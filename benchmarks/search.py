@@ -30,8 +30,9 @@ from jaxgan.errors import NonFiniteError
 
 SPACE: dict[str, optuna.distributions.BaseDistribution] = {
     "loss": CategoricalDistribution(["non_saturating", "hinge", "relativistic"]),
+    "updates": CategoricalDistribution(["simultaneous", "alternating"]),
     "generator_lr": FloatDistribution(1e-4, 2e-3, log=True),
-    "discriminator_lr": FloatDistribution(1e-4, 2e-3, log=True),
+    "discriminator_lr": FloatDistribution(1e-4, 1e-2, log=True),
     "b1": CategoricalDistribution([0.0, 0.5, 0.9]),
     "b2": CategoricalDistribution([0.99, 0.999]),
     "falling_lr": CategoricalDistribution([False, True]),
@@ -49,6 +50,7 @@ KNOWN: list[dict[str, Any]] = [
     # What benchmarks/remedies.py says of single remedies.
     {
         "loss": "relativistic",
+        "updates": "simultaneous",
         "generator_lr": 2e-4,
         "discriminator_lr": 2e-4,
         "b1": 0.5,

@@ -81,9 +81,10 @@ class Options:
     """How many processes there are."""
     process_id: int | None = None
     """Which of them this is, from 0."""
-    preset: Literal["reference", "tuned"] = "reference"
+    preset: Literal["reference", "tuned", "large"] = "reference"
     """Named settings, which the other options then change. tuned: the same two networks, with the
-    remedies that a search found best for them."""
+    remedies that a search found best for them. large: these with networks of 1.5 million parameters
+    each, for longer; about an hour on two CPU cores."""
 
 
 def main() -> int | None:

@@ -1,11 +1,12 @@
 import dataclasses
 import json
+import math
 
 import flax.linen as nn
 import jax
 import pytest
 
-from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig, config, create_state
+from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig, config, create_state, schedules
 
 
 def test_equal_configs_are_one_key():
@@ -102,7 +103,7 @@ def test_a_malformed_schedule_is_named_with_its_field(field):
 MODULE = nn.Dense(1)
 
 
-def test_tuned_networks_are_of_the_reference_s_size():
+def test_the_presets_networks_are_of_the_sizes_that_they_promise():
     def parameters(preset):
         state = jax.eval_shape(lambda: create_state(jax.random.key(0), PRESETS[preset][0]))
         players = (state.generator, state.discriminator)
@@ -112,8 +113,16 @@ def test_tuned_networks_are_of_the_reference_s_size():
     generator, discriminator = parameters("tuned")
     assert generator == 249_296
     assert 0.9 * 242_177 <= discriminator <= 1.1 * 242_177
-    (_, train), (_, reference) = PRESETS["tuned"], PRESETS["reference"]
-    assert train == reference
+    assert PRESETS["tuned"][1] == PRESETS["reference"][1]
+    assert parameters("large") == [1_486_352, 1_460_225]
+
+
+@pytest.mark.parametrize("preset", ["tuned", "large"])
+def test_the_rates_of_a_preset_fall_until_its_last_step_on_fashion_mnist(preset):
+    gan, train = PRESETS[preset]
+    steps = train.epochs * math.ceil(60_000 / train.batch_size)
+    at = [float(schedules.value(gan.lr_scale, t)) for t in (0, steps // 2, steps, 2 * steps)]
+    assert at == pytest.approx([1, 0.55, 0.1, 0.1], abs=1e-4)
 
 
 @pytest.mark.parametrize(
