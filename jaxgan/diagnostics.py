@@ -56,11 +56,12 @@ the players chase each other what one loses the other wins: 0.3 to 0.6 of the Di
 around 0. And"""
 
 LASTING = 0.8
-"""beside the same in the window before. The losses of a run that settles swing less and less."""
+"""beside the same in the window before. The losses of a run that settles swing less and less, and
+its parameters grow less and less."""
 
 GROWTH = 2.0
 """No convergence, too: the least factor by which the norm of a player's parameters has grown since
-before the window, beside the largest of then."""
+before the window, beside the largest of then, and LASTING beside the window before."""
 
 
 class Finding(NamedTuple):
@@ -270,10 +271,11 @@ def _collapse_evidence(signs: Columns) -> str:
 
 
 def _no_convergence(signs: Columns) -> np.ndarray:
-    swing = signs["swing"]
-    swinging = (swing >= SWING) & (swing >= LASTING * _before(swing, WINDOW))
-    late = signs["step"] >= WARM_UP
-    return (swinging | (signs["growth"] >= GROWTH)) & late & ~_vanishing(signs)
+    swinging, growing = (
+        (signs[name] >= least) & (signs[name] >= LASTING * _before(signs[name], WINDOW))
+        for name, least in (("swing", SWING), ("growth", GROWTH))
+    )
+    return (swinging | growing) & (signs["step"] >= WARM_UP) & ~_vanishing(signs)
 
 
 def _no_convergence_evidence(signs: Columns) -> str:
