@@ -347,6 +347,6 @@ PRESETS: dict[str, tuple[GANConfig, TrainConfig]] = {
     "large": (_LARGE, TrainConfig(epochs=100, batch_size=64)),
 }
 """Settings by name, for `scripts/train.py --preset`. tuned: the reference's two networks, with what
-`benchmarks/search.py` found for them on Fashion-MNIST. large: wider ones, for longer, in batches of
-half the size: more steps are worth more than larger ones. The rates of both fall within those
-epochs."""
+`benchmarks/search.py` and trials after it found for them on Fashion-MNIST. large: layers of twice
+the width, for twice as long, in batches of half the size: more steps did more for it than larger
+ones, or still wider layers. The rates of both fall within those epochs."""
