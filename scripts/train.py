@@ -83,8 +83,8 @@ class Options:
     """Which of them this is, from 0."""
     preset: Literal["reference", "tuned", "large"] = "reference"
     """Named settings, which the other options then change. tuned: the same two networks, with the
-    remedies that a search found best for them. large: these with layers of twice the width, for 100
-    epochs of batches of 64; about a quarter of an hour on two CPU cores."""
+    remedies that a search found best for them. large: these with layers of four times the width,
+    for 60 epochs of batches of 64; half an hour on two CPU cores."""
 
 
 def main() -> int | None:

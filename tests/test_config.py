@@ -114,7 +114,7 @@ def test_the_presets_networks_are_of_the_sizes_that_they_promise():
     assert generator == 249_296
     assert 0.9 * 242_177 <= discriminator <= 1.1 * 242_177
     assert PRESETS["tuned"][1] == PRESETS["reference"][1]
-    assert parameters("large") == [579_728, 566_273]
+    assert parameters("large") == [1_486_352, 1_460_225]
 
 
 @pytest.mark.parametrize("preset", ["tuned", "large"])
