@@ -84,7 +84,7 @@ class Options:
     preset: Literal["reference", "tuned", "large"] = "reference"
     """Named settings, which the other options then change. tuned: the same two networks, with the
     remedies that a search found best for them. large: these with layers of four times the width,
-    for 60 epochs of batches of 64; half an hour on two CPU cores."""
+    for 60 epochs of batches of 64; a quarter of an hour on two CPU cores."""
 
 
 def main() -> int | None:
