@@ -230,8 +230,8 @@ def test_parameters_that_grow_without_end(player, factor, seen):
 
 
 def test_parameters_that_grow_from_a_small_start_are_no_failure():
-    # Those of the discriminator of --preset large: 2.8 times in the first window, then 1.3.
-    norms = [42, 64, 83, 97, 108, 117, 125, 132, 137, 142, 146, 150]
+    # As seen in a run on Fashion-MNIST that went well, layers of twice the reference's width.
+    norms = [42, 64, 83, 97, 108, 117, 125, 132, 138, 144, 149, 153]
     assert found(history(12, disc_param_norm=norms)) == []
     steady = 1.2 ** np.arange(12)
     assert found(history(12, disc_param_norm=steady)) == [("no convergence", 11, 12)]
