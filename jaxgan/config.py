@@ -174,7 +174,7 @@ class GANConfig:
             try:
                 ends = schedules.ends(getattr(self, name))
             except JaxganError as error:
-                raise JaxganError(f"GANConfig.{name}: {error}") from None
+                raise JaxganError(f"{name}: {error}") from None
             in_range = all(0 <= end < math.inf for end in ends)
             _check(in_range, self, name, "0 or more, and finite")
         _check(max(schedules.ends(self.augment)) <= 1, self, "augment", "from 0 to 1")
@@ -221,7 +221,7 @@ class GANConfig:
         }
         for reason, found in reasons.items():
             if found:
-                raise JaxganError(f"GANConfig.{reason}")
+                raise JaxganError(reason)
 
 
 _ADAM = ("generator_b1", "discriminator_b1", "generator_b2", "discriminator_b2", "adam_eps")
@@ -313,7 +313,7 @@ def _is_size(value) -> bool:
 def _check(ok: bool, config, name: str, wanted: str) -> None:
     if not ok:
         got = getattr(config, name)
-        raise JaxganError(f"{type(config).__name__}.{name} must be {wanted}, got {got!r}")
+        raise JaxganError(f"{name} must be {wanted}, got {got!r}")
 
 
 _TUNED = GANConfig(

@@ -73,7 +73,7 @@ def test_reference_preset_is_the_default():
     ],
 )
 def test_gan_fields_out_of_range_are_named(field, value):
-    with pytest.raises(JaxganError, match=f"GANConfig.{field} must be"):
+    with pytest.raises(JaxganError, match=f"^{field} must be"):
         dataclasses.replace(GANConfig(), **{field: value})
 
 
@@ -90,13 +90,13 @@ def test_gan_fields_out_of_range_are_named(field, value):
     ],
 )
 def test_train_fields_out_of_range_are_named(field, value):
-    with pytest.raises(JaxganError, match=f"TrainConfig.{field} must be"):
+    with pytest.raises(JaxganError, match=f"^{field} must be"):
         TrainConfig(**{field: value})
 
 
 @pytest.mark.parametrize("field", ["instance_noise", "augment", "lr_scale", *config.PENALTIES])
 def test_a_malformed_schedule_is_named_with_its_field(field):
-    with pytest.raises(JaxganError, match=rf"GANConfig.{field}: a schedule is .*; got 'linear:1'"):
+    with pytest.raises(JaxganError, match=rf"^{field}: a schedule is .*; got 'linear:1'"):
         GANConfig(**{field: "linear:1"})
 
 
