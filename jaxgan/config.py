@@ -3,11 +3,11 @@
 import dataclasses
 import math
 import numbers
+import typing
 from typing import Any, Literal
 
 from jaxgan import schedules
 from jaxgan.errors import JaxganError
-from jaxgan.losses import LOSSES
 from jaxgan.schedules import Schedule
 
 
@@ -154,13 +154,7 @@ class GANConfig:
             ) from error
 
     def _check_remedies(self):
-        choices = {
-            "optimizer": ("adam", "sgd"),
-            "loss": tuple(LOSSES),
-            "updates": ("simultaneous", "alternating"),
-            "precision": ("f32", "bf16"),
-        }
-        for name, known in choices.items():
+        for name, known in _CHOICES.items():
             _check(getattr(self, name) in known, self, name, "one of " + ", ".join(known))
         _check(_is_size(self.disc_steps), self, "disc_steps", "a whole number above 0")
         _check(_is_size(self.pac), self, "pac", "a whole number above 0")
@@ -223,6 +217,12 @@ class GANConfig:
             if found:
                 raise JaxganError(reason)
 
+
+_CHOICES = {
+    field.name: typing.get_args(field.type)
+    for field in dataclasses.fields(GANConfig)
+    if typing.get_origin(field.type) is Literal
+}
 
 _ADAM = ("generator_b1", "discriminator_b1", "generator_b2", "discriminator_b2", "adam_eps")
 

@@ -1,3 +1,5 @@
+import typing
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -8,7 +10,7 @@ from jax.test_util import check_grads
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from jaxgan import losses
+from jaxgan import GANConfig, losses
 
 LOGITS = np.array([-30.0, -3.0, -0.5, 0.0, 0.5, 3.0, 30.0], np.float32)
 ALL = list(losses.LOSSES.values())
@@ -46,6 +48,10 @@ CLOSED_FORMS = {
 
 def test_each_loss_has_its_closed_form():
     assert CLOSED_FORMS.keys() == losses.LOSSES.keys()
+
+
+def test_each_loss_can_be_chosen():
+    assert set(typing.get_args(typing.get_type_hints(GANConfig)["loss"])) == losses.LOSSES.keys()
 
 
 @pytest.mark.parametrize("loss", ALL)
