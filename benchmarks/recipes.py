@@ -39,23 +39,27 @@ def main() -> None:
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
     train = data.load(args.dataset, data_dir=args.data_dir)
     unseen = data.load(args.dataset, "test", args.data_dir)
+    found = json.loads(args.json.read_text()) if args.json.exists() else {}
+    rows, path = found.get("rows", []), args.json.with_suffix(".npz")
+    for row in rows:
+        if row["settings"] != settings(row["preset"], train.images, args):
+            sys.exit(
+                f"error: {args.json} has {row['preset']} with other settings: choose another --json"
+            )
     references = {
         judge: evaluation.make_reference(evaluation.make_extractor(train, judge), train, None)
         for judge in args.judges
     }
-    found = json.loads(args.json.read_text()) if args.json.exists() else {}
-    rows, path = found.get("rows", []), args.json.with_suffix(".npz")
     pictures: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
     n = min(args.num, len(unseen.images))
     floor = scored(references, unseen.images[:n])
     print_row("real images", [floor])
     for preset in args.presets:
-        row = next((r for r in rows if r["settings"] == settings(preset, train.images, args)), None)
+        row = next((row for row in rows if row["preset"] == preset), None)
         if row is None:
             row = {"preset": preset, "settings": settings(preset, train.images, args), "runs": []}
-            rows = [r for r in rows if r["preset"] != preset] + [row]
+            rows.append(row)
             rows.sort(key=lambda row: [*PRESETS].index(row["preset"]))
-            pictures.pop(preset, None)
         for seed in range(len(row["runs"]), args.seeds):
             run, drawn = train_run(preset, seed, train.images, references, n, args)
             row["runs"].append(run)

@@ -3,7 +3,7 @@
 A run folder belongs to one process at a time and one configuration for good:
 
     config.json          what the run is; a run that differs is refused
-    checkpoints/STEP/    Orbax, atomic, the last 3
+    checkpoints/STEP/    Orbax, atomic, the last 3 and the best
     damaged/STEP/        checkpoints that were found damaged, moved out of the way
 
 Knows nothing of GANs: a checkpoint is a tree of arrays and a record that fits JSON.

@@ -14,6 +14,10 @@ class DataUnavailableError(JaxganError):
     """The data are nowhere on this machine and cannot be downloaded now."""
 
 
+class NoSplitError(JaxganError):
+    """The data have no such split."""
+
+
 class NonFiniteError(JaxganError):
     """A loss, a parameter or an optimizer moment is no longer finite: the run has diverged."""
 

@@ -38,7 +38,8 @@ COMPONENTS = 64
 FD = "fd"
 """What the Fréchet distance is called: of several generators the one with the least is the best."""
 IN_TRAINING = 5_000
-"""Of how many samples the scores in training are, or of as many as there are images if less."""
+"""Of how many samples the scores in training are, or of half as many as there are images if that is
+less: the other half has the floor."""
 _CHUNK = 1_000
 """Samples drawn at a time, so that any number of them fits the memory."""
 
@@ -112,15 +113,31 @@ def make_reference(
       train: what generators are trained on.
       unseen: real images that they are not trained on, or None if there are none.
     """
-    images = _shuffled(train.images)
-    others = None if unseen is None else _seen(extractor, _shuffled(unseen.images))
+    images = shuffled(train.images)
+    others = None if unseen is None else _seen(extractor, shuffled(unseen.images))
     return Reference(extractor, images, _seen(extractor, images), others)
 
 
 def first(seen: Seen, n: int) -> Seen:
     """What was seen in the first n images."""
-    probabilities = seen.probabilities
-    return Seen(seen.features[:n], None if probabilities is None else probabilities[:n])
+    return _part(seen, slice(n))
+
+
+def floor(reference: Reference, n: int) -> Seen:
+    """What is seen in n real images other than those that n samples are compared with.
+
+    Unseen ones if there are any, else further training images. Their scores are the best that n
+    samples can be expected to have.
+
+    Raises:
+      JaxganError: if there are too few.
+    """
+    some = slice(n) if reference.unseen is not None else slice(n, 2 * n)
+    part = _part(reference.unseen or reference.train, some)
+    if len(part.features) < n:
+        needed = f"{n} test images" if reference.unseen is not None else f"{2 * n} training images"
+        raise JaxganError(f"to score {n} samples takes {needed}, for what real ones would score")
+    return part
 
 
 def class_shares(seen: Seen) -> list[float] | None:
@@ -136,7 +153,7 @@ def evaluate(reference: Reference, samples: Seen) -> dict[str, Any]:
     Args:
       reference: the real images, at least n of them.
       samples: what the same extractor sees in the samples, n of LEAST or more. With the unseen
-        images in their place it is the floor, the best that can be expected.
+        `floor` in their place it is the best that can be expected.
 
     Raises:
       JaxganError: if there are fewer than LEAST samples, or more than real images.
@@ -184,19 +201,36 @@ def evaluate_in_training(reference: Reference, state: GANState, rng: jax.Array) 
     Named as by `evaluate`. Of a GAN with an average of weights those of the weights themselves
     stand beside them, as `raw_fd(...)` and so on. NaN of a GAN that has diverged.
     """
-    n = min(IN_TRAINING, len(reference.images))
-    real = first(reference.train, n).features
+    n = _in_training(reference)
     scores = {}
     for prefix, drawn in (("", state), ("raw_", state.replace(ema=None))):
         if prefix and state.ema is None:
             continue
         try:
-            features = reference.extractor.see(draw(drawn, rng, n)).features
-            found = {FD: frechet_distance(real, features), **prdc(real, features)._asdict()}
+            found = _quick_scores(reference, reference.extractor.see(draw(drawn, rng, n)))
         except NonFiniteError:
             found = dict.fromkeys((FD, *PRDC._fields), math.nan)
         scores |= {prefix + _named(reference, k, n): v for k, v in found.items()}
     return scores
+
+
+def floor_in_training(reference: Reference) -> dict[str, float]:
+    """The same scores of as many real images: `real_fd(...)` and so on."""
+    n = _in_training(reference)
+    found = _quick_scores(reference, floor(reference, n))
+    return {"real_" + _named(reference, k, n): v for k, v in found.items()}
+
+
+def _in_training(reference: Reference) -> int:
+    return min(IN_TRAINING, len(reference.images) // 2)
+
+
+def _quick_scores(reference: Reference, samples: Seen) -> dict[str, float]:
+    real = first(reference.train, len(samples.features)).features
+    return {
+        FD: frechet_distance(real, samples.features),
+        **prdc(real, samples.features)._asdict(),
+    }
 
 
 def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -223,6 +257,11 @@ def best_member(row: Mapping[str, Any]) -> int:
     return int(np.nanargmin(values))
 
 
+def _part(seen: Seen, part: slice) -> Seen:
+    probabilities = seen.probabilities
+    return Seen(seen.features[part], None if probabilities is None else probabilities[part])
+
+
 def _named(reference: Reference, name: str, n: int) -> str:
     return f"{name}({reference.extractor.name}, train, n={n})"
 
@@ -232,7 +271,7 @@ def _components(images: np.ndarray) -> Extractor:
     from sklearn.decomposition import PCA
 
     count = min(COMPONENTS, *images.reshape(len(images), -1).shape)
-    components = PCA(count, random_state=0).fit(_flat(images))
+    components: Any = PCA(count, random_state=0).fit(_flat(images))
 
     def see(others: np.ndarray) -> Seen:
         if others.shape[1:] != images.shape[1:]:
@@ -241,7 +280,7 @@ def _components(images: np.ndarray) -> Extractor:
             )
         return Seen(components.transform(_flat(others)).astype(np.float32), None)
 
-    return Extractor(f"pca{count}", _digest(images), see)
+    return Extractor(f"pca{count}", _digest(components.mean_, components.components_), see)
 
 
 def _digest(*arrays: np.ndarray) -> str:
@@ -254,7 +293,8 @@ def _flat(images: np.ndarray) -> np.ndarray:
     return flat / 127.5 - 1 if images.dtype == np.uint8 else flat
 
 
-def _shuffled(images: np.ndarray) -> np.ndarray:
+def shuffled(images: np.ndarray) -> np.ndarray:
+    """Images in an order drawn once for all, so that the first n of any number are a fair draw."""
     return images[np.random.default_rng(0).permutation(len(images))]
 
 
@@ -265,7 +305,7 @@ def _seen(extractor: Extractor, images: np.ndarray) -> Seen:
     try:
         with np.load(io.BytesIO(Path(str(file)).read_bytes())) as arrays:
             return Seen(arrays["features"], arrays.get("probabilities"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # not there, or damaged
     seen = extractor.see(images)
     if file is not None:

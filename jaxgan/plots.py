@@ -146,11 +146,12 @@ def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes:
 def curves_png(history: History) -> bytes:
     """Losses (left) and scores (right) over the epochs, as a PNG file.
 
-    Where samples were evaluated (`jaxgan.evaluation`) also their Fréchet distance, on a logarithmic
-    axis. Of a population: each member's in a thin line, and the mean of those that have not failed.
+    Where samples were evaluated (`jaxgan.evaluation`) also their Fréchet distance and that of real
+    images, on a logarithmic axis. Of a population: each member's in a thin line, and the mean of
+    those that have not failed.
     """
     columns = dict.fromkeys(name for row in history for name in row)
-    distances = [name for name in columns if name.startswith(("fd(", "raw_fd("))]
+    distances = [name for name in columns if name.startswith(("fd(", "raw_fd(", "real_fd("))]
     figure, (losses, scores, *rest) = _panels(1, 3 if distances else 2)
     scores.set_ylim(0, 1)
     _draw(losses, history, "loss", _LOSSES)

@@ -149,9 +149,10 @@ def _check_evaluation(settings: TrainConfig, dataset: data.Dataset) -> None:
         raise JaxganError(
             "evaluate_every is for images; a run on ring or grid is scored when it ends"
         )
-    if len(dataset.images) < evaluation.LEAST:
+    least = 2 * evaluation.LEAST
+    if len(dataset.images) < least:
         raise JaxganError(
-            f"evaluate_every needs at least {evaluation.LEAST} images, got {len(dataset.images)}"
+            f"evaluate_every needs at least {least} images, got {len(dataset.images)}"
         )
 
 
@@ -186,7 +187,7 @@ def load_state(
         )
     state = (found or like).arrays["state"]
     history = found.record["history"] if found else []
-    members = _members(_settings(workdir))
+    members = _members(read_settings(workdir))
     if members is None and member is not None:
         raise JaxganError(f"{workdir} is no population: it has no member {member}")
     if members is not None:
@@ -216,7 +217,7 @@ def checkpoint_like(workdir: str | Path) -> checkpoint.Checkpoint:
         raise JaxganError(
             f"{workdir} was trained with networks of its own, which only its code can build"
         )
-    settings = _settings(workdir)
+    settings = read_settings(workdir)
     try:
         config = GANConfig(**gan)
     except TypeError as error:
@@ -228,8 +229,12 @@ def checkpoint_like(workdir: str | Path) -> checkpoint.Checkpoint:
     return _checkpoint(loop.start_run(train_step, start, images, settings.batch_size, layout))
 
 
-def _settings(workdir: str | Path) -> TrainConfig:
-    """How the run of a folder goes."""
+def read_settings(workdir: str | Path) -> TrainConfig:
+    """How the run of a folder goes.
+
+    Raises:
+      JaxganError: if it is no run folder, or one of another version of jaxgan.
+    """
     try:
         return TrainConfig(**checkpoint.read_config(workdir)["train"])
     except (KeyError, TypeError) as error:
@@ -280,6 +285,8 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
     before, saved = len(run.history), loop.step(run.state)
     with devices.together("look at the real images"):
         reference = _reference(settings, dataset) if before < settings.epochs else None
+        floor = evaluation.floor_in_training(reference) if reference else {}
+    _announce_scores(floor)
     failed = settings.stop_on_failure and diagnostics.has_failed(run.history)
 
     def save(run: loop.Run) -> None:
@@ -298,7 +305,7 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
             return {}
         scores = _evaluate(reference, devices.local(run.state), rngs.pictures)
         _announce_scores(scores)
-        return scores
+        return scores | floor
 
     def on_epoch(run: loop.Run) -> None:
         nonlocal failed
@@ -368,14 +375,17 @@ def _evaluate(reference: evaluation.Reference, state: GANState, rng: jax.Array) 
     return {name: [scores[name] for scores in found] for name in found[0]}
 
 
+_SCORED = {"": "", "raw": " of raw weights", "real": " of real images"}
+
+
 def _announce_scores(scores: dict[str, Any]) -> None:
     if devices.is_first():
         lines = {}
         for name, value in scores.items():
             short, _, of = name.partition("(")
-            raw = short.startswith("raw_")
-            shown = f"{short.removeprefix('raw_')} {loop.sound_mean(value):.3g}"
-            lines.setdefault(f"({of}{' of raw weights' if raw else ''}", []).append(shown)
+            kind, _, plain = short.rpartition("_")
+            shown = f"{plain} {loop.sound_mean(value):.3g}"
+            lines.setdefault(f"({of}{_SCORED[kind]}", []).append(shown)
         for of, shown in lines.items():
             print(f"  {'  '.join(shown)}  {of}", flush=True)
 

@@ -11,6 +11,7 @@ import tyro
 from tqdm import tqdm
 
 from jaxgan import JaxganError, checkpoint, cli, data, evaluation, plots, training
+from jaxgan.errors import NoSplitError
 from jaxgan.metrics.neighbours import nearest
 
 FLOOR = "real images"
@@ -34,7 +35,8 @@ class Options:
     """A bundled judge, or the file of one (scripts/train_judge.py); by default the one that knows
     the data set, and where there is none the principal components of its images."""
     num: int = evaluation.SAMPLES
-    """How many samples of each, or as many as there are test images if that is less."""
+    """How many samples of each, or fewer: all have as many as the smallest set of samples, and as
+    the test images (without such as half of the training images)."""
     seed: int = 0
     """Of the latents."""
     json: str | None = None
@@ -47,14 +49,22 @@ def main() -> None:
     options = cli.parse(Options)
     if not options.workdirs and options.samples is None:
         raise JaxganError("nothing to evaluate: name run folders, or --samples FILE or FOLDER")
+    if options.num < 1:
+        raise JaxganError(f"--num must be 1 or more, got {options.num}")
+    if not 0 <= options.seed < 2**32:
+        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
     train, unseen = load_real(options)
-    n = min(options.num, len(train.images), *([len(unseen.images)] if unseen else []))
-    drawn = draw(options, n)
+    given = {}
+    if options.samples is not None:
+        given[options.samples] = data.load(options.samples).images
+    others = len(unseen.images) if unseen else len(train.images) // 2
+    n = min(options.num, len(train.images), others, *map(len, given.values()))
+    # Files may be sorted, by class for example.
+    drawn = draw(options, n) | {k: evaluation.shuffled(v)[:n] for k, v in given.items()}
     extractor = evaluation.make_extractor(train, options.judge)
     seen = {name: extractor.see(images) for name, images in drawn.items()}
     reference = evaluation.make_reference(extractor, train, unseen)
-    if reference.unseen is not None:
-        seen = {FLOOR: evaluation.first(reference.unseen, n), **seen}
+    seen = {FLOOR: evaluation.floor(reference, n), **seen}
     scores = {
         name: evaluation.evaluate(reference, some)
         for name, some in tqdm(seen.items(), "scoring", disable=None)
@@ -69,31 +79,31 @@ def main() -> None:
 def load_real(options: Options) -> tuple[data.Dataset, data.Dataset | None]:
     """The training images of all runs, and the test images if there are any."""
     found = [settings(workdir) for workdir in options.workdirs]
-    if options.dataset or not found:
-        found = [(options.dataset or "fashion_mnist", None)]
-    if len(set(found)) > 1:
-        names = ", ".join(sorted({name for name, _ in found}))
+    if options.dataset:
+        found = [(options.dataset, size) for _, size in found or [("", None)]]
+    found = list(dict.fromkeys(found or [("fashion_mnist", None)]))
+    if len(found) > 1:
+        names = ", ".join(name + (f" at size {size}" if size else "") for name, size in found)
         raise JaxganError(f"runs on different data cannot stand side by side: {names}")
-    ((name, size),) = set(found)
+    ((name, size),) = found
     if name in data.MIXTURES:
         raise JaxganError(f"a run on {name} is scored when it ends: its points have no features")
     train = data.load(name, "train", options.data_dir, image_size=size)
     try:
         return train, data.load(name, "test", options.data_dir, image_size=size)
-    except JaxganError:
+    except NoSplitError:
         return train, None  # a folder, a file
 
 
 def settings(workdir: str) -> tuple[str, int | None]:
     """The data set of a run, and the size of its images if they were resized."""
-    described = checkpoint.read_config(workdir)
-    asked = described["train"]["dataset"]
-    name = described["data"]["name"] if asked == "auto" else asked
-    return name, described["train"]["image_size"]
+    described, train = checkpoint.read_config(workdir), training.read_settings(workdir)
+    name = described["data"]["name"] if train.dataset == "auto" else train.dataset
+    return name, train.image_size
 
 
 def draw(options: Options, n: int) -> dict[str, np.ndarray]:
-    """At most n samples of each generator, bytes, by the name of their column."""
+    """n samples of each generator, bytes, by the name of their column."""
     drawn = {}
     for workdir in options.workdirs:
         state, epochs = training.load_state(workdir)
@@ -104,8 +114,6 @@ def draw(options: Options, n: int) -> dict[str, np.ndarray]:
         if state.ema is not None:
             raw = state.replace(ema=None)
             drawn[f"{workdir} (not averaged)"] = evaluation.draw(raw, rng, n)
-    if options.samples is not None:
-        drawn[options.samples] = data.load(options.samples).images[:n]
     return drawn
 
 

@@ -82,8 +82,8 @@ class Options:
     process_id: int | None = None
     """Which of them this is, from 0."""
     preset: Literal["reference", "tuned", "large"] = "reference"
-    """Named settings, which the other options then change. tuned: the same two networks, with the
-    remedies that a search found best for them. large: these with layers of four times the width,
+    """Named settings, which the other options then change. tuned: the same two networks, with
+    remedies found for them by search and by hand. large: these with layers of four times the width,
     for 60 epochs of batches of 64; a quarter of an hour on two CPU cores."""
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import platform
 import shlex
 import sys
@@ -17,6 +18,7 @@ from flax.training.train_state import TrainState
 from tqdm import tqdm
 
 from jaxgan import JaxganError, checkpoint, cli, data
+from jaxgan.errors import NoSplitError
 from jaxgan.metrics.classifier import Judge, JudgeCNN, judge_bytes, judge_images, scaled
 
 
@@ -32,6 +34,8 @@ class Options:
     """A labelled data set, as for train.py."""
     data_dir: str | None = None
     """Where its files are looked for first."""
+    image_size: int | None = None
+    """Resize and centre-crop the images to this many pixels square."""
     widths: tuple[int, ...] = (32, 64, 64)
     """Of its convolutions."""
     kernel: int = 3
@@ -56,8 +60,13 @@ def main() -> None:
     out = Path(options.out).expanduser()
     if out.suffix != ".safetensors":
         raise JaxganError(f"--out must be NAME.safetensors, got {options.out!r}")
-    if not options.widths or min(*options.widths, options.kernel) < 1:
-        raise JaxganError("--widths and --kernel must be whole numbers above 0")
+    sizes = (*options.widths, options.kernel, options.epochs, options.batch_size)
+    if not options.widths or min(sizes) < 1:
+        raise JaxganError("--widths, --kernel, --epochs and --batch-size must be 1 or more")
+    if not 0 < options.learning_rate < math.inf:
+        raise JaxganError(f"--learning-rate must be above 0, got {options.learning_rate}")
+    if not 0 <= options.seed < 2**32:
+        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
     train, test = load(options)
     classes = int(train.labels.max()) + 1
     module = JudgeCNN(classes, options.widths, options.kernel)
@@ -78,12 +87,13 @@ def main() -> None:
 
 def load(options: Options) -> tuple[Labelled, Labelled]:
     """Images to train on, and others to test on: a tenth, where the set has no such split."""
-    train = data.load(options.dataset, "train", options.data_dir)
+    size = options.image_size
+    train = data.load(options.dataset, "train", options.data_dir, image_size=size)
     if train.labels is None:
         raise JaxganError(f"{options.dataset} has no labels, and so no classes to tell apart")
     images, labels = train.images, train.labels
-    with contextlib.suppress(JaxganError):
-        test = data.load(options.dataset, "test", options.data_dir)
+    with contextlib.suppress(NoSplitError):
+        test = data.load(options.dataset, "test", options.data_dir, image_size=size)
         if test.labels is not None:
             return Labelled(images, labels), Labelled(test.images, test.labels)
     order = np.random.default_rng(options.seed).permutation(len(images))

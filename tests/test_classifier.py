@@ -112,10 +112,17 @@ def test_without_a_test_split_a_tenth_is_held_out(train_judge, tmp_path, capsys)
     assert classifier.load_judge(tmp_path / "own.safetensors").module.classes == 3
 
 
-def test_unlabelled_data_and_a_name_without_suffix_are_refused(train_judge, tmp_path):
+def test_unlabelled_data_and_options_that_make_no_judge_are_refused(train_judge, tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((4, 8, 8), np.uint8))
     with pytest.raises(JaxganError, match=r"--out must be NAME.safetensors"):
         train_judge("--out", tmp_path / "judge")
+    for options, message in (
+        (("--epochs", 0), "--epochs and --batch-size must be 1 or more"),
+        (("--learning-rate", "nan"), "--learning-rate must be above 0, got nan"),
+        (("--seed", -1), "--seed must be from 0"),
+    ):
+        with pytest.raises(JaxganError, match=message):
+            train_judge(*options, "--out", tmp_path / "j.safetensors")
     with pytest.raises(JaxganError, match="has no labels"):
         train_judge("--dataset", tmp_path / "images.npy", "--out", tmp_path / "j.safetensors")
 
@@ -139,3 +146,20 @@ def test_class_scores_in_closed_form():
     kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert two.classifier_score == pytest.approx(math.exp(kl))
     json.dumps(two)  # of plain numbers
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros((0, 4)), "at least 1 samples are needed, got 0"),
+        (np.eye(3), "of the same D"),
+        (np.zeros(4), "of the same D"),
+        (np.full((2, 4), np.nan), "finite"),
+    ],
+)
+def test_class_scores_of_what_are_no_probabilities_are_refused(samples, message):
+    with pytest.raises(JaxganError, match=message):
+        class_scores(samples, np.eye(4))
+    if samples.shape[1:] == (4,):
+        with pytest.raises(JaxganError, match=message):
+            class_scores(np.eye(4), samples)

@@ -5,6 +5,8 @@ import json
 import jax
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
+from test_data import write_set
 from test_scripts import here, picture
 
 from jaxgan import (
@@ -82,10 +84,47 @@ def test_what_was_seen_of_real_images_is_kept(digits, cache, tmp_path):
     assert (other.train.features != first.train.features).any()
     assert reference(0, digits[0]._replace(images=digits[0].images[:500]))[1] == 1
     # What is damaged is seen anew.
-    for file in cache.iterdir():
-        file.write_bytes(file.read_bytes()[:99])
-    assert reference(0)[1] == 2
-    assert reference(0)[1] == 0
+    for length in (99, 0):
+        for file in cache.iterdir():
+            file.write_bytes(file.read_bytes()[:length])
+        assert reference(0)[1] == 2
+        assert reference(0)[1] == 0
+
+
+def test_features_by_other_components_are_not_taken_for_these(digits, monkeypatch):
+    own = evaluation.make_extractor(digits[0])
+    assert own.digest == evaluation.make_extractor(digits[0]).digest
+    fit = PCA.fit
+
+    def turned(self, *args):
+        fit(self, *args).components_[3] *= -1
+        return self
+
+    monkeypatch.setattr(PCA, "fit", turned)
+    assert own.digest != evaluation.make_extractor(digits[0]).digest
+
+
+def test_the_bundled_judge_knows_its_own_data(digits):
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), np.uint8)
+    clothes = digits[0]._replace(images=images, name="fashion_mnist")
+    assert evaluation.make_extractor(clothes).name == "fashion-cnn-v1"
+    assert evaluation.make_extractor(clothes._replace(name="own")).name.startswith("pca")
+    resized = clothes._replace(images=images[:, ::2, ::2])
+    assert evaluation.make_extractor(resized).name.startswith("pca")
+
+
+def test_the_floor_is_of_other_images_than_samples_are_compared_with(digits):
+    train, test = digits
+    extractor = evaluation.make_extractor(train)
+    reference = evaluation.make_reference(extractor, train, test)
+    assert (evaluation.floor(reference, 90).features == reference.unseen.features[:90]).all()
+    with pytest.raises(JaxganError, match="score 298 samples takes 298 test images"):
+        evaluation.floor(reference, 298)
+    reference = evaluation.make_reference(extractor, train, None)
+    assert (evaluation.floor(reference, 90).features == reference.train.features[90:180]).all()
+    assert len(evaluation.floor(reference, 750).features) == 750
+    with pytest.raises(JaxganError, match="score 751 samples takes 1502 training images"):
+        evaluation.floor(reference, 751)
 
 
 def test_without_a_judge_principal_components_stand_in(digits):
@@ -141,13 +180,45 @@ def test_runs_stand_side_by_side_beside_real_images(runs, tmp_path):
     line = next(line for line in out.splitlines() if line.startswith("fd(untrained, train, n=297)"))
     assert line.split()[-4:] == [f"{value:.4g}" for value in fd]
     assert picture(tmp_path / "scores.png").shape[1] > 800
-    # The same numbers from a file of the same samples.
-    here("sample.py", "--workdir", folders[0], "--num", 60, "--out", tmp_path / "samples.npz")
-    options = ("--dataset", "digits", "--num", 60, "--json", tmp_path / "own.json")
-    here("evaluate.py", "--samples", tmp_path / "samples.npz", *options)
-    own = json.loads((tmp_path / "own.json").read_text())
-    assert list(own) == ["real images", str(tmp_path / "samples.npz")]
-    assert all(name.endswith("(pca64, train, n=60)") for column in own.values() for name in column)
+
+
+def test_files_of_samples_are_scored(runs, digits, tmp_path):
+    def scores(samples, *options):
+        file = tmp_path / "scores.json"
+        here("evaluate.py", *options, "--samples", samples, "--json", file)
+        return json.loads(file.read_text())
+
+    # The smallest set sets the number for all, the floor among them.
+    here("sample.py", "--workdir", runs / "plain", "--num", 60, "--out", tmp_path / "few.npz")
+    found = scores(tmp_path / "few.npz", runs / "plain")
+    assert list(found) == ["real images", str(runs / "plain"), str(tmp_path / "few.npz")]
+    names = {name.split("(")[1] for column in found.values() for name in column}
+    assert names == {"pca64, train, n=60)"}
+    # Sorted by class, and more than are scored: a fair draw is taken all the same.
+    images, labels = digits[0].images, digits[0].labels
+    np.save(tmp_path / "sorted.npy", images[labels.argsort(kind="stable"), ..., 0])
+    fd = "fd(pca64, train, n=297)"
+    real, of_samples = scores(tmp_path / "sorted.npy", "--dataset", "digits").values()
+    assert of_samples[fd] < 1.5 * real[fd]
+    # Data without a test split: other training images are the floor.
+    real, of_samples = scores(
+        tmp_path / "sorted.npy", "--dataset", tmp_path / "sorted.npy"
+    ).values()
+    assert real.keys() == of_samples.keys()
+    assert 0 < real["fd(pca64, train, n=750)"] < 1
+
+
+def test_a_damaged_test_split_is_not_taken_for_none(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (200, 28, 28), np.uint8)
+    write_set(tmp_path, images, np.arange(200, dtype=np.uint8) % 10)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(b"")
+    np.save(tmp_path / "samples.npy", images)
+    options = ("--dataset", "mnist", "--data-dir", tmp_path)
+    for script in (
+        ("evaluate.py", "--samples", tmp_path / "samples.npy"),
+        ("train_judge.py", "--out", tmp_path / "judge.safetensors"),
+    ):
+        assert "t10k-images-idx3-ubyte.gz" in here(*script, *options, status=2)[1]
 
 
 def test_what_cannot_be_evaluated_is_said_in_one_line(runs, tmp_path):
@@ -166,13 +237,17 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(runs, tmp_path):
     )
     assert "has no checkpoint yet" in error(tmp_path / "digits")
     assert "from 50 samples" in error(runs / "plain", "--num", 20)
+    assert "--num must be 1 or more, got 0" in error(runs / "plain", "--num", 0)
+    assert "--seed must be from 0" in error(runs / "plain", "--seed", -1)
+    (tmp_path / "config.json").write_text("{}")
+    assert "is of another version of jaxgan" in error(tmp_path)
     np.save(tmp_path / "small.npy", np.zeros((60, 5, 5), np.uint8))
     assert "samples are (5, 5, 1)" in error(
         "--samples", tmp_path / "small.npy", "--dataset", "digits"
     )
 
 
-FD = "fd(pca64, train, n=1500)"
+FD = "fd(pca64, train, n=750)"
 
 
 def evaluated(workdir, *options, epochs=5) -> list[dict]:
@@ -196,11 +271,14 @@ def test_a_run_is_evaluated_while_it_trains(watched, digits):
     reference = evaluation.make_reference(evaluation.make_extractor(digits[0]), digits[0], None)
     rng = loop.make_rngs(0).pictures
     for prefix, drawn in (("", state), ("raw_", state.replace(ema=None))):
-        images = evaluation.draw(drawn, rng, 1500)
+        images = evaluation.draw(drawn, rng, 750)
         scores = evaluation.evaluate(reference, reference.extractor.see(images))
         for name in ("fd", "precision", "recall", "density", "coverage"):
-            name = f"{name}(pca64, train, n=1500)"
+            name = f"{name}(pca64, train, n=750)"
             assert history[-1][prefix + name] == pytest.approx(scores[name], rel=1e-9)
+    floor = evaluation.evaluate(reference, evaluation.floor(reference, 750))
+    assert {f"real_{name}" for name in floor if not name.startswith("kid")} <= set(history[-1])
+    assert history[-1][f"real_{FD}"] == history[1][f"real_{FD}"] == pytest.approx(floor[FD])
     assert history[-1][FD] != history[-1][f"raw_{FD}"]
     assert picture(folder / "curves.png").shape[1] == 1500
 
@@ -209,8 +287,6 @@ def test_the_best_checkpoint_is_kept_and_sampled(watched, tmp_path):
     folder, history = watched
     rows = [row for row in history if FD in row]
     best = min(rows, key=lambda row: row[FD])
-    steps = {int(path.name) for path in (folder / "checkpoints").iterdir()}
-    assert {best["step"], history[-1]["step"]} <= steps
     state, epochs = training.load_state(folder, best=True)
     assert (epochs, int(state.step)) == (best["epoch"], best["step"])
     out, _ = here("sample.py", "--workdir", folder, "--best", "--out", tmp_path / "best.png")
@@ -301,10 +377,10 @@ def test_a_generator_that_has_diverged_has_no_scores(digits):
 
 
 def test_what_cannot_be_evaluated_in_training_leaves_no_folder(tmp_path):
-    np.save(tmp_path / "few.npy", np.zeros((49, 5, 5), np.uint8))
+    np.save(tmp_path / "few.npy", np.zeros((99, 5, 5), np.uint8))
     for dataset, reason in (
         ("ring", "is for images"),
-        (tmp_path / "few.npy", "at least 50 images"),
+        (tmp_path / "few.npy", "at least 100 images"),
     ):
         options = ("--evaluate-every", 1, "--workdir", tmp_path / "run")
         assert reason in here("train.py", "--dataset", dataset, *options, status=2)[1]

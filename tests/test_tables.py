@@ -301,3 +301,5 @@ def test_presets_are_scored_by_two_judges(monkeypatch, tmp_path, capsys):
     assert rows_in(file) == [row]  # not trained again: its seconds would differ
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "reference: 2 of 2 seeds" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="has reference with other settings: choose another"):
+        run(recipes, monkeypatch, *options, "--num", 61)

@@ -11,7 +11,7 @@ from jaxgan.data import files, idx, mixtures, prepared
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.mixtures import MIXTURES, Mixture
 from jaxgan.data.resize import resized
-from jaxgan.errors import DataUnavailableError, JaxganError
+from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
 
 __all__ = ["MIXTURES", "Dataset", "Mixture", "load"]
 
@@ -51,6 +51,7 @@ def load(
 
     Raises:
       DataUnavailableError: if the set is not on this machine and cannot be downloaded.
+      NoSplitError: if it has no such split.
       JaxganError: if the name is unknown, a file is not what it should be, or points are to be
         resized.
     """
@@ -104,7 +105,7 @@ def _digits(split: str) -> Dataset:
     labels = digits.target.astype(np.int32)
     part = {"train": slice(0, 1500), "test": slice(1500, None)}
     if split not in part:
-        raise JaxganError(f"digits has the splits train and test, not {split!r}")
+        raise NoSplitError(f"digits has the splits train and test, not {split!r}")
     return Dataset(images[part[split]], labels[part[split]], "digits", split)
 
 

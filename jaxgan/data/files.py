@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.resize import resized
-from jaxgan.errors import JaxganError
+from jaxgan.errors import JaxganError, NoSplitError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -77,7 +77,7 @@ def load_arrays(name: str, split: str) -> Dataset:
 
 def _only_train(name: str, split: str) -> None:
     if split != "train":
-        raise JaxganError(f"{name} has one split only, train; there is no {split!r}")
+        raise NoSplitError(f"{name} has one split only, train; there is no {split!r}")
 
 
 def _pictures(folder: Path) -> list[Path]:

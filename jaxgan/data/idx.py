@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.network import not_cached, unreachable
-from jaxgan.errors import DataUnavailableError, JaxganError
+from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
 
 NAMES = ("fashion_mnist", "mnist", "kmnist")
 
@@ -27,7 +27,7 @@ _FILES = {
 def load(name: str, split: str, data_dir: str | Path | None) -> Dataset:
     """Loads one split of a set of `NAMES`; see `jaxgan.data.load`."""
     if split not in _FILES:
-        raise JaxganError(f"{name} has the splits train and test, not {split!r}")
+        raise NoSplitError(f"{name} has the splits train and test, not {split!r}")
     paths = find(name, split, data_dir) or _from_tfds(name, split, data_dir)
     other = _other_set(name, paths[0])
     if other:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgan.data.dataset import Dataset
-from jaxgan.errors import JaxganError
+from jaxgan.errors import NoSplitError
 
 POINTS = 100_000
 """In each split."""
@@ -50,6 +50,6 @@ def load(name: str, split: str) -> Dataset:
     """Loads one of `MIXTURES`; see `jaxgan.data.load`. The same points every time."""
     seeds = {"train": 0, "test": 1}
     if split not in seeds:
-        raise JaxganError(f"{name} has the splits train and test, not {split!r}")
+        raise NoSplitError(f"{name} has the splits train and test, not {split!r}")
     points, modes = MIXTURES[name].draw(POINTS, seeds[split])
     return Dataset(points.reshape(POINTS, 1, 1, 2), modes, name, split)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.network import not_cached, unreachable
 from jaxgan.data.resize import resized
-from jaxgan.errors import DataUnavailableError, JaxganError
+from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
 
 
 def load(
@@ -26,7 +26,7 @@ def load(
     if not builder.info.splits:
         builder = _prepare(name, data_dir)
     if split not in builder.info.splits:
-        raise JaxganError(f"{name} has the splits {', '.join(builder.info.splits)}, not {split!r}")
+        raise NoSplitError(f"{name} has the splits {', '.join(builder.info.splits)}, not {split!r}")
     image_key, label_key = _keys(name, builder.info.features)
     try:
         source = builder.as_data_source(split=split)

@@ -12,6 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgan.errors import JaxganError
+from jaxgan.metrics.frechet import checked_features
 
 FEATURES = 128
 """Size of the layer before the classes, after its ReLU."""
@@ -167,8 +168,11 @@ def class_scores(probabilities: np.ndarray, real: np.ndarray) -> ClassScores:
     """Scores samples by the probabilities of their classes, `[N, K]`, beside real ones, `[M, K]`.
 
     Computed in float64. Classes that the real images lack are left out of the worst.
+
+    Raises:
+      JaxganError: if the sets are not of these shapes, one is empty, or a number is not finite.
     """
-    p = np.asarray(probabilities, np.float64)
+    p, real = checked_features(probabilities, real, least=1)
     marginal = p.mean(axis=0)
     tiny = np.finfo(np.float64).tiny
     divergence = (p * (np.log(p + tiny) - np.log(marginal + tiny))).sum(axis=1).mean()

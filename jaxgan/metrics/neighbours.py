@@ -36,7 +36,7 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 3, k_coverage: int = 5) ->
 
     Args:
       real: features `[N, D]`, N > k and k_coverage.
-      fake: features `[M, D]`, M > k.
+      fake: features `[M, D]`, M > k and k_coverage.
       k: which neighbour is the radius, for precision and recall; the sample itself is none.
       k_coverage: the same for density and coverage.
 
