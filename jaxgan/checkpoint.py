@@ -10,10 +10,12 @@ Knows nothing of GANs: a checkpoint is a tree of arrays and a record that fits J
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -243,7 +245,7 @@ def restore_step(path: Path, step: int, like: Checkpoint) -> Checkpoint:
         # Orbax and tensorstore raise whatever comes, even bare Exception.
         except Exception as error:
             damage = (str(error).splitlines() or [type(error).__name__])[0]
-    raise JaxganError(f"checkpoint {folder} cannot be used: {damage}")
+    raise JaxganError(f"checkpoint {folder} cannot be used: {damage}; others may be whole")
 
 
 def _newest_whole(path: Path, damaged: set[int]) -> int:
@@ -288,6 +290,19 @@ def read_config(path: str | Path) -> dict:
         raise JaxganError(f"{path} is not a run folder: it has no config.json") from error
     except (OSError, ValueError) as error:
         raise JaxganError(f"{file} cannot be read ({error})") from error
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder of a file that is to be written later, and sees that it can be.
+
+    Raises:
+      JaxganError: if not, before the work is done that goes into it.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -351,7 +351,7 @@ def _checked(means, finite: np.ndarray, epoch: int, population: bool) -> dict[st
         return means
     if population:
         return {name: np.where(sound, mean, np.nan) for name, mean in means.items()}
-    bad = [f"{name} is {mean}" for name, mean in means.items() if not np.isfinite(mean)]
+    bad = [f"{name} is {mean}" for name, mean in means.items() if not np.isfinite(mean)][:4]
     # The losses say nothing of what the last update did: a checkpoint must not hold it unseen.
     bad = bad or ["a parameter or an optimizer moment is not finite"]
     raise NonFiniteError(f"training diverged in epoch {epoch}: {', '.join(bad)}")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -228,12 +229,15 @@ def evaluation_png(
     for axes, (name, images) in zip(rows, strips.items(), strict=True):
         axes.imshow(image_grid(images, columns), cmap="gray")
         axes.set(xticks=[], yticks=[])
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+        label = textwrap.fill(name, 28)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
     if right is not None:
         axes = right.subplots()
         width = 0.8 / len(shares)
         for i, (name, values) in enumerate(shares.items()):
-            axes.bar(np.arange(len(values)) + i * width, values, width, label=name)
+            axes.bar(
+                np.arange(len(values)) + i * width, values, width, label=textwrap.fill(name, 28)
+            )
         axes.set(xlabel="class", ylabel="share")
         axes.legend(fontsize="small")
     return _saved(figure)
@@ -270,6 +274,8 @@ def _draw(axes, history: History, label: str, lines: Mapping[str, str], *, swing
             axes.fill_between(epochs, mean - deviation, mean + deviation, **band)
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(epochs) == 1:
+        axes.set_xticks(epochs)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
 

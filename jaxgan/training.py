@@ -116,7 +116,9 @@ def _train_in_folder(config, settings: TrainConfig, workdir: str | Path | None) 
             where = (
                 f"the last good checkpoint is of step {kept[0]}" if kept else "no checkpoint yet"
             )
-            raise NonFiniteError(f"{error}; {where}, in {folder.path}") from error
+            raise NonFiniteError(
+                f"{error}; {where}, in {folder.path}; lower learning rates may help"
+            ) from error
 
 
 def _check_alike(described: dict[str, Any]) -> None:
@@ -282,6 +284,8 @@ def _train(settings, start, layout, dataset, folder, events, received) -> Outcom
         print(
             f"resuming {folder.path} after {len(run.history)} epochs, step {loop.step(run.state)}"
         )
+    elif (folder.path / "metrics.csv").exists():
+        print(f"{folder.path} has no checkpoint: training starts anew")
     before, saved = len(run.history), loop.step(run.state)
     with devices.together("look at the real images"):
         reference = _reference(settings, dataset) if before < settings.epochs else None

@@ -67,6 +67,8 @@ def story(history: list[dict]) -> list[str]:
     whole = f"{last['epoch']} epochs, {last['step']} steps"
     if members > 1:
         whole += f", {members} members, {members - sound} diverged; these are means over the others"
+    elif not sound:
+        whole += ", in which it diverged"
     return [
         whole,
         f"The generator's loss was {course(history, 'gen_loss')}; {swing(last, 'gen')}",
@@ -85,6 +87,8 @@ def story(history: list[dict]) -> list[str]:
 def course(history: list[dict], name: str) -> str:
     """A number over the epochs."""
     means = np.array([sound_mean(row[name]) for row in history])
+    if not np.isfinite(means).any():
+        return "never finite"
     said = f"{means[0]:.3g} in epoch 1"
     if len(means) > 1:
         said += f", {means[-1]:.3g} in epoch {len(means)}"
@@ -109,6 +113,8 @@ def verdict(
     lines = diagnostics.describe(found, len(history), population=several, settings=settings)
     if lines:
         return ["Found:", *(f"  {line}" for line in lines)]
+    if not np.isfinite(history[-1]["gen_loss"]).any():
+        return ["No failure was seen before it diverged; try lower learning rates."]
     if short := diagnostics.too_short(history):
         return [f"Nothing was found, but {short}."]
     last = {name: values[-1] for name, values in diagnostics.signs(history).items()}

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxgan import JaxganError, checkpoint, cli, create_state, data, generate, plots, training
+from jaxgan.errors import NonFiniteError
 
 CHUNK = 1000
 """Images generated at a time, so that any number of them fits the memory."""
@@ -50,13 +51,13 @@ def main() -> None:
     if points and kind not in (".npz", ".png"):
         raise JaxganError(f"points go into NAME.npz or NAME.png, not into a folder, {options.out}")
     latents = draw_latents(options, state.config.latent_dim)
-    to_array = np.asarray if points else plots.to_uint8
-    images = np.concatenate(
-        [
-            to_array(generate(state, latents[at : at + CHUNK]))
-            for at in tqdm(range(0, len(latents), CHUNK), "sampling", disable=None)
-        ]
-    )
+    parts = []
+    for at in tqdm(range(0, len(latents), CHUNK), "sampling", disable=None):
+        part = np.asarray(generate(state, latents[at : at + CHUNK]))
+        if not np.isfinite(part).all():
+            raise NonFiniteError("samples are not finite: the generator has diverged")
+        parts.append(part if points else plots.to_uint8(part))
+    images = np.concatenate(parts)
     with checkpoint.disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if kind == ".npz":

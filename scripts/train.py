@@ -16,6 +16,7 @@ import shlex
 import sys
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
 from jaxgan import (
@@ -156,8 +157,10 @@ def print_failures(config: GANConfig, outcome: training.Outcome) -> None:
     several, epochs = outcome.members is not None, len(outcome.history)
     lines = diagnostics.describe(found, epochs, population=several, settings=vars(config))
     short = diagnostics.too_short(outcome.history)
-    if not lines:
-        lines = [f"no failure was seen{f', but {short}' if short else ''}"]
+    sound = population.sound(outcome.history[-1]) if several else np.ones(1, bool)
+    if not lines and sound.any():
+        where = "" if sound.all() else " in the members that have not diverged"
+        lines = [f"no failure was seen{where}{f', but {short}' if short else ''}"]
     print("\n".join(lines))
 
 
@@ -165,7 +168,8 @@ def print_best(outcome: training.Outcome) -> None:
     best = evaluation.best_row(outcome.history)
     if best is not None:
         value = evaluation.least_distance(best)
-        print(f"the least Fréchet distance was {value:.3g}, after epoch {best['epoch']}:")
+        of = f", of member {evaluation.best_member(best)}" if outcome.members else ""
+        print(f"the least Fréchet distance was {value:.3g}{of}, after epoch {best['epoch']}:")
         command = ["python", "scripts/sample.py", "--best", "--workdir", str(outcome.workdir)]
         print(f"  {shlex.join(command)}")
 

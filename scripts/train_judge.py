@@ -18,7 +18,7 @@ from flax.training.train_state import TrainState
 from tqdm import tqdm
 
 from jaxgan import JaxganError, checkpoint, cli, data
-from jaxgan.errors import NoSplitError
+from jaxgan.errors import NonFiniteError, NoSplitError
 from jaxgan.metrics.classifier import Judge, JudgeCNN, judge_bytes, judge_images, scaled
 
 
@@ -67,6 +67,7 @@ def main() -> None:
         raise JaxganError(f"--learning-rate must be above 0, got {options.learning_rate}")
     if not 0 <= options.seed < 2**32:
         raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
+    checkpoint.check_writable(out)
     train, test = load(options)
     classes = int(train.labels.max()) + 1
     module = JudgeCNN(classes, options.widths, options.kernel)
@@ -80,7 +81,6 @@ def main() -> None:
         "versions": f"jax {jax.__version__}, Python {platform.python_version()}",
     }
     with checkpoint.disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_atomically(out, judge_bytes(judge, **about))
     print(f"{judge.name}: {accuracy:.2%} of {len(test.images)} test images; in {out}")
 
@@ -92,6 +92,8 @@ def load(options: Options) -> tuple[Labelled, Labelled]:
     if train.labels is None:
         raise JaxganError(f"{options.dataset} has no labels, and so no classes to tell apart")
     images, labels = train.images, train.labels
+    if len(images) < 2:
+        raise JaxganError(f"{options.dataset} has {len(images)} image: none is left to test on")
     with contextlib.suppress(NoSplitError):
         test = data.load(options.dataset, "test", options.data_dir, image_size=size)
         if test.labels is not None:
@@ -130,7 +132,12 @@ def fit(module: JudgeCNN, images: np.ndarray, labels: np.ndarray, options: Optio
         for part in tqdm(parts, f"epoch {epoch + 1}/{options.epochs}", disable=None):
             state, value = train_step(state, images[part], labels[part])
             values.append(value)
-        print(f"epoch {epoch + 1}/{options.epochs}  loss {np.mean(values):.4f}", flush=True)
+        loss = np.mean(jax.device_get(values))
+        if not np.isfinite(loss):
+            raise NonFiniteError(
+                f"training diverged in epoch {epoch + 1}: take a lower --learning-rate"
+            )
+        print(f"epoch {epoch + 1}/{options.epochs}  loss {loss:.4f}", flush=True)
     return state.params
 
 

@@ -116,13 +116,18 @@ def test_unlabelled_data_and_options_that_make_no_judge_are_refused(train_judge,
     np.save(tmp_path / "images.npy", np.zeros((4, 8, 8), np.uint8))
     with pytest.raises(JaxganError, match=r"--out must be NAME.safetensors"):
         train_judge("--out", tmp_path / "judge")
+    (tmp_path / "j.safetensors").write_bytes(b"old")
     for options, message in (
+        (("--dataset", "digits", "--epochs", 1, "--learning-rate", 1e9), "diverged in epoch 1"),
         (("--epochs", 0), "--epochs and --batch-size must be 1 or more"),
         (("--learning-rate", "nan"), "--learning-rate must be above 0, got nan"),
         (("--seed", -1), "--seed must be from 0"),
     ):
         with pytest.raises(JaxganError, match=message):
             train_judge(*options, "--out", tmp_path / "j.safetensors")
+    assert (tmp_path / "j.safetensors").read_bytes() == b"old"
+    with pytest.raises(JaxganError, match="cannot write to"):
+        train_judge("--out", tmp_path / "j.safetensors" / "inside.safetensors")
     with pytest.raises(JaxganError, match="has no labels"):
         train_judge("--dataset", tmp_path / "images.npy", "--out", tmp_path / "j.safetensors")
 

@@ -241,8 +241,12 @@ def test_what_cannot_be_evaluated_is_said_in_one_line(runs, tmp_path):
     assert "--seed must be from 0" in error(runs / "plain", "--seed", -1)
     (tmp_path / "config.json").write_text("{}")
     assert "is of another version of jaxgan" in error(tmp_path)
+    assert "--plot must be NAME.png" in error(runs / "plain", "--plot", "scores.jpg")
+    assert "cannot write to" in error(
+        runs / "plain", "--json", tmp_path / "ring" / "config.json" / "a"
+    )
     np.save(tmp_path / "small.npy", np.zeros((60, 5, 5), np.uint8))
-    assert "samples are (5, 5, 1)" in error(
+    assert "small.npy are (5, 5, 1), and the real ones (8, 8, 1)" in error(
         "--samples", tmp_path / "small.npy", "--dataset", "digits"
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_gan import assert_trees_equal
+from test_scripts import here
 
 from jaxgan import (
     GANConfig,
@@ -123,7 +124,7 @@ def test_another_population_is_refused(run_folder, settings):
     ],
 )
 def test_settings_that_mean_nothing_are_refused(field, value):
-    with pytest.raises(JaxganError, match=rf"TrainConfig\.{field} must be"):
+    with pytest.raises(JaxganError, match=f"^{field} must be"):
         TrainConfig(**{field: value})
 
 
@@ -165,6 +166,14 @@ def test_members_that_fail_are_counted_and_the_others_go_on(run_folder, settings
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
     assert [np.isnan(float(row["gen_loss"])) for row in rows] == 2 * (3 * [True] + 3 * [False])
     Image.open(tmp_path / "run" / "curves.png").verify()
+    # Its samples are not to be had, and its history is told.
+    options = ("--workdir", tmp_path / "run", "--out", tmp_path / "samples.npz")
+    assert "has diverged" in here("sample.py", *options, "--member", 0, status=3)[1]
+    assert not (tmp_path / "samples.npz").exists()
+    here("sample.py", *options, "--member", 3)
+    told = here("diagnose.py", tmp_path / "run", "--member", 0)[0]
+    assert "in which it diverged" in told
+    assert "before it diverged; try lower learning rates" in told
 
 
 def test_a_sweep_that_cannot_be_leaves_no_folder(run_folder, settings, tmp_path):

@@ -129,7 +129,7 @@ def load_judge(name: str | Path) -> Judge:
             module=module,
             params=unflatten_dict(params, sep="/"),
         )
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise JaxganError(f"{path} is not the file of a judge ({error!r})") from error
 
 
