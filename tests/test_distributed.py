@@ -95,7 +95,7 @@ def test_two_processes_train_save_and_resume_to_what_one_device_does(tmp_path, d
     first, second = finish(*start_under_slurm(*dataset, "--workdir", two, "--epochs", 1))
     assert_same_run(two, one)
     assert "epoch 1/1" in first[0]
-    assert "(pca64, train, n=200)" in first[0]
+    assert "(pca64, train, n=100)" in first[0]
     assert "epoch" not in second[0]  # only the first speaks, and writes
     # Each goes on where the other was.
     one_goes_on, two_go_on = (
