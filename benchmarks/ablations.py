@@ -1,42 +1,38 @@
-"""Where the time of a step goes: the reference GAN with one part left out or changed at a time.
+"""Where the time of a training step goes: the reference GAN with one part changed or left out.
 
-All variants and the matrix products of a step alone (peers/matmul_bound.py) train in turns, in
-rounds; printed are steps per second (median, least, most) and the median over the rounds of the
-rate beside the reference's in the same round. Nothing else should run meanwhile.
+All variants train --steps steps in turns, and so do the matrix products of a step alone
+(peers/matmul_bound.py). Printed are steps per second, and the median over the rounds of the rate
+divided by that of the reference in the same round. It takes about three minutes on two CPU cores.
+Nothing else should run at the same time.
 """
 
-# pyright: reportMissingImports=false
-
-import argparse
-import json
-import shlex
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import harness
 import jax
 import numpy as np
 import optax
-from steps_per_second import find_images, machine
-from tqdm import tqdm
+from peers import matmul_bound
 
 import jaxgan
-from jaxgan import loop
-
-sys.path.append(str(Path(__file__).parent / "peers"))
-
-import matmul_bound
 
 BATCH_SIZE = 128
-WITHOUT_MEASURES = "losses and scores alone"
-REFERENCE = jaxgan.GANConfig()
+WITHOUT_MEASURES, PRODUCTS = "losses and scores alone", "the products alone"
+CONFIGS = {
+    "reference": jaxgan.GANConfig(),
+    "SGD for Adam": jaxgan.GANConfig(),
+    "Adam of constants": jaxgan.GANConfig(),
+    "no dropout": jaxgan.GANConfig(discriminator_dropout=(0.0, 0.0, 0.0)),
+    WITHOUT_MEASURES: jaxgan.GANConfig(),
+    "products in bfloat16": jaxgan.GANConfig(precision="bf16"),
+}
+OPTIMIZERS = {"SGD for Adam": optax.sgd(1e-4), "Adam of constants": optax.adam(1e-3, eps=1e-7)}
+COLUMNS = "name name, median steps/s, min min, max max, to_reference to reference"
 
 
 class Scores(NamedTuple):
-    """What a step would report without measuring itself for the detectors."""
+    """The metrics of a step without those for the detectors of failures."""
 
     gen_loss: jax.Array
     disc_loss: jax.Array
@@ -45,105 +41,60 @@ class Scores(NamedTuple):
 
 
 def lean_step(state, batch, rng):
-    """The step, of whose measures nobody wants to know: they are not computed."""
+    """`train_step`; the compiler leaves out the measures that are not returned."""
     state, metrics = jaxgan.train_step(state, batch, rng)
     return state, Scores(*metrics[:4])
 
 
 def make_state(name: str) -> jaxgan.GANState:
-    config = {
-        "no dropout": jaxgan.GANConfig(discriminator_dropout=(0.0, 0.0, 0.0)),
-        "products in bfloat16": jaxgan.GANConfig(precision="bf16"),
-    }.get(name, REFERENCE)
-    state = jaxgan.create_state(jax.random.key(0), config)
-    optimizers = {"SGD for Adam": optax.sgd(1e-4), "Adam of constants": optax.adam(1e-3, eps=1e-7)}
-    if name in optimizers:
-        tx = optimizers[name]
-        state = state.replace(
-            generator=with_optimizer(state.generator, tx),
-            discriminator=with_optimizer(state.discriminator, tx),
-        )
-    return state
+    state = jaxgan.create_state(jax.random.key(0), CONFIGS[name])
+    if name not in OPTIMIZERS:
+        return state
+    tx = OPTIMIZERS[name]
 
+    def with_optimizer(learner: Any) -> Any:
+        return learner.replace(tx=tx, opt_state=tx.init(learner.params))
 
-def with_optimizer(player, tx):
-    return player.replace(tx=tx, opt_state=tx.init(player.params))
-
-
-VARIANTS = (
-    "reference",
-    "SGD for Adam",
-    "Adam of constants",
-    "no dropout",
-    WITHOUT_MEASURES,
-    "products in bfloat16",
-)
-
-
-def make_epochs(name: str, data: jax.Array) -> Callable[[], None]:
-    """A function that trains an epoch, and goes on at the next call."""
-    step = lean_step if name == WITHOUT_MEASURES else jaxgan.train_step
-    state, epoch = make_state(name), 0
-
-    def run() -> None:
-        nonlocal state, epoch
-        state, metrics = loop.train_epoch(
-            step, state, data, jax.random.key(0), epoch, batch_size=BATCH_SIZE
-        )
-        epoch += 1
-        jax.block_until_ready((state, metrics))
-
-    return run
+    return state.replace(
+        generator=with_optimizer(state.generator),
+        discriminator=with_optimizer(state.discriminator),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=117, help="per round (default: %(default)s)")
-    parser.add_argument("--data-dir", help="where Fashion-MNIST is; else $JAXGAN_DATA_DIR")
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser = harness.make_parser(__doc__, data="fashion", rounds=20, steps=117)
     args = parser.parse_args()
-    images, source = find_images(args.data_dir)
-    if args.rounds < 1 or not 1 <= args.steps <= len(images) // BATCH_SIZE:
-        parser.error(f"--rounds from 1, --steps from 1 to {len(images) // BATCH_SIZE}")
-    about = {"command": shlex.join(["python", *sys.argv]), "images": source, **machine()}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()), flush=True)
+    images, source = harness.find_images(args.data_dir)
+    if args.steps * BATCH_SIZE > len(images):
+        parser.error(f"--steps must be from 1 to {len(images) // BATCH_SIZE}")
+    header = harness.about(images=source)
     rows = measure(images[: args.steps * BATCH_SIZE], args.rounds)
-    for row in rows:
-        print("{name:28}  {median:7.1f}  {min:7.1f}  {max:7.1f}  {to_reference:5.2f}".format(**row))
-    if args.json:
-        args.json.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n")
+    print(harness.table(COLUMNS, rows))
+    harness.write_json(args.json, header | {"rows": rows})
 
 
-def measure(images: np.ndarray, rounds: int) -> list[dict]:
-    data, steps = jax.device_put(images), len(images) // BATCH_SIZE
-    programs = {name: (make_epochs(name, data), steps) for name in VARIANTS}
+def measure(images: np.ndarray, rounds: int) -> list[dict[str, Any]]:
+    programs = {name: make_program(name, images) for name in CONFIGS}
     bound = matmul_bound.make(images, BATCH_SIZE, "step")
-    programs["the products alone"] = (bound.run, bound.steps)
-    for run, _ in tqdm(programs.values(), "compiling"):
-        run()
-        run()
-    rates: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in tqdm(range(rounds), "rounds"):
-        for name, (run, steps) in programs.items():
-            started = time.perf_counter()
-            run()
-            rates[name].append(steps / (time.perf_counter() - started))
+    programs[PRODUCTS] = lambda: bound.steps / harness.seconds_of(bound.run)
+    harness.in_turns(programs, 2, "compiling: ")
+    rates = harness.in_turns(programs, rounds)
     return [
         {
             "name": name,
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-            "to_reference": statistics.median(
-                a / b for a, b in zip(values, rates["reference"], strict=True)
-            ),
+            **harness.spread(values),
+            "to_reference": harness.ratio(values, rates["reference"]),
         }
         for name, values in rates.items()
     ]
 
 
+def make_program(name: str, images: np.ndarray) -> Callable[[], float]:
+    """A function that trains one epoch and gives the steps per second."""
+    step = lean_step if name == WITHOUT_MEASURES else jaxgan.train_step
+    train = harness.make_trainer(make_state(name), images, BATCH_SIZE, step)
+    return lambda: len(images) // BATCH_SIZE / train(1)
+
+
 if __name__ == "__main__":
-    main()
+    harness.main(main)

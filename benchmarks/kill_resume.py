@@ -1,34 +1,34 @@
-"""Kills training runs with SIGKILL at random moments, resumes them, and compares to the bit.
+"""Kills training runs with SIGKILL at random moments, resumes them, and compares them to the bit.
 
-Each trial starts scripts/train.py, kills it up to --kills times, half of the times as soon as a
-save is seen to be under way, lets it end, and compares the last checkpoint (parameters, both Adams,
-steps) and metrics.csv (all but the timings) with those of a run that was never interrupted.
+Each trial starts scripts/train.py, kills it --kills times and then lets it finish. Half of the
+kills wait until a save is under way. The last checkpoint (parameters, moments of both Adams,
+counters) and metrics.csv without its timings must equal those of a run that was never interrupted.
+Fifty trials take about half an hour on two CPU cores.
 """
 
-import argparse
+import collections
 import csv
 import os
 import random
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import harness
 import jax
 import numpy as np
-from steps_per_second import machine
-from tqdm import tqdm
 
-from jaxgan import checkpoint, training
+from jaxgan import MODELS
+from jaxgan.run import checkpoint, saved
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 TIMINGS = ("seconds", "steps_per_second")
 
 
 def start(workdir: Path, options: list[str]) -> subprocess.Popen:
-    """Training in a process of its own."""
+    """Starts training in a process."""
     return subprocess.Popen(
         [sys.executable, str(TRAIN), "--workdir", str(workdir), *options],
         stdout=subprocess.DEVNULL,
@@ -37,7 +37,7 @@ def start(workdir: Path, options: list[str]) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> float:
-    """Waits for a process to end well; gives the seconds that it took from now."""
+    """Waits until a process ends without an error; returns the seconds."""
     started = time.perf_counter()
     _, errors = process.communicate()
     if process.returncode != 0:
@@ -48,7 +48,7 @@ def finish(process: subprocess.Popen) -> float:
 def kill_once(
     process: subprocess.Popen, workdir: Path, chance: random.Random, seconds: float
 ) -> str:
-    """Kills a process that trains; gives the moment: `random`, `in a save`, or `too late`."""
+    """Kills a process that trains; returns the moment: `random`, `in a save`, or `too late`."""
     in_a_save = chance.random() < 0.5
     begun = metrics_time(workdir)
     while process.poll() is None and metrics_time(workdir) == begun:
@@ -57,8 +57,7 @@ def kill_once(
     while process.poll() is None and time.perf_counter() < until:
         time.sleep(0.0005)
     if in_a_save:
-        # Orbax names a step so until it is whole.
-        while process.poll() is None and not list(workdir.glob("checkpoints/*-tmp*")):
+        while process.poll() is None and not is_saving(workdir):
             time.sleep(0.0002)
         time.sleep(chance.uniform(0, 0.03))
     if process.poll() is not None:
@@ -66,27 +65,33 @@ def kill_once(
         return "too late"
     process.kill()
     process.communicate()
-    return "in a save" if list(workdir.glob("checkpoints/*-tmp*")) else "random"
+    return "in a save" if is_saving(workdir) else "random"
 
 
 def metrics_time(workdir: Path) -> int:
-    """When metrics.csv was last written: training is at work once it is."""
+    """When metrics.csv was last written. A change tells that training is under way."""
     path = workdir / "metrics.csv"
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
+def is_saving(workdir: Path) -> bool:
+    # Orbax gives a step this name until it is complete.
+    return any(workdir.glob("checkpoints/*-tmp*"))
+
+
 def differences(one: Path, other: Path) -> list[str]:
-    """What differs between two finished runs, to the bit."""
-    found = []
+    """What differs between two finished runs."""
     arrays = []
     for workdir in (one, other):
-        restored = checkpoint.restore(workdir, training.checkpoint_like(workdir))
+        restored = checkpoint.restore(workdir, saved.checkpoint_like(MODELS["gan"], workdir))
         if restored is None:
             return [f"{workdir} has no checkpoint"]
         arrays.append(jax.tree_util.tree_leaves_with_path(restored[0].arrays))
-    for (path, a), (_, b) in zip(*arrays, strict=True):
-        if np.asarray(a).tobytes() != np.asarray(b).tobytes():
-            found.append(jax.tree_util.keystr(path))
+    found = [
+        jax.tree_util.keystr(path)
+        for (path, a), (_, b) in zip(*arrays, strict=True)
+        if np.asarray(a).tobytes() != np.asarray(b).tobytes()
+    ]
     tables = [metrics(workdir) for workdir in (one, other)]
     if tables[0] != tables[1]:
         found.append(f"metrics.csv ({len(tables[0])} and {len(tables[1])} rows)")
@@ -95,8 +100,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def metrics(workdir: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv without the timings."""
-    rows = read_rows(workdir)
-    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in read_rows(workdir)]
 
 
 def read_rows(workdir: Path) -> list[dict[str, str]]:
@@ -107,7 +111,7 @@ def read_rows(workdir: Path) -> list[dict[str, str]]:
 def trial(
     folder: Path, reference: Path, options: list[str], kills: int, seed: int, seconds: float
 ) -> tuple[list[str], list[str]]:
-    """One run, killed and resumed; gives the moments of the kills, and what differs at the end."""
+    """Kills and resumes one run; returns the moments of the kills, and what differs at the end."""
     chance = random.Random(seed)
     workdir = folder / f"trial_{seed}"
     moments = [kill_once(start(workdir, options), workdir, chance, seconds) for _ in range(kills)]
@@ -116,42 +120,33 @@ def trial(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--trials", type=int, default=50, help="runs to kill (default: 50)")
-    parser.add_argument("--kills", type=int, default=2, help="times each is killed (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    parser.add_argument(
-        "--dataset", default="digits", help="as for scripts/train.py (default: digits)"
-    )
-    parser.add_argument("--epochs", type=int, default=40, help="epochs of each run (default: 40)")
+    parser = harness.make_parser(__doc__, trials=50, kills=2, epochs=40)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments; default: 0")
+    parser.add_argument("--dataset", default="digits", help="default: %(default)s")
     args = parser.parse_args()
-    about = {"command": shlex.join(["python", *sys.argv]), **machine()}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()), flush=True)
+    header = harness.about()
     options = ["--dataset", args.dataset, "--epochs", str(args.epochs), "--checkpoint-every", "1"]
-    survived, moments = 0, []
+    equal, kills = 0, collections.Counter()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        # All processes compile the same programs: once is enough.
+        folder, reference = Path(name), Path(name) / "reference"
+        # All processes compile the same programs; one of them is enough.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "cache")
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        finish(start(folder / "reference", options))
-        seconds = sum(float(row["seconds"]) for row in read_rows(folder / "reference"))
-        for i in tqdm(range(args.trials), "trials"):
-            killed, differ = trial(
-                folder, folder / "reference", options, args.kills, args.seed + i, 2 * seconds
-            )
-            moments += killed
-            survived += not differ
+        finish(start(reference, options))
+        seconds = sum(float(row["seconds"]) for row in read_rows(reference))
+        for i in range(args.trials):
+            harness.note(f"trial {i + 1} of {args.trials}")
+            seed = args.seed + i
+            moments, differ = trial(folder, reference, options, args.kills, seed, 2 * seconds)
+            kills.update(moments)
+            equal += not differ
             if differ:
-                print(
-                    f"trial {i}, killed {', '.join(killed)}: {', '.join(differ)}", file=sys.stderr
-                )
-    counts = {moment: moments.count(moment) for moment in sorted(set(moments))}
-    print(
-        f"{survived} of {args.trials} runs equal the uninterrupted one to the bit; kills: {counts}"
-    )
-    sys.exit(survived != args.trials)
+                harness.note(f"killed {', '.join(moments)}: {', '.join(differ)} differ")
+    text = harness.cell(dict(sorted(kills.items())))
+    print(f"{equal} of {args.trials} runs equal the uninterrupted one to the bit; kills: {text}")
+    harness.write_json(args.json, header | {"trials": args.trials, "equal": equal, "kills": kills})
+    sys.exit(equal != args.trials)
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(main)

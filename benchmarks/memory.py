@@ -1,56 +1,44 @@
-"""Device memory of a compiled epoch, by batch size and population, as the compiler plans it.
+"""The device memory of a compiled epoch, by batch size and population, as the compiler plans it.
 
-In MB (10**6 bytes). "data set" is uint8, as it lies on the device; no float copy of it is ever
-made. "state" is parameters and both Adam moments of all members, 12 bytes a parameter; it is
-donated, so the new one takes its place ("reused"). "temporary" is what the program needs beside:
-the order of the data, activations, gradients. "total" is arguments, temporary memory and results
-less what is reused. A caller who keeps a state of his own, as `loop.fit` does for its, adds that.
+In MB (10**6 bytes). data set: uint8, as it is on the device; there is no float copy of it. state:
+parameters and both Adam moments of all members, 12 bytes for each parameter. The state is donated,
+so the new one takes its place ("reused"). temporary: what the program needs beside these, such as
+the order of the data, activations and gradients. total: data set, state, temporary and results,
+less what is reused. `loop.fit` needs one more state: it keeps that of its caller.
 
-Where the device counts its memory (not on a CPU), each program is also run once, the smallest
-first, and "peak" is the most that was in use until its end; "-" if an earlier one needed more.
+peak: where the device counts its memory (not on a CPU) each program also runs once, the one with
+the smallest total first; peak is the most that was in use so far, or "-" if an earlier program
+needed more. It takes about two minutes on two CPU cores and needs jax, flax, optax and numpy only.
 """
 
-import argparse
 import dataclasses
 import functools
-import json
-import shlex
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import harness
 import jax
 import numpy as np
-from steps_per_second import find_images, machine
 
 import jaxgan
 from jaxgan import loop
-from jaxgan.devices import make_layout
+from jaxgan.run.devices import make_layout
 
-COLUMNS = {
-    "batch_size": ("batch", "d"),
-    "members": ("population", "d"),
-    "way": ("     way", "s"),
-    "data_mb": ("data set", ".2f"),
-    "state_mb": ("   state", ".2f"),
-    "temporary_mb": ("temporary", ".2f"),
-    "results_mb": (" results", ".2f"),
-    "reused_mb": ("  reused", ".2f"),
-    "total_mb": ("   total", ".2f"),
-    "peak_mb": ("    peak", ".2f"),
-}
+COLUMNS = (
+    "batch_size batch, members population, way way, data_mb data set, state_mb state, temporary_mb "
+    "temporary, results_mb results, reused_mb reused, total_mb total, peak_mb peak"
+)
 
 
 class Setting(NamedTuple):
     """What is trained."""
 
-    batch_size: int = jaxgan.TrainConfig().batch_size
+    batch_size: int = 128
     width: int = 1
-    """All hidden widths of both networks are those of the reference times this."""
+    """A factor of all hidden widths of both networks."""
     members: int | None = None
     """Of a population; None is a single GAN."""
     together: bool = False
-    """Whether members take their steps together, or in turns."""
+    """Whether members take each step together, or in turns."""
 
     @property
     def config(self) -> jaxgan.GANConfig:
@@ -69,13 +57,14 @@ class Setting(NamedTuple):
 
 
 def main() -> None:
-    args = parse_arguments()
-    images, source = find_images(args.data_dir)
+    sizes: Any = {"batch_sizes": [32, 128, 512, 2048], "populations": [1, 8, 64]}
+    parser = harness.make_parser(__doc__, data="fashion", **sizes)
+    args = parser.parse_args()
+    images, source = harness.find_images(args.data_dir)
     if max(args.batch_sizes) > len(images):
-        sys.exit(f"--batch-sizes must be from 1 to the {len(images)} images")
-    about = {"command": shlex.join(["python", *sys.argv]), "images": source, **machine()}
-    about["data_set"] = f"{len(images)} images, {images.dtype}, {images.nbytes / 1e6:.2f} MB"
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+        parser.error(f"--batch-sizes must be from 1 to the {len(images)} images")
+    described = f"{len(images)} images, {images.dtype}, {images.nbytes / 1e6:.2f} MB"
+    header = harness.about(images=source, data_set=described)
     settings = [
         Setting(batch_size, 1, *ways)
         for batch_size in args.batch_sizes
@@ -85,49 +74,17 @@ def main() -> None:
     ]
     rows, programs = [], []
     for setting in settings:
-        print(f"compiling: {setting}", file=sys.stderr)
+        harness.note(f"compiling: {setting}")
         programs.append(compile_epoch(setting, len(images)))
-        shown = {"batch_size": setting.batch_size, "members": setting.members or 1}
-        rows.append(shown | {"way": setting.way} | planned(programs[-1], images))
+        named = {"batch_size": setting.batch_size, "members": setting.members or 1}
+        rows.append(named | {"way": setting.way} | planned(programs[-1], images))
     add_peaks(rows, settings, programs, images)
-    print(table(COLUMNS, rows))
-    if args.json:
-        args.json.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n")
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--batch-sizes", type=size, nargs="+", default=[32, 128, 512, 2048],
-        help="default: 32 128 512 2048",
-    )  # fmt: skip
-    parser.add_argument(
-        "--populations", type=size, nargs="+", default=[1, 8, 64], help="default: 1 8 64"
-    )
-    parser.add_argument("--data-dir", help="where Fashion-MNIST is; else $JAXGAN_DATA_DIR")
-    parser.add_argument("--json", type=output, help="also write the results to this file")
-    return parser.parse_args()
-
-
-def size(text: str) -> int:
-    """A whole number above 0, from the command line."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
-    return int(text)
-
-
-def output(text: str) -> Path:
-    """A file to write, from the command line."""
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
-    return path
+    print(harness.table(COLUMNS, rows))
+    harness.write_json(args.json, header | {"rows": rows})
 
 
 def start(setting: Setting) -> tuple[jaxgan.GANState, jax.Array]:
-    """The untrained state, and the key or keys of the training."""
+    """The untrained state, and the key or the keys of the training."""
     if setting.members is None:
         rngs = loop.make_rngs(0)
         return jaxgan.create_state(rngs.init, setting.config), rngs.training
@@ -137,9 +94,10 @@ def start(setting: Setting) -> tuple[jaxgan.GANState, jax.Array]:
 
 
 def compile_epoch(setting: Setting, n: int) -> jax.stages.Compiled:
-    """`loop.train_epoch` over n images: program(state, data, rng, epoch), which donates the state.
+    """`loop.train_epoch` over n images as one program(state, data, rng, epoch).
 
-    As one program of the device, from the order of the data to the means of the metrics.
+    It makes the order of the data, trains, and returns the means of the metrics. It donates the
+    state.
     """
     layout = make_layout(1, population=setting.members is not None, vectorize=setting.together)
     epoch = functools.partial(
@@ -151,7 +109,7 @@ def compile_epoch(setting: Setting, n: int) -> jax.stages.Compiled:
 
 
 def planned(program: jax.stages.Compiled, images: np.ndarray) -> dict[str, float]:
-    """The memory of an epoch over the images by the compiler's account, in MB."""
+    """The memory of an epoch over the images in MB, by the account of the compiler."""
     plan: Any = program.memory_analysis()
     arguments, temporary = plan.argument_size_in_bytes, plan.temp_size_in_bytes
     results, reused = plan.output_size_in_bytes, plan.alias_size_in_bytes
@@ -167,18 +125,17 @@ def planned(program: jax.stages.Compiled, images: np.ndarray) -> dict[str, float
 
 
 def add_peaks(rows, settings, programs, images: np.ndarray) -> None:
-    """Adds to each row the most memory that was ever in use on the device, where that is known."""
+    """Adds to each row the largest memory in use on the device so far, if the device counts it."""
     peak = 0
-    data = jax.device_put(images) if device_peak() is not None else None
+    data = None if device_peak() is None else jax.device_put(images)
     for i in sorted(range(len(rows)), key=lambda i: rows[i]["total_mb"]):
         rows[i]["peak_mb"] = None
         if data is None:
             continue
-        print(f"running: {settings[i]}", file=sys.stderr)
+        harness.note(f"running: {settings[i]}")
         state, rng = start(settings[i])
         jax.block_until_ready(programs[i](state, data, rng, 0))
         before, peak = peak, device_peak() or 0
-        # The device only keeps the highest of all: it says nothing of a program that needs less.
         rows[i]["peak_mb"] = peak / 1e6 if peak > before else None
 
 
@@ -186,17 +143,5 @@ def device_peak() -> int | None:
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
-def table(columns: dict[str, tuple[str, str]], rows: list[dict[str, Any]]) -> str:
-    """Lines of cells under their titles; a missing value is a dash."""
-    lines = ["  ".join(title for title, _ in columns.values())]
-    for row in rows:
-        cells = (
-            ("-" if row[key] is None else f"{row[key]:{kind}}").rjust(len(title))
-            for key, (title, kind) in columns.items()
-        )
-        lines.append("  ".join(cells))
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    main()
+    harness.main(main)

@@ -1,54 +1,48 @@
-"""Every method on the two mixtures, ten seeds each: how many modes it captures, and how well.
+"""Every method on the two mixtures of Gaussians: how many modes it captures, and how well.
 
-Rows are written to --json one by one, with samples over training beside it in an .npz; given again,
-the command goes on with the rows that are missing. About three hours on two CPU cores, or less than
-five minutes with --quick.
+Each method trains ten seeds on `ring` (8 modes) and on `grid` (25 modes), with the same networks
+and as many steps. Scores are those of 2,500 samples of each seed (jaxgan/metrics/modes.py). Beside
+them stand published numbers, which were measured with other networks.
+
+modes: the mean over the seeds; se: its standard error. round: the covariance ratio of the worst
+mode, 1 if it is round. lost a mode: the share of such seeds; from, to: its 95% interval (Wilson).
+MB: the memory of a compiled step.
+
+Rows are written to --json one by one; a later call trains only the rows that are missing. It takes
+about three hours on two CPU cores, or less than five minutes with --quick.
 """
 
 import argparse
 import functools
-import io
-import json
 import math
-import shlex
 import statistics
-import sys
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-from steps_per_second import machine, time_epochs
-from tqdm import tqdm
+from harness import both
 
-from jaxgan import GANConfig, create_state, loop, population, sample, train_step
-from jaxgan.checkpoint import write_atomically
+from jaxgan import GANConfig, create_state, loop, sample, train_step
 from jaxgan.data.mixtures import MIXTURES, POINTS, load
-from jaxgan.errors import NonFiniteError
 from jaxgan.metrics.modes import ModeScores, mode_scores
+from jaxgan.run import population
 
 SAMPLES = 2_500
-"""Drawn of each GAN when it is trained, as in the published tables."""
+"""Of each seed, as in the published tables."""
 FRAMES = 6
-"""Pictures of the first seed over its training, untrained and final included."""
+"""Moments of the training in the picture: the start, the end and some between."""
 SHOWN = 500
-"""Samples in a picture."""
+"""Samples in a panel of the picture."""
 ROUNDS, STRETCH = 9, 200
 """Rounds of --rates, and steps of each method in a round."""
 
 PENALTIES = {"r1": "{r1}", "r2": "{r1}"}
-UNROLLED = {
-    "generator_lr": 1e-3,
-    "discriminator_lr": 1e-4,
-    "generator_b1": 0.5,
-    "discriminator_b1": 0.5,
-    "generator_b2": 0.999,
-    "discriminator_b2": 0.999,
-}
-"""The rates of the paper's own program (arXiv 1611.02163): with those of the others it loses nearly
-all modes of the ring."""
+UNROLLED = {**both(b1=0.5, b2=0.999), "generator_lr": 1e-3, "discriminator_lr": 1e-4}
+"""The rates of the program of arXiv 1611.02163. With those of the other methods it loses nearly all
+modes of the ring."""
 METHODS: dict[str, dict[str, Any]] = {
     "GAN": {},
     "minimax": {"loss": "minimax"},
@@ -64,15 +58,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "relativistic+R1+R2": {"loss": "relativistic", **PENALTIES},
     "relativistic+R1+R2+EMA": {"loss": "relativistic", **PENALTIES, "ema_decay": 0.99},
 }
-"""What each has beside the set-up that all share, as fields of GANConfig."""
+"""Fields of GANConfig that each method has beside those of SHARED."""
 QUICK = ("GAN", "PacGAN2", "relativistic+R1+R2+EMA")
 
 
 class Generator(nn.Module):
     """Three layers of 128 tanh.
 
-    Saturated units make plateaus with steep walls between, and a point on a wall lies between two
-    modes. Kernels and biases are drawn so that the first layers saturate here and there.
+    Saturated units make plateaus with steep walls between them. A point on a wall lies between two
+    modes. The initial kernels and biases saturate some units of the first layers.
     """
 
     @nn.compact
@@ -84,10 +78,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Three layers of 128 LeakyReLU(0.2), on the points and 32 waves of them.
+    """Three layers of 128 LeakyReLU(0.2), on the points and 32 sine waves of them.
 
-    The modes are small beside their distances, and layers alone are slow to learn such detail
-    (arXiv 2006.10739).
+    The modes are small beside their distances. Layers alone are slow to learn such detail (arXiv
+    2006.10739).
     """
 
     @nn.compact
@@ -108,225 +102,109 @@ SHARED = {
     "latent_dim": 2,
     "generator": Generator(),
     "discriminator": Discriminator(),
-    "generator_lr": 2e-3,
-    "discriminator_lr": 2e-3,
-    "generator_b1": 0.0,
-    "discriminator_b1": 0.0,
-    "generator_b2": 0.99,
-    "discriminator_b2": 0.99,
+    **both(lr=2e-3, b1=0.0, b2=0.99),
     "lr_scale": "cosine:1:0:{steps}",
 }
-"""The set-up of every method."""
-STEPS, BATCH = 10_500, 128
+"""The fields of every method."""
 ANNEALED = {
     "ring": {"r1": "cosine:1:0.001:{steps}", "noise": "cosine:0.1:0:{steps}"},
     "grid": {"r1": "cosine:1:0.001:{steps}", "noise": "cosine:0.3:0:{steps}"},
 }
-"""Weights of R1 and R2, and deviation of the noise: lengths differ between the two."""
-
-
-small = nn.initializers.normal(0.02)
-
-
-class PacGenerator(nn.Module):
-    """PacGAN's generator: four layers of 400, BatchNorm and ReLU."""
-
-    @nn.compact
-    def __call__(self, latents: jax.Array, train: bool = False) -> jax.Array:
-        x = latents
-        for _ in range(4):
-            x = nn.Dense(400, use_bias=False, kernel_init=small)(x)
-            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.95)(x))
-        return nn.Dense(2, kernel_init=small)(x).reshape(-1, 1, 1, 2)
-
-
-class PacDiscriminator(nn.Module):
-    """PacGAN's discriminator: three layers of 200 maxout units of 5 pieces."""
-
-    @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        x = images.reshape(images.shape[0], -1)
-        for _ in range(3):
-            x = nn.Dense(200 * 5, kernel_init=small)(x).reshape(-1, 200, 5).max(axis=2)
-        return nn.Dense(1, kernel_init=small)(x)[:, 0]
-
-
-PACGAN = {
-    "latent_dim": 2,
-    "generator": PacGenerator(),
-    "discriminator": PacDiscriminator(),
-    "generator_lr": 1e-4,
-    "discriminator_lr": 1e-4,
-    "generator_b1": 0.8,
-    "discriminator_b1": 0.8,
-}
+"""The weights of R1 and R2, and the deviation of the noise: the two sets have other distances."""
 
 VEEGAN, GDPP, PAC = (
     "VEEGAN's nets (arXiv 1705.07761)",
     "VEEGAN's nets (GDPP, arXiv 1812.00068)",
     "PacGAN's nets, 10 seeds (arXiv 1712.04086)",
 )
-PUBLISHED = {
-    # Method and set-up; modes and % of high quality; reverse KL where it was given.
-    "ring": [
-        ("GAN", VEEGAN, 1, 99.3, None),
-        ("unrolled 5", VEEGAN, 7.6, 35.6, None),
-        ("VEEGAN", VEEGAN, 8, 52.9, None),
-        ("WGAN-GP", GDPP, 6.8, 59.6, None),
-        ("GDPP", GDPP, 8.0, 71.7, None),
-        ("GAN", PAC, 6.3, 98.2, None),
-        ("PacGAN2", PAC, 7.9, 95.6, None),
-        ("PacGAN4", PAC, 7.8, 95.9, 0.07),
-    ],
-    "grid": [
-        ("GAN", VEEGAN, 3.3, 0.5, None),
-        ("unrolled 5", VEEGAN, 23.6, 16, None),
-        ("VEEGAN", VEEGAN, 24.6, 40, None),
-        ("WGAN-GP", GDPP, 24.2, 28.7, None),
-        ("GDPP", GDPP, 24.8, 68.5, None),
-        ("GAN", PAC, 17.3, 94.8, None),
-        ("PacGAN2", PAC, 23.8, 91.3, None),
-        ("PacGAN4", PAC, 24.8, 93.6, 0.04),
-    ],
-}
+PUBLISHED = (
+    # Method and set-up; modes, % of high quality, reverse KL if it was given.
+    ("GAN", VEEGAN, {"ring": (1, 99.3, None), "grid": (3.3, 0.5, None)}),
+    ("unrolled 5", VEEGAN, {"ring": (7.6, 35.6, None), "grid": (23.6, 16, None)}),
+    ("VEEGAN", VEEGAN, {"ring": (8, 52.9, None), "grid": (24.6, 40, None)}),
+    ("WGAN-GP", GDPP, {"ring": (6.8, 59.6, None), "grid": (24.2, 28.7, None)}),
+    ("GDPP", GDPP, {"ring": (8.0, 71.7, None), "grid": (24.8, 68.5, None)}),
+    ("GAN", PAC, {"ring": (6.3, 98.2, None), "grid": (17.3, 94.8, None)}),
+    ("PacGAN2", PAC, {"ring": (7.9, 95.6, None), "grid": (23.8, 91.3, None)}),
+    ("PacGAN4", PAC, {"ring": (7.8, 95.9, 0.07), "grid": (24.8, 93.6, 0.04)}),
+)
+COLUMNS = (
+    "method method, modes_mean modes, modes_se se, high_quality_mean % quality, reverse_kl_mean "
+    "rev KL, covariance_ratio_mean round, failed_share lost a mode, failed_low from, "
+    "failed_high to, steps_per_second steps/s, step_mb MB, of of"
+)
 
 
 def main() -> None:
     args = parse()
-    about = {"command": shlex.join(["python", *sys.argv]), **machine()}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    header = harness.about()
     print(f"{args.seeds} seeds, {args.steps} steps of {args.batch_size} points, {SAMPLES} samples")
-    rows = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
-    found = [find(rows, data, method, args) for data in args.data for method in args.methods]
-    pairs = {(data, method) for data in args.data for method in args.methods}
-    if found.count(None) != len(pairs - {(row["data"], row["method"]) for row in rows}):
-        sys.exit(f"{args.json} has rows of other settings: choose another --json")
-    frames = load_frames(args.json)
-    for data in args.data:
-        print_header(data)
-        for method in args.methods:
-            row = find(rows, data, method, args)
-            if row is None:
-                row, frames[f"{data} {method}"] = train_row(data, method, args)
-                rows.append(row)
-                save(args.json, about | {"rows": in_order(rows)}, frames)
-            print_row(row)
+    order = [f"{data} {method}" for data in MIXTURES for method in METHODS]
+    rows = harness.Rows(args.json, header, ("data", "method"), order)
+    wanted = {f"{d} {m}": settings(d, m, args) for d in args.data for m in args.methods}
+    found = rows.complete(wanted, lambda name: train_row(*name.split(" ", 1), args=args))
     if args.rates:
         rates = measured_rates(args)
-        print("\n".join(f"{method:24} {rate:6.0f} steps/s" for method, rate in rates.items()))
-        asked = [settings(data, method, args) for data in args.data for method in args.methods]
-        for row in rows:
-            if row["settings"] in asked:
-                row["steps_per_second"] = rates[row["method"]]
-        save(args.json, about | {"rows": in_order(rows)}, frames)
-    if args.picture:
-        write_atomically(args.picture, picture(args, frames))
-    new = found.count(None)
-    print(f"{new} rows trained, {len(found) - new} found in {args.json}")
+        for row in found:
+            row["steps_per_second"] = rates[row["method"]]
+        rows.content["rates"] = header
+        rows.write()
+    for data in args.data:
+        print(f"\n{data}: {len(MIXTURES[data].centers)} modes")
+        print(table(data, [row for row in found if row["data"] == data]))
+    if args.picture and (samples := rows.samples(found)):
+        harness.save_picture(args.picture, draw(args, samples), dpi=72)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", choices=[*MIXTURES], help="one of the two; default: both")
-    parser.add_argument("--methods", help=f"comma-separated, of: {', '.join(METHODS)}")
-    parser.add_argument("--seeds", type=int, help="default: 10")
-    parser.add_argument("--steps", type=int, help=f"default: {STEPS:,}; or as many in whole parts")
-    parser.add_argument("--batch-size", type=int, help=f"default: {BATCH}")
-    shorter = parser.add_mutually_exclusive_group()
-    shorter.add_argument(
-        "--quick", action="store_true", help=f"by default 2 seeds, 1,000 steps, {', '.join(QUICK)}"
-    )
-    shorter.add_argument(
-        "--pacgan",
-        action="store_true",
-        help="with PacGAN's own nets, by default 400,000 steps of 100 packs: a task for a GPU",
-    )
-    parser.add_argument(
-        "--json", type=Path, help="the rows; default: runs/mixtures[_quick|_pacgan].json"
-    )
+    parser = harness.make_parser(__doc__, "mixtures.json", seeds=10, steps=10_500, batch_size=128)
+    parser.add_argument("--data", choices=[*MIXTURES], help="default: both")
+    harness.add_names(parser, "--methods", METHODS)
+    text = f"other defaults: 2 seeds, 1,000 steps, {', '.join(QUICK)}, mixtures_quick.json"
+    parser.add_argument("--quick", action="store_true", help=text)
     parser.add_argument(
         "--rates",
         action="store_true",
-        help="then measure the steps/s of all methods anew, in turns; nothing else should run",
+        help="then measure the steps/s of all methods again, in turns; nothing else should run",
     )
-    parser.add_argument("--picture", type=Path, help="write samples over training to this PNG")
+    if parser.parse_args().quick:
+        quick = harness.RUNS / "mixtures_quick.json"
+        parser.set_defaults(seeds=2, steps=1_000, methods=list(QUICK), json=quick)
     args = parser.parse_args()
-    steps, batch_size, methods = STEPS, BATCH, ",".join(METHODS)
-    if args.quick:
-        steps, methods = 1_000, ",".join(QUICK)
-    if args.pacgan:
-        steps, batch_size, methods = 400_000, 100, "GAN,PacGAN2,PacGAN4"
-    args.steps = steps if args.steps is None else args.steps
-    args.seeds = (2 if args.quick else 10) if args.seeds is None else args.seeds
-    args.batch_size = batch_size if args.batch_size is None else args.batch_size
-    kind = "_quick" if args.quick else "_pacgan" if args.pacgan else ""
-    args.json = args.json or Path("runs") / f"mixtures{kind}.json"
-    args.json.parent.mkdir(parents=True, exist_ok=True)
     args.data = [args.data] if args.data else [*MIXTURES]
-    args.methods = (args.methods or methods).split(",")
-    for method in args.methods:
-        if method not in METHODS:
-            parser.error(f"unknown method {method!r}; known are {', '.join(METHODS)}")
-    least, most = FRAMES - 1, POINTS // 4  # a part for each frame; a batch of four packs
-    if args.seeds < 1 or args.steps < least or not 4 <= args.batch_size <= most:
-        parser.error(
-            f"--seeds must be above 0, --steps {least} or more, --batch-size from 4 to {most}"
-        )
-    epochs, per_epoch = parts(args)
-    args.steps = epochs * per_epoch
+    least, most = FRAMES - 1, POINTS // 4  # an epoch for each frame; a batch of four packs
+    if args.steps < least or not 4 <= args.batch_size <= most:
+        parser.error(f"--steps must be {least} or more, --batch-size from 4 to {most}")
+    args.steps = math.prod(epochs_and_steps(args))
     return args
 
 
-def parts(args: argparse.Namespace) -> tuple[int, int]:
-    """Epochs of whole batches, with the frames at the ends of some, and the steps in each."""
-    largest = batch_size("PacGAN4", args)
-    epochs = (FRAMES - 1) * math.ceil(args.steps / (FRAMES - 1) / (POINTS // largest))
+def epochs_and_steps(args: argparse.Namespace) -> tuple[int, int]:
+    """The number of epochs, each of whole batches, and of steps in each. Frames end some epochs."""
+    epochs = (FRAMES - 1) * math.ceil(args.steps / (FRAMES - 1) / (POINTS // args.batch_size))
     return epochs, round(args.steps / epochs)
 
 
-def batch_size(method: str, args: argparse.Namespace) -> int:
-    """In points: PacGAN's own batches are of packs."""
-    return args.batch_size * (METHODS[method].get("pac", 1) if args.pacgan else 1)
-
-
 def make_config(data: str, method: str, args: argparse.Namespace) -> GANConfig:
-    fields = {**(PACGAN if args.pacgan else SHARED), **METHODS[method]}
     annealed = {k: v.format(steps=args.steps) for k, v in ANNEALED[data].items()}
-    for name, value in fields.items():
-        if isinstance(value, str):
-            fields[name] = value.format(steps=args.steps, **annealed)
+    fields: dict[str, Any] = {
+        name: value.format(steps=args.steps, **annealed) if isinstance(value, str) else value
+        for name, value in (SHARED | METHODS[method]).items()
+    }
     return GANConfig(image_shape=(1, 1, 2), bounded=False, **fields)
 
 
 def settings(data: str, method: str, args: argparse.Namespace) -> dict[str, Any]:
     """What a row depends on."""
-    reference = vars(GANConfig())
-    fields = vars(make_config(data, method, args))
-    described = {name: value for name, value in fields.items() if value != reference[name]}
-    described |= {"steps": args.steps, "batch_size": args.batch_size, "seeds": args.seeds}
-    return json.loads(json.dumps(described, default=repr))
-
-
-def find(rows: list[dict], data: str, method: str, args: argparse.Namespace) -> dict | None:
-    """The row of an earlier call, if it was trained with the same settings."""
-    same = settings(data, method, args)
-    return next(
-        (
-            row
-            for row in rows
-            if (row["data"], row["method"], row["settings"]) == (data, method, same)
-        ),
-        None,
-    )
+    config = make_config(data, method, args)
+    return harness.settings(config, steps=args.steps, batch_size=args.batch_size, seeds=args.seeds)
 
 
 def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, np.ndarray]:
-    """Trains a population: its row, and the first member's samples `[FRAMES, SHOWN, 2]`."""
-    config, points_in_batch = make_config(data, method, args), batch_size(method, args)
-    epochs, per_epoch = parts(args)
-    points = load(data, "train").images[: per_epoch * points_in_batch]
+    """Trains a population: its row, and the samples of the first member `[FRAMES, SHOWN, 2]`."""
+    config = make_config(data, method, args)
+    epochs, per_epoch = epochs_and_steps(args)
+    points = load(data, "train").images[: per_epoch * args.batch_size]
     draw = jax.jit(lambda state: sample(state, jax.random.key(1), SAMPLES).reshape(SAMPLES, 2))
     frames, rates = [draw(create_state(loop.make_rngs(0).init, config))], []
 
@@ -335,52 +213,44 @@ def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, n
         if len(run.history) % (epochs // (FRAMES - 1)) == 0:
             frames.append(draw(population.member(run.state, 0)))
 
-    try:
-        run = population.train_population(
-            config,
-            points,
-            list(range(args.seeds)),
-            epochs=epochs,
-            batch_size=points_in_batch,
-            on_epoch=on_epoch,
-            devices=1,
-        )
-        members = [np.asarray(draw(population.member(run.state, i))) for i in range(args.seeds)]
-    except NonFiniteError:  # all of them: a row like any other
+    options: Any = {"epochs": epochs, "batch_size": args.batch_size, "on_epoch": on_epoch}
+    run = harness.train(config, points, range(args.seeds), **options)
+    if run is None:
         members = [np.full((SAMPLES, 2), np.nan)] * args.seeds
         frames += [members[0]] * (FRAMES - len(frames))
-    row = {"data": data, "method": method, "seeds": args.seeds, **summed_up(members, data)}
+    else:
+        members = [np.asarray(draw(state)) for state in harness.members(run)]
+    row = {"data": data, "method": method, "seeds": args.seeds, **sum_up(members, data)}
     row |= {
         "steps_per_second": statistics.median(rates) if rates else None,
-        "step_mb": step_megabytes(config, points_in_batch),
-        "settings": settings(data, method, args),
+        "step_mb": step_megabytes(config, args.batch_size),
     }
     shown = np.stack([np.asarray(frame)[:SHOWN] for frame in frames]).astype(np.float16)
     return row, shown
 
 
-def summed_up(members: list[np.ndarray], data: str) -> dict[str, Any]:
-    """The scores of the samples `[SAMPLES, 2]` of each seed, and what they say together."""
+def sum_up(members: list[np.ndarray], data: str) -> dict[str, Any]:
+    """The scores of the samples `[SAMPLES, 2]` of all seeds."""
     from scipy import stats
 
     mixture = MIXTURES[data]
     k = len(mixture.centers)
-    # A member that diverged has no modes, and is as far from them as one can be.
+    # A member that diverged has no modes and the largest possible KL.
     none = ModeScores(0, 0.0, math.log(k), float("nan"))
     scores = [mode_scores(m, mixture) if np.isfinite(m).all() else none for m in members]
-    modes = np.array([score.modes for score in scores])
-    lost = int((modes < k).sum())
+    modes, quality, kl, ratio = (
+        harness.mean_and_sd(values) for values in zip(*scores, strict=True)
+    )
+    lost = sum(score.modes < k for score in scores)
     interval = stats.binomtest(lost, len(scores)).proportion_ci(method="wilson")
-    ratios = [s.covariance_ratio for s in scores if not math.isnan(s.covariance_ratio)]
-    se = float(modes.std(ddof=1) / math.sqrt(len(modes))) if len(modes) > 1 else None
     return {
-        "modes_mean": float(modes.mean()),
-        "modes_se": se,
-        "modes_worst": int(modes.min()),
-        "high_quality_mean": 100 * statistics.mean(s.high_quality for s in scores),
-        "high_quality_worst": 100 * min(s.high_quality for s in scores),
-        "reverse_kl_mean": statistics.mean(s.reverse_kl for s in scores),
-        "covariance_ratio_mean": statistics.mean(ratios) if ratios else None,
+        "modes_mean": modes["mean"],
+        "modes_se": None if modes["sd"] is None else modes["sd"] / math.sqrt(len(scores)),
+        "modes_worst": min(score.modes for score in scores),
+        "high_quality_mean": 100 * (quality["mean"] or 0),
+        "high_quality_worst": 100 * min(score.high_quality for score in scores),
+        "reverse_kl_mean": kl["mean"],
+        "covariance_ratio_mean": ratio["mean"],
         "failed_share": lost / len(scores),
         "failed_low": float(interval.low),
         "failed_high": float(interval.high),
@@ -388,25 +258,24 @@ def summed_up(members: list[np.ndarray], data: str) -> dict[str, Any]:
 
 
 def measured_rates(args: argparse.Namespace) -> dict[str, float]:
-    """Steps per second of one GAN of each method: medians over rounds in which all take turns."""
-    data, rng = args.data[0], jax.random.key(0)
-    sizes = {method: batch_size(method, args) for method in args.methods}
-    points = jax.device_put(load(data, "train").images)
-    configs = {method: make_config(data, method, args) for method in args.methods}
-    states = {method: create_state(rng, config) for method, config in configs.items()}
-    rates: dict[str, list[float]] = {method: [] for method in args.methods}
-    # The first round compiles, and does not count.
-    for i in tqdm(range(1 + ROUNDS), "rounds"):
-        for method, state in states.items():
-            steps = min(STRETCH, POINTS // sizes[method])
-            some = points[: steps * sizes[method]]
-            states[method], seconds = time_epochs(state, some, rng, sizes[method], 1)
-            rates[method] += [steps / seconds] if i else []
+    """Steps per second of one GAN of each method, in turns; medians over the rounds."""
+    data = args.data[0]
+    steps = min(STRETCH, POINTS // args.batch_size)
+    points = load(data, "train").images[: steps * args.batch_size]
+
+    def make_program(method: str):
+        state = create_state(jax.random.key(0), make_config(data, method, args))
+        train = harness.make_trainer(state, points, args.batch_size)
+        return lambda: steps / train(1)
+
+    programs = {method: make_program(method) for method in args.methods}
+    harness.in_turns(programs, 1, "compiling: ")
+    rates = harness.in_turns(programs, ROUNDS)
     return {method: statistics.median(values) for method, values in rates.items()}
 
 
 def step_megabytes(config: GANConfig, batch_size: int) -> float | None:
-    """What the compiled step of one GAN takes, its state and batch included."""
+    """The memory of the compiled step of one GAN, with its state and batch."""
     rng = jax.random.key(0)
     state = jax.eval_shape(functools.partial(create_state, config=config), rng)
     batch = jax.ShapeDtypeStruct((batch_size, *config.image_shape), jnp.float32)
@@ -416,76 +285,38 @@ def step_megabytes(config: GANConfig, batch_size: int) -> float | None:
     return (analysis.argument_size_in_bytes + analysis.temp_size_in_bytes) / 1e6
 
 
-def in_order(rows: list[dict]) -> list[dict]:
-    names = [*METHODS]
-    return sorted(rows, key=lambda row: (row["data"] != "ring", names.index(row["method"])))
+def table(data: str, rows: list[dict[str, Any]]) -> str:
+    """The published rows, and ours."""
+    keys = ("method", "of", "modes_mean", "high_quality_mean", "reverse_kl_mean")
+    published: list[dict[str, Any]] = [
+        dict(zip(keys, (method, of, *numbers[data]), strict=True))
+        for method, of, numbers in PUBLISHED
+    ]
+    return harness.table(COLUMNS, published + [row | {"of": "ours"} for row in rows])
 
 
-def load_frames(path: Path) -> dict[str, np.ndarray]:
-    path = path.with_suffix(".npz")
-    return dict(np.load(path)) if path.exists() else {}
-
-
-def save(path: Path, results: dict[str, Any], frames: dict[str, Any]) -> None:
-    file = io.BytesIO()
-    np.savez_compressed(file, **frames)
-    # First: a row that is there has its frames.
-    write_atomically(path.with_suffix(".npz"), file.getvalue())
-    write_atomically(path, json.dumps(results, indent=2) + "\n")
-
-
-COLUMNS = "{:24} {:>13} {:>10} {:>6} {:>6} {:>17} {:>8} {:>6}"
-
-
-def print_header(data: str) -> None:
-    k = len(MIXTURES[data].centers)
-    print(f"\n{data}: {k} modes")
-    titles = (f"modes of {k}", "% quality", "rev KL", "round", "lost a mode", "steps/s", "MB")
-    print(COLUMNS.format("method", *titles))
-    for method, set_up, modes, quality, kl in PUBLISHED[data]:
-        cells = (f"{modes:.1f}", f"{quality:.1f}", "" if kl is None else f"{kl:.2f}")
-        print(COLUMNS.format(method, *cells, "", "", "", "") + f"  {set_up}")
-
-
-def print_row(row: dict[str, Any]) -> None:
-    def number(value: float | None, digits: int) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
-    cells = (
-        f"{row['modes_mean']:.1f} +- {number(row['modes_se'], 2)}",
-        number(row["high_quality_mean"], 1),
-        number(row["reverse_kl_mean"], 3),
-        number(row["covariance_ratio_mean"], 2),
-        f"{row['failed_share']:.0%} ({row['failed_low']:.0%}-{row['failed_high']:.0%})",
-        number(row["steps_per_second"], 0),
-        number(row["step_mb"], 1),
-    )
-    print(COLUMNS.format(row["method"], *cells) + "  ours", flush=True)
-
-
-def picture(args: argparse.Namespace, frames: dict[str, np.ndarray]) -> bytes:
-    """Samples over training: a row for each method, the data sets side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def draw(args: argparse.Namespace, samples: dict[str, np.ndarray]):
+    """A figure of samples over training: a row for each method, the data sets side by side."""
     from matplotlib.figure import Figure
 
+    methods = [m for m in args.methods if any(f"{data} {m}" in samples for data in args.data)]
     columns = FRAMES * len(args.data)
-    figure = Figure(figsize=(1.05 * columns + 1, 1.05 * len(args.methods) + 0.3))
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(args.methods), columns, squeeze=False)
+    figure = Figure(figsize=(1.05 * columns + 1, 1.05 * len(methods) + 0.3))
+    panels = figure.subplots(len(methods), columns, squeeze=False)
     figure.subplots_adjust(0.1, 0, 1, 1 - 0.3 / figure.get_figheight(), 0.02, 0.02)
-    for method, row in zip(args.methods, panels, strict=True):
+    for method, row in zip(methods, panels, strict=True):
         row[0].set_ylabel(method.replace("+", "\n+"), rotation=0, ha="right", va="center")
         for i, axes in enumerate(row):
             data = args.data[i // FRAMES]
             reach = 1.2 * np.abs(MIXTURES[data].centers).max()
-            axes.scatter(*frames[f"{data} {method}"][i % FRAMES].T, s=1.5, lw=0, color="tab:blue")
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect=1)
+            frames = samples.get(f"{data} {method}")
+            if frames is not None:
+                axes.scatter(*frames[i % FRAMES].T, s=1.5, lw=0, color="tab:blue")
     for i, axes in enumerate(panels[0]):
         axes.set_title(f"step {i % FRAMES * args.steps // (FRAMES - 1):,}", fontsize=8)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=72)
-    return file.getvalue()
+    return figure
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(main)

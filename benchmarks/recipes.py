@@ -1,106 +1,78 @@
-"""The presets side by side on Fashion-MNIST: whole runs of five seeds, by two judges.
+"""The presets on Fashion-MNIST: whole runs of five seeds, scored by two judges.
 
-The second judge, of another shape and seed, had no part in the search for the presets
-(benchmarks/search.py). Each run is written to --json when it ends, with samples beside it in an
-.npz; given again, the command goes on with the runs that are missing. At the end all presets train
-some steps in turns, for their time beside the reference's. Nothing else should run meanwhile.
+The second judge has another shape and seed; the search for the presets (search.py) did not use it.
+Printed are medians over the seeds, and the range. real images: the scores of test images.
+
+At the end all presets train some steps in turns: that gives the time of a run, divided by that of
+the reference. Nothing else should run then.
+
+Runs are written to --json one by one; a later call trains only those that are missing. On two CPU
+cores a run of reference or tuned takes about two minutes, one of large about a quarter of an hour.
 """
 
 import argparse
 import dataclasses
-import io
-import json
-import shlex
-import statistics
-import sys
-from pathlib import Path
 from typing import Any
 
+import harness
 import jax
 import numpy as np
-from remedies import add_data_options, picture
-from steps_per_second import machine, time_epochs
 
-from jaxgan import PRESETS, GANConfig, create_state, data, evaluation, population
-from jaxgan.checkpoint import write_atomically
-from jaxgan.errors import NonFiniteError
+from jaxgan import PRESETS, GANConfig, create_state, data, sample
+from jaxgan.metrics import evaluation
 from jaxgan.metrics.classifier import BUNDLED
 
-SHOWN = ("fd", "precision", "recall", "density", "coverage")
 PICTURED = 4
 """Samples of each seed in the picture."""
 ROUNDS, STRETCH = 9, 100
 """Rounds in which the presets take turns, and steps of each in a round."""
 
+References = dict[str, evaluation.Reference]
+
 
 def main() -> None:
     args = parse()
-    about = {"command": shlex.join(["python", *sys.argv]), **machine()}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    header = harness.about()
     train = data.load(args.dataset, data_dir=args.data_dir)
-    unseen = data.load(args.dataset, "test", args.data_dir)
-    found = json.loads(args.json.read_text()) if args.json.exists() else {}
-    rows, path = found.get("rows", []), args.json.with_suffix(".npz")
-    for row in rows:
-        if row["settings"] != settings(row["preset"], train.images, args):
-            sys.exit(
-                f"error: {args.json} has {row['preset']} with other settings: choose another --json"
-            )
-    references = {
-        judge: evaluation.make_reference(evaluation.make_extractor(train, judge), train, None)
-        for judge in args.judges
-    }
-    pictures: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
-    n = min(args.num, len(unseen.images))
-    floor = scored(references, unseen.images[:n])
-    print_row("real images", [floor])
+    test = data.load(args.dataset, "test", args.data_dir).images[: args.num]
+    rows = harness.Rows(args.json, header, ("preset",), list(PRESETS))
+    found = {}
     for preset in args.presets:
-        row = next((row for row in rows if row["preset"] == preset), None)
-        if row is None:
-            row = {"preset": preset, "settings": settings(preset, train.images, args), "runs": []}
-            rows.append(row)
-            rows.sort(key=lambda row: [*PRESETS].index(row["preset"]))
-        for seed in range(len(row["runs"]), args.seeds):
-            run, drawn = train_run(preset, seed, train.images, references, n, args)
+        described = settings(preset, train.images, args)
+        row = rows.find(preset, described)
+        found[preset] = row or {"preset": preset, "settings": described, "runs": []}
+    missing = [(row, i) for row in found.values() for i in range(len(row["runs"]), args.seeds)]
+    if missing:
+        references = {
+            judge: evaluation.make_reference(evaluation.make_extractor(train, judge), train, None)
+            for judge in args.judges
+        }
+        rows.content["real images"] = score(references, test)
+        for row, seed in missing:
+            harness.note(f"training {row['preset']}, seed {seed}")
+            run, drawn = train_run(row["preset"], seed, train.images, references, len(test), args)
             row["runs"].append(run)
-            before = pictures.get(preset, drawn[:0])
-            pictures[preset] = np.concatenate([before[: seed * PICTURED], drawn])
-            file = io.BytesIO()
-            np.savez_compressed(file, **pictures)
-            # First: a run that is there has its pictures.
-            write_atomically(path, file.getvalue())
-            write(args.json, about, floor, rows)
-        print_row(preset, [run["scores"] for run in row["runs"]])
-    for preset, times in measured_times(train.images, args).items():
-        row = next(row for row in rows if row["preset"] == preset)
-        row["time_beside_reference"] = statistics.median(times)
-        print(f"{preset}: {row['time_beside_reference']:.2f} of the reference's time for a run")
-    write(args.json, about, floor, rows)
-    if args.picture:
-        write_atomically(args.picture, picture(args.presets, pictures))
+            rows.put(row, drawn, seed * PICTURED)
+    if args.times or any("time_beside_reference" not in row for row in found.values()):
+        rows.content["times"] = header
+        for preset, time in measured_times(train.images, args).items():
+            found[preset]["time_beside_reference"] = time
+        rows.write()
+    print(table(rows.content["real images"], found))
+    if args.picture and (samples := rows.samples(found.values())):
+        harness.save_picture(args.picture, harness.draw_rows(samples))
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--presets", help=f"comma-separated, of: {', '.join(PRESETS)}")
-    parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--epochs", type=int, help="default: those of the preset")
-    parser.add_argument("--num", type=int, default=evaluation.SAMPLES, help="samples of each seed")
-    parser.add_argument("--judges", help=f"names or files; default: {', '.join(BUNDLED)}")
-    add_data_options(parser)
-    parser.add_argument("--json", type=Path, default=Path("runs/recipes.json"), help="the rows")
-    parser.add_argument("--picture", type=Path, help="write samples of each preset to this PNG")
+    parser = harness.make_parser(__doc__, "recipes.json", "any", seeds=5, num=evaluation.SAMPLES)
+    harness.add_names(parser, "--presets", PRESETS)
+    parser.add_argument("--epochs", type=harness.size, help="default: those of the preset")
+    judges = ",".join(BUNDLED)
+    parser.add_argument("--judges", default=judges, help="names or files; default: %(default)s")
+    text = "measure the times again; without it only if some are missing"
+    parser.add_argument("--times", action="store_true", help=text)
     args = parser.parse_args()
-    args.presets = args.presets.split(",") if args.presets else [*PRESETS]
-    args.judges = args.judges.split(",") if args.judges else [*BUNDLED]
-    for preset in args.presets:
-        if preset not in PRESETS:
-            parser.error(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-    if args.seeds < 1:
-        parser.error("--seeds must be above 0")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.judges = args.judges.split(",")
     return args
 
 
@@ -110,91 +82,81 @@ def make_config(preset: str, images: np.ndarray) -> GANConfig:
 
 def settings(preset: str, images: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
     """What a row depends on."""
-    reference, fields = vars(GANConfig()), vars(make_config(preset, images))
-    described = {name: value for name, value in fields.items() if value != reference[name]}
     training = PRESETS[preset][1]
-    described |= {
-        "epochs": args.epochs or training.epochs,
-        "batch_size": training.batch_size,
-        "dataset": args.dataset,
-        "num": args.num,
-        "judges": args.judges,
-    }
-    # As they come back from the file.
-    return json.loads(json.dumps(described))
+    return harness.settings(
+        make_config(preset, images),
+        epochs=args.epochs or training.epochs,
+        batch_size=training.batch_size,
+        dataset=args.dataset,
+        num=args.num,
+        judges=args.judges,
+    )
 
 
 def train_run(
     preset: str,
     seed: int,
     images: np.ndarray,
-    references: dict[str, evaluation.Reference],
+    references: References,
     n: int,
     args: argparse.Namespace,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Trains a GAN: what is written of it, and PICTURED of its samples."""
-    described = settings(preset, images, args)
-    run = population.train_population(
-        make_config(preset, images),
-        images,
-        [seed],
-        epochs=described["epochs"],
-        batch_size=described["batch_size"],
-        devices=1,
-    )
-    try:
-        drawn = evaluation.draw(population.member(run.state, 0), jax.random.key(1), n)
-        scores = scored(references, drawn)
-    except NonFiniteError:
-        drawn, scores = np.zeros((PICTURED, *images.shape[1:]), np.uint8), None
+    """Trains a GAN: its entry in the row, and PICTURED of its samples."""
+    config, training = make_config(preset, images), PRESETS[preset][1]
+    options = {"epochs": args.epochs or training.epochs, "batch_size": training.batch_size}
+    run = harness.train(config, images, [seed], **options)
+    if run is None:
+        nothing = np.zeros((PICTURED, *images.shape[1:]), np.uint8)
+        return {"seed": seed, "seconds": None, "scores": None}, nothing
+    (state,) = harness.members(run)
+    drawn = evaluation.draw(lambda rng, n: sample(state, rng, n), jax.random.key(1), n)
     seconds = sum(epoch["seconds"] for epoch in run.history)
-    return {"seed": seed, "seconds": seconds, "scores": scores}, drawn[:PICTURED]
+    return {"seed": seed, "seconds": seconds, "scores": score(references, drawn)}, drawn[:PICTURED]
 
 
-def scored(references: dict[str, evaluation.Reference], images: np.ndarray) -> dict[str, Any]:
+def score(references: References, images: np.ndarray) -> dict[str, Any]:
     """All scores of images, by each judge."""
     scores = {}
     for reference in references.values():
-        scores |= evaluation.evaluate(reference, reference.extractor.see(images))
+        scores |= evaluation.evaluate(reference, reference.extractor.extract(images))
     return scores
 
 
-def measured_times(images: np.ndarray, args: argparse.Namespace) -> dict[str, list[float]]:
-    """The time of a preset's run beside the reference's, by that of its steps in each round."""
-    rng = jax.random.key(0)
-    presets = dict.fromkeys(("reference", *args.presets))
-    states = {p: create_state(rng, make_config(p, images)) for p in presets}
-    times: dict[str, list[float]] = {preset: [] for preset in presets}
-    for i in range(ROUNDS + 1):
-        for preset, state in states.items():
-            training = PRESETS[preset][1]
-            some = jax.device_put(images[: training.batch_size * STRETCH])
-            states[preset], seconds = time_epochs(state, some, rng, training.batch_size, 1)
-            epochs = args.epochs or training.epochs
-            # The first time it is compiled.
-            times[preset] += [seconds / len(some) * len(images) * epochs] if i else []
-    beside = times["reference"]
-    return {
-        preset: [time / other for time, other in zip(times[preset], beside, strict=True)]
-        for preset in args.presets
+def measured_times(images: np.ndarray, args: argparse.Namespace) -> dict[str, float]:
+    """The time of a run of each preset divided by that of the reference, by steps in turns."""
+
+    def make_program(preset: str):
+        training = PRESETS[preset][1]
+        some = images[: training.batch_size * STRETCH]
+        state = create_state(jax.random.key(0), make_config(preset, images))
+        train = harness.make_trainer(state, some, training.batch_size)
+        epochs = (args.epochs or training.epochs) * len(images) / len(some)
+        return lambda: epochs * train(1)
+
+    programs = {preset: make_program(preset) for preset in ("reference", *args.presets)}
+    harness.in_turns(programs, 1, "compiling: ")
+    times = harness.in_turns(programs, ROUNDS, "times: ")
+    return {preset: harness.ratio(times[preset], times["reference"]) for preset in args.presets}
+
+
+def table(floor: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str:
+    """A line for each score, a column for each preset."""
+    scores = {
+        preset: [run["scores"] for run in row["runs"] if run["scores"] is not None]
+        for preset, row in rows.items()
     }
-
-
-def write(path: Path, about: dict, floor: dict, rows: list[dict]) -> None:
-    content = about | {"real images": floor, "rows": rows}
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
-
-
-def print_row(name: str, scores: list[dict[str, Any] | None]) -> None:
-    """Medians over the seeds, and in brackets the least and the most."""
-    sound = [score for score in scores if score is not None]
-    print(f"{name}: {len(sound)} of {len(scores)} seeds" if len(scores) > 1 else f"{name}:")
-    for label in sound[0] if sound else ():
-        if label.partition("(")[0] in SHOWN:
-            values = [score[label] for score in sound]
-            spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
-            print(f"  {label:44} {statistics.median(values):.3g}{spread}", flush=True)
+    lines: list[dict[str, Any]] = [
+        {"score": name, "real": value}
+        | {k: harness.spread([each[name] for each in v]) for k, v in scores.items() if v}
+        for name, value in floor.items()
+        if not isinstance(value, list) and not name.startswith("worst_class")
+    ]
+    whole = {k: f"{len(v)} of {len(rows[k]['runs'])}" for k, v in scores.items()}
+    times = {k: row["time_beside_reference"] for k, row in rows.items()}
+    lines += [{"score": "runs that did not diverge", **whole}, {"score": "time of a run", **times}]
+    presets = ", ".join(f"{preset} {preset}" for preset in rows)
+    return harness.table(f"score score, {presets}, real real images", lines)
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(main)

@@ -1,32 +1,36 @@
-"""Searches for the settings of `--preset tuned` among the remedies.
+"""Searches settings for `--preset tuned` among the remedies, on Fashion-MNIST.
 
-Optuna asks, a population of each trial is trained, the median of its Fréchet distances is told.
+Optuna suggests the settings of a trial, and a population is trained with them; Optuna is told the
+median of its Fréchet distances. A trial ends after three epochs if its distance is then worse than
+the median of the others. All trials are written to --json, and a later call continues from there.
+A trial takes about a minute on two CPU cores.
 
-The log, --json, has every trial; given again, the command goes on from there. A trial takes about a
-minute on two CPU cores; one that is worse than the median after EARLY epochs ends there. Needs
-optuna: pip install -e '.[search]'
+Trials by hand are runs of `scripts/train.py --evaluate-every N`. --add adds their settings and
+scores to a log and prints it; without a run folder it only prints it:
+
+    python benchmarks/search.py --add runs/a runs/b --json runs/trials.json
+
+It needs optuna: pip install -e '.[search]'
 """
 
 import argparse
 import json
 import math
-import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from remedies import BATCH, JUDGED, Real, add_data_options, judged, load_real
-from steps_per_second import machine
-from tqdm import tqdm
+from remedies import BATCH, SCORES, load_real, scores_of
 
-from jaxgan import GANConfig, loop, population
-from jaxgan.checkpoint import write_atomically
-from jaxgan.errors import NonFiniteError
+from jaxgan import MODELS, GANConfig, JaxganError, loop
+from jaxgan.metrics import evaluation
+from jaxgan.run import checkpoint, journal
 
 SPACE: dict[str, optuna.distributions.BaseDistribution] = {
     "loss": CategoricalDistribution(["non_saturating", "hinge", "relativistic"]),
@@ -44,95 +48,76 @@ SPACE: dict[str, optuna.distributions.BaseDistribution] = {
     "pac": CategoricalDistribution([1, 2]),
     "ema_decay": CategoricalDistribution([0.99, 0.999, 0.9995]),
 }
-"""What is searched. dropout is a factor of the reference's rates; instance_noise falls to 0, and
-if falling_lr so do the learning rates."""
+"""What is searched. dropout is a factor of the reference's rates. instance_noise falls to 0. With
+falling_lr the learning rates fall to 0 too."""
 KNOWN: list[dict[str, Any]] = [
-    # What benchmarks/remedies.py says of single remedies.
-    {
-        "loss": "relativistic",
-        "updates": "simultaneous",
-        "generator_lr": 2e-4,
-        "discriminator_lr": 2e-4,
-        "b1": 0.5,
-        "b2": 0.999,
-        "falling_lr": falling,
-        "dropout": dropout,
-        "r1": r1,
-        "r2": r2,
-        "instance_noise": 0.0,
-        "augment": 0.0,
-        "pac": 1,
-        "ema_decay": 0.999,
-    }
-    for falling, dropout, r1, r2 in ((False, 1, 1, 1), (True, 0, 1, 1), (True, 0, 0.1, 0.1))
+    # The best of remedies.py, without dropout, and with smaller penalties.
+    {"loss": "relativistic", "updates": "simultaneous", "generator_lr": 2e-4}
+    | {"discriminator_lr": 2e-4, "b1": 0.5, "b2": 0.999, "falling_lr": falling, "dropout": dropout}
+    | {"r1": r, "r2": r, "instance_noise": 0.0, "augment": 0.0, "pac": 1, "ema_decay": 0.999}
+    for falling, dropout, r in ((False, 1, 1), (True, 0, 1), (True, 0, 0.1))
 ]
-"""Tried first."""
+"""The first trials."""
 PACKED_WIDTHS = (136, 128, 64)
-"""Of a discriminator that sees two images at once: as many parameters as the reference's, within
-2%."""
+"""Of a discriminator of two images at once: as many parameters as the reference's, within 2%."""
 EARLY = 3
-"""Epochs after which a trial may end."""
+"""The number of epochs after which a trial may end."""
+ADDED_SCORES = ("fd", "precision", "recall", "density", "coverage")
+COLUMNS = "trial trial, state state, fd fd, recall recall, coverage coverage, params settings"
+ADDED_COLUMNS = (
+    f"trial trial, epoch epoch, {', '.join(f'{name} {name}' for name in ADDED_SCORES)}, "
+    "batch_size batch, seed seed, settings settings"
+)
 
 
 def main() -> None:
-    args = parse()
-    about = {"command": shlex.join(["python", *sys.argv]), **machine()}
-    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    parser = harness.make_parser(__doc__, data="any", trials=60, seeds=2, epochs=10)
+    parser.set_defaults(json=harness.RUNS / "search.json")
+    parser.add_argument("--add", nargs="*", type=Path, metavar="RUN", help="see above")
+    args = parser.parse_args()
+    header = harness.about()
+    if args.add is None:
+        search(args, header)
+    else:
+        add_runs(args, header)
+
+
+def search(args: argparse.Namespace, header: dict[str, Any]) -> None:
+    """Trials that Optuna suggests."""
     real = load_real(args)
-    trials = load_log(args)
+    log = load_log(args, header)
+    trials = log["trials"]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        # Seeded by what is there, so that a command that goes on does not ask the same again.
+        # The seed differs after each call, so that no call suggests the trials of an earlier one.
         sampler=optuna.samplers.TPESampler(seed=len(trials), multivariate=True),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=8),
     )
     for trial in trials:
-        study.add_trial(told(trial))
+        study.add_trial(as_optuna(trial))
     for params in KNOWN[len(trials) :]:
         study.enqueue_trial(params)
-    for _ in tqdm(range(len(trials), args.trials), "trials", disable=None):
-        trials.append(tried(study, real, args))
-        log = about | described(args) | {"trials": trials}
-        write_atomically(args.json, json.dumps(log, indent=2) + "\n")
-        print_trial(len(trials) - 1, trials[-1])
+    for i in range(len(trials), args.trials):
+        harness.note(f"trial {i + 1} of {args.trials}")
+        trials.append(train_trial(study, real, args))
+        harness.write_json(args.json, log)
     print_summary(study, trials)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--trials", type=int, default=60, help="in all; default: %(default)s")
-    parser.add_argument("--seeds", type=int, default=2, help="of each; default: %(default)s")
-    parser.add_argument("--epochs", type=int, default=10, help="default: %(default)s")
-    add_data_options(parser)
-    parser.add_argument("--json", type=Path, default=Path("runs/search.json"), help="the log")
-    args = parser.parse_args()
-    if min(args.trials, args.seeds, args.epochs) < 1:
-        parser.error("--trials, --seeds and --epochs must be above 0")
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    return args
-
-
-def load_log(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The trials so far."""
+def load_log(args: argparse.Namespace, header: dict[str, Any]) -> dict[str, Any]:
+    """The file with the trials so far. Ends the program if they have other settings."""
+    settings = {"dataset": args.dataset, "epochs": args.epochs, "seeds": args.seeds}
     if not args.json.exists():
-        return []
+        return {**header, **settings, "trials": []}
     log = json.loads(args.json.read_text())
-    settings = described(args)
     if any(log.get(name) != value for name, value in settings.items()):
         found = ", ".join(f"{name} {log.get(name)}" for name in settings)
-        sys.exit(f"error: {args.json} is of other settings ({found}); take another --json")
-    return log["trials"]
+        sys.exit(f"error: {args.json} has other settings ({found}): choose another --json")
+    return log
 
 
-def described(args: argparse.Namespace) -> dict[str, Any]:
-    """What all trials of a log have in common."""
-    return {"dataset": args.dataset, "epochs": args.epochs, "seeds": args.seeds}
-
-
-def told(trial: dict[str, Any]) -> FrozenTrial:
-    """A trial of the log as Optuna knows it."""
+def as_optuna(trial: dict[str, Any]) -> FrozenTrial:
+    """A trial of the file as Optuna knows it."""
     early, state = trial["early_fd"], TrialState[trial["state"]]
     return create_trial(
         state=state,
@@ -143,39 +128,36 @@ def told(trial: dict[str, Any]) -> FrozenTrial:
     )
 
 
-def make_config(params: dict[str, Any], images, epochs: int) -> GANConfig:
+def make_config(params: dict[str, Any], images: np.ndarray, epochs: int) -> GANConfig:
     """The GAN of a trial, for a run of so many epochs."""
     steps = epochs * math.ceil(len(images) / BATCH)
-    own = dict(params)
-    moments = {name: own.pop(name) for name in ("b1", "b2")}
-    falling, dropout, noise = (own.pop(x) for x in ("falling_lr", "dropout", "instance_noise"))
-    reference = GANConfig()
+    fields, reference = dict(params), GANConfig()
+    falling, dropout, noise = (fields.pop(x) for x in ("falling_lr", "dropout", "instance_noise"))
+    moments = harness.both(b1=fields.pop("b1"), b2=fields.pop("b2"))
+    widths = PACKED_WIDTHS if params["pac"] == 2 else reference.discriminator_widths
     return GANConfig(
         image_shape=images.shape[1:],
-        **own,
-        **{
-            f"{player}_{k}": v
-            for player in ("generator", "discriminator")
-            for k, v in moments.items()
-        },
-        discriminator_widths=PACKED_WIDTHS if own["pac"] == 2 else reference.discriminator_widths,
+        **fields,
+        **moments,
+        discriminator_widths=widths,
         discriminator_dropout=tuple(dropout * rate for rate in reference.discriminator_dropout),
         lr_scale=f"cosine:1:0:{steps}" if falling else 1.0,
         instance_noise=f"linear:{noise}:0:{steps}" if noise else 0.0,
     )
 
 
-def tried(study: optuna.Study, real: Real, args: argparse.Namespace) -> dict[str, Any]:
-    """Asks for a trial, trains it and tells what came of it: its entry in the log."""
+def train_trial(
+    study: optuna.Study, real: evaluation.Reference, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Trains the next trial and tells Optuna its result: its entry in the file."""
     trial = study.ask(fixed_distributions=SPACE)
     entry: dict[str, Any] = {"params": trial.params, "early_fd": None}
     started = time.perf_counter()
 
     def scores(run: loop.Run) -> dict[str, float]:
-        members = [population.member(run.state, i) for i in range(args.seeds)]
-        found = [judged(state, real) for state in members]
-        # Unlike that of statistics not a number if one of them is none.
-        return {name: float(np.median([score[name] for score in found])) for name in JUDGED}
+        found = [scores_of(state, real) for state in harness.members(run)]
+        # Not statistics.median: this one is NaN if one of them is.
+        return {name: float(np.median([score[name] for score in found])) for name in SCORES}
 
     def look(run: loop.Run) -> None:
         if len(run.history) == EARLY < args.epochs:
@@ -184,52 +166,69 @@ def tried(study: optuna.Study, real: Real, args: argparse.Namespace) -> dict[str
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-    found = dict.fromkeys(JUDGED)
+    found, state = dict.fromkeys(SCORES), TrialState.FAIL
+    config = make_config(trial.params, real.images, args.epochs)
+    options: dict[str, Any] = {"epochs": args.epochs, "batch_size": BATCH, "on_epoch": look}
     try:
-        run = population.train_population(
-            make_config(trial.params, real.images, args.epochs),
-            real.images,
-            range(args.seeds),
-            epochs=args.epochs,
-            batch_size=BATCH,
-            devices=1,
-            progress=False,
-            on_epoch=look,
-        )
-        found = scores(run)
-        state = TrialState.COMPLETE if math.isfinite(found["fd"]) else TrialState.FAIL
+        run = harness.train(config, real.images, range(args.seeds), progress=False, **options)
+        if run is not None:
+            found = scores(run)
+            state = TrialState.COMPLETE if math.isfinite(found["fd"]) else TrialState.FAIL
     except optuna.TrialPruned:
         state = TrialState.PRUNED
-    except NonFiniteError:
-        state = TrialState.FAIL
     study.tell(trial, found["fd"] if state == TrialState.COMPLETE else None, state)
     seconds = round(time.perf_counter() - started, 1)
     return entry | found | {"state": state.name, "seconds": seconds}
 
 
-def print_trial(number: int, trial: dict[str, Any]) -> None:
-    scores = " ".join(f"{k} {trial[k]:.2f}" for k in JUDGED if trial[k] is not None)
-    early = trial["early_fd"]
-    after = "" if early is None else f"after {EARLY} epochs {early:.1f}"
-    params = " ".join(
-        f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial["params"].items()
-    )
-    print(f"{number:3} {trial['state']:8} {scores or after}  {params}", flush=True)
-
-
 def print_summary(study: optuna.Study, trials: list[dict[str, Any]]) -> None:
-    """The best trial, and what the distances depended on most."""
-    done = [i for i, trial in enumerate(trials) if trial["state"] == TrialState.COMPLETE.name]
+    """All trials, the best, and what the distances depended on most."""
+    rows = [{"trial": i, **trial} for i, trial in enumerate(trials)]
+    print(harness.table(COLUMNS, [row | {"params": text_of(row["params"])} for row in rows]))
+    done = [row for row in rows if row["state"] == TrialState.COMPLETE.name]
     print(f"{sum(trial['seconds'] for trial in trials) / 60:.0f} minutes, {len(done)} whole trials")
     if done:
-        print("the best:")
-        best = min(done, key=lambda i: trials[i]["fd"])
-        print_trial(best, trials[best])
-    if len({trials[i]["fd"] for i in done}) > 1:
+        print(f"the best: {min(done, key=lambda row: row['fd'])['trial']}")
+    if len({row["fd"] for row in done}) > 1:
         print("importance (fANOVA):")
         for name, share in optuna.importance.get_param_importances(study).items():
             print(f"  {name:16} {share:.2f}")
 
 
+def text_of(settings: dict[str, Any]) -> str:
+    return " ".join(f"{name}={harness.cell(value)}" for name, value in settings.items())
+
+
+def add_runs(args: argparse.Namespace, header: dict[str, Any]) -> None:
+    """Adds runs of scripts/train.py to the log, and prints it."""
+    log = json.loads(args.json.read_text()) if args.json.exists() else {**header, "trials": []}
+    log["trials"] += map(read_run, args.add)
+    if args.add:
+        harness.write_json(args.json, log)
+    rows = [
+        {**trial, "trial": i, "epoch": epoch, **scores, "settings": text_of(trial["settings"])}
+        for i, trial in enumerate(log["trials"])
+        for epoch, scores in trial["scores"].items()
+    ]
+    print(harness.table(ADDED_COLUMNS, rows))
+
+
+def read_run(workdir: Path) -> dict[str, Any]:
+    """The settings of a run that differ from the reference's, and its scores by epoch."""
+    described, reference = checkpoint.read_config(workdir), vars(GANConfig())
+    fields, train = described["gan"], described["train"]
+    fields = {k: v for k, v in fields.items() if v != json.loads(json.dumps(reference[k]))}
+    scores, features = {}, ""
+    for row in journal.read_history(workdir, MODELS["gan"]):
+        short = {name.partition("(")[0]: value for name, value in row.items()}
+        if np.isfinite(short.get("fd", np.nan)):
+            scores[str(row["epoch"])] = {name: short[name] for name in ADDED_SCORES}
+            features = next(name for name in row if name.startswith("fd("))[3:-1]
+    if not scores:
+        raise JaxganError(f"{workdir} has no scores: train with --evaluate-every")
+    named = {"batch_size": train["batch_size"], "seed": train["seed"]}
+    return {"settings": fields, **named, "features": features, "scores": scores}
+
+
 if __name__ == "__main__":
-    main()
+    harness.main(main)

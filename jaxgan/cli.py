@@ -1,6 +1,7 @@
-"""What the scripts share: a quick start, and one line for what the user can mend, no traceback."""
+"""What the scripts share: options, a quick start, and one line for an error that a user can fix."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
@@ -8,22 +9,44 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from jaxgan.errors import JaxganError, LostProcessError
+from jaxgan.files import cache_folder
 
 
 def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = None) -> Any:
-    """Options from the command line, by the fields of a dataclass; --help explains each."""
+    """Parses the command line into a dataclass. --help shows the docstrings of its fields."""
     import tyro
 
+    _join_lines(options)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     kwargs = {} if default is None else {"default": default}
     return tyro.cli(options, args=arguments, config=config, **kwargs)
 
 
+def _join_lines(options: Any) -> None:
+    """Gives tyro the docstring of each field as one line, which it wraps to the terminal.
+
+    tyro itself would also keep the line breaks of the source.
+    """
+    import docstring_parser
+
+    docs = {
+        param.arg_name: " ".join((param.description or "").split())
+        for kind in options.__mro__[:-1]
+        for param in docstring_parser.parse_from_object(kind).params
+    }
+    for field in dataclasses.fields(options):
+        if field.name in docs:
+            field.metadata = MappingProxyType({**field.metadata, "help": docs[field.name]})
+        if dataclasses.is_dataclass(field.type):
+            _join_lines(field.type)
+
+
 def main(run: Callable[[], int | None]) -> None:
-    """Runs a script's body and exits with its status; an error of the user's becomes one line."""
+    """Runs a script and exits with its status. A JaxganError becomes one line."""
     quieten()
     keep_programs()
     try:
@@ -32,29 +55,28 @@ def main(run: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         status = error.exit_code
         if isinstance(error, LostProcessError):
-            # The orderly end of jax would wait for the lost process, and then abort.
+            # At its normal exit jax would wait for the lost process and then abort.
             os._exit(status)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
-        # The reader of a pipe has gone, `| head` for example. What Python would still flush at its
-        # end goes nowhere.
+        # The reader of a pipe, such as `| head`, has ended. Python flushes the rest at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     sys.exit(status)
 
 
 def quieten() -> None:
-    """Keeps libraries from reporting what the script reports, and makes a warning one line."""
+    """Silences libraries that also report a script's errors. Prints each warning as one line."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    # Orbax logs at length, from several threads, what it then also raises and we report.
+    # Orbax logs errors at length before it raises them.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     previous = sys.unraisablehook
 
     def unraisable(args) -> None:
-        # tensorstore's callbacks come to a closed event loop after a write has failed.
+        # After a failed write, tensorstore's callbacks find a closed event loop.
         if "Event loop is closed" not in str(args.exc_value):
             previous(args)
 
@@ -62,10 +84,10 @@ def quieten() -> None:
 
 
 def keep_programs() -> None:
-    """Keeps what jax compiles in the user's cache folder, so that the next start is a quick one.
+    """Keeps compiled programs in the user's cache folder, so that the next start is quick.
 
-    A folder that the user has chosen for it, by $JAX_COMPILATION_CACHE_DIR for example, is left as
-    it is. Where nothing can be kept all goes on without, and says nothing.
+    If the user has chosen another folder, by $JAX_COMPILATION_CACHE_DIR for example, nothing
+    changes. If the folder cannot be written, nothing is kept.
     """
     import jax
 
@@ -76,7 +98,7 @@ def keep_programs() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return
-    # A bound on its size: that of jax needs a package which jax does not bring.
+    # Keeps the folder small. jax's own limit needs a package that it does not install.
     forget_programs(folder, older_than=30 * 86400)
     config.update("jax_compilation_cache_dir", str(folder))
     config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -84,7 +106,7 @@ def keep_programs() -> None:
 
     def show_others(message, *args, **kwargs) -> None:
         if "Error reading persistent compilation cache" in str(message):
-            # Damaged, and there for good: jax compiles anew, but replaces no file.
+            # jax compiles a damaged program again, but does not replace its file.
             forget_programs(folder)
         elif "Error writing persistent compilation cache" not in str(message):
             show(message, *args, **kwargs)
@@ -92,21 +114,10 @@ def keep_programs() -> None:
     warnings.showwarning = show_others
 
 
-def cache_folder(kind: str) -> Path | None:
-    """The folder for things of a kind in the user's cache folder; None if there is no such."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not root.is_absolute():  # to be ignored then, says the standard
-        root = Path("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
-    try:
-        return root.expanduser() / "jaxgan" / kind
-    except RuntimeError:
-        return None
-
-
 def forget_programs(folder: Path, older_than: float = 0.0) -> None:
-    """Removes the compiled programs in a folder, or those older than so many seconds."""
+    """Removes the compiled programs in a folder that are older than this many seconds."""
     for file in folder.glob("*-cache"):
-        # Another process may be at the same.
+        # Another process may remove them too.
         with contextlib.suppress(OSError):
             if time.time() - file.stat().st_mtime >= older_than:
                 file.unlink()

@@ -1,8 +1,8 @@
-"""The one family of errors that a user can mend."""
+"""Errors that a user can fix."""
 
 
 class JaxganError(ValueError):
-    """Something the user can mend: the message says what was wrong with what, and what to do.
+    """An error that a user can fix: the message says what is wrong and what to do.
 
     The scripts print it as one line, without a traceback, and exit with `exit_code`.
     """
@@ -11,7 +11,7 @@ class JaxganError(ValueError):
 
 
 class DataUnavailableError(JaxganError):
-    """The data are nowhere on this machine and cannot be downloaded now."""
+    """The data are not on this machine and cannot be downloaded."""
 
 
 class NoSplitError(JaxganError):
@@ -19,7 +19,7 @@ class NoSplitError(JaxganError):
 
 
 class NonFiniteError(JaxganError):
-    """A loss, a parameter or an optimizer moment is no longer finite: the run has diverged."""
+    """The run has diverged: a loss, a parameter or an optimizer moment is not finite."""
 
     exit_code = 3
 

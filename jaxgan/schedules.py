@@ -1,7 +1,7 @@
-"""Numbers that change over the steps of a run, as papers anneal them.
+"""Numbers that change over the steps of a run.
 
-A schedule is a number, or KIND:START:END:STEPS: from START to END within STEPS training steps, and
-END from there on. KIND is linear, cosine (half a wave, flat at both ends) or exponential (a
+A schedule is a number, or KIND:START:END:STEPS: it goes from START to END in STEPS training steps
+and then stays at END. KIND is linear, cosine (half a wave, flat at both ends) or exponential (a
 constant factor per step).
 """
 
@@ -20,12 +20,12 @@ def value(schedule: Schedule, step: jax.Array) -> Any:
     """The number at a step, float or float32 scalar."""
     if not isinstance(schedule, str):
         return schedule
-    kind, start, end, steps = parsed(schedule)
+    kind, start, end, steps = parse(schedule)
     if kind == "linear":
         return optax.linear_schedule(start, end, steps)(step)
     if kind == "exponential":
         return optax.exponential_decay(start, steps, end / start, end_value=end)(step)
-    # optax's falls to a share of its start: this one goes from 1 to 0, between any two numbers.
+    # optax's cosine ends at a share of its start. This one goes from any number to any other.
     return end + (start - end) * optax.cosine_decay_schedule(1.0, steps)(step)
 
 
@@ -33,24 +33,24 @@ def ends(schedule: Schedule) -> tuple[float, float]:
     """The first and the last number, between which all others lie.
 
     Raises:
-      JaxganError: if it is not written as above.
+      JaxganError: like `parse`.
     """
     if not isinstance(schedule, str):
         return schedule, schedule
-    _, start, end, _ = parsed(schedule)
+    _, start, end, _ = parse(schedule)
     return start, end
 
 
 def is_zero(schedule: Schedule) -> bool:
-    """Whether it is 0 all the time."""
+    """Whether it is 0 at every step."""
     return ends(schedule) == (0, 0)
 
 
-def parsed(schedule: str) -> tuple[str, float, float, int]:
+def parse(schedule: str) -> tuple[str, float, float, int]:
     """KIND, START, END and STEPS.
 
     Raises:
-      JaxganError: if it is not written as above.
+      JaxganError: if the string has another form, or an exponential schedule is not above 0.
     """
     try:
         kind, start, end, steps = schedule.split(":")
@@ -62,7 +62,9 @@ def parsed(schedule: str) -> tuple[str, float, float, int]:
     if not math.isfinite(found[1]) or not math.isfinite(found[2]):
         raise _error(schedule)
     if kind == "exponential" and min(found[1:3]) <= 0:
-        raise JaxganError(f"an exponential schedule stays above 0, got {schedule!r}")
+        raise JaxganError(
+            f"START and END of an exponential schedule must be above 0, got {schedule!r}"
+        )
     return found
 
 

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxgan import JaxganError, checkpoint, cli, create_state, data, generate, plots, training
+from jaxgan import MODELS, JaxganError, cli, create_state, data, generate
+from jaxgan.data.pixels import are_points, to_uint8
 from jaxgan.errors import NonFiniteError
+from jaxgan.files import disk_errors, write_atomically
+from jaxgan.report import plots
+from jaxgan.run import checkpoint, saved
 
 CHUNK = 1000
-"""Images generated at a time, so that any number of them fits the memory."""
+"""Images generated at a time, so that any number of images fits into the memory."""
 MOST_IN_A_PICTURE = 10_000
 INTERPOLATION_STEPS = 10
 
@@ -23,22 +27,23 @@ class Options:
     """Draws images from a trained generator."""
 
     workdir: str | None = None
-    """The run folder; without it the reference generator is sampled untrained."""
+    """The run folder. Without it the images come from the untrained reference generator."""
     member: int | None = None
-    """Which one of a population; by default the best, as in its report.json."""
+    """Which member of a population; by default the best one, as in its report.json."""
     best: bool = False
-    """From the checkpoint with the least Fréchet distance (train.py --evaluate-every), and of a
-    population from its best member; by default from the newest."""
+    """Sample from the checkpoint with the smallest Fréchet distance (train.py --evaluate-every),
+    not from the newest. The default member of a population is then the one with this distance."""
     num: int = 64
     """How many images."""
     seed: int = 0
-    """Of the latents: same seed, same images, and fewer are a part of more."""
+    """The seed of the latents. Equal seeds give equal images. A smaller --num gives the first of
+    these images, but not with --interpolate."""
     out: str = "samples.png"
-    """Where to: NAME.npz (`images`, uint8 [N, H, W] or [N, H, W, C]), NAME.png (one grid), or
-    a folder, FOLDER/ (numbered PNGs, as FID tools read them). Points of `ring` and `grid`: NAME.npz
-    (`images`, float32 [N, 1, 1, 2]) or NAME.png (a scatter plot)."""
+    """The output: NAME.npz (`images`, uint8 [N, H, W] or [N, H, W, C]), NAME.png (one grid), or a
+    folder, FOLDER/ (numbered PNGs, which FID tools read). Points of `ring` and `grid` go into
+    NAME.npz (`images`, float32 [N, 1, 1, 2]) or NAME.png (a scatter plot)."""
     interpolate: bool = False
-    """Between pairs of latents, ten images each: every row of the grid goes from one to another."""
+    """Interpolate between pairs of latents, in ten images each: a row of the grid for each pair."""
 
 
 def main() -> None:
@@ -47,7 +52,7 @@ def main() -> None:
     kind = "folder" if options.out.endswith("/") else out.suffix
     check(options, out, kind)
     state = load(options)
-    points = plots.are_points(state.config.image_shape)
+    points = are_points(state.config.image_shape)
     if points and kind not in (".npz", ".png"):
         raise JaxganError(f"points go into NAME.npz or NAME.png, not into a folder, {options.out}")
     latents = draw_latents(options, state.config.latent_dim)
@@ -56,24 +61,24 @@ def main() -> None:
         part = np.asarray(generate(state, latents[at : at + CHUNK]))
         if not np.isfinite(part).all():
             raise NonFiniteError("samples are not finite: the generator has diverged")
-        parts.append(part if points else plots.to_uint8(part))
+        parts.append(part if points else to_uint8(part))
     images = np.concatenate(parts)
-    with checkpoint.disk_errors(out):
+    with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if kind == ".npz":
             save_array(out, images)
         elif kind == ".png":
-            checkpoint.write_atomically(out, plots.enlarged_png(drawn(options, images)))
+            write_atomically(out, plots.enlarged_png(draw_picture(options, images)))
         else:
             save_folder(out, images)
     what = "points" if points else f"images of {'x'.join(map(str, images.shape[1:]))}"
     print(f"{len(images)} {what} in {out}")
 
 
-def drawn(options: Options, images: np.ndarray) -> np.ndarray:
-    if plots.are_points(images.shape[1:]):
+def draw_picture(options: Options, images: np.ndarray) -> np.ndarray:
+    if are_points(images.shape[1:]):
         dataset = checkpoint.read_config(str(options.workdir))["train"]["dataset"]
-        return plots.scatter(images, plots.chosen(data.load(dataset).images))
+        return plots.scatter(images, plots.choose_real(data.load(dataset).images))
     return plots.image_grid(images, INTERPOLATION_STEPS if options.interpolate else None)
 
 
@@ -98,18 +103,27 @@ def check(options: Options, out: Path, kind: str) -> None:
 def load(options: Options):
     if options.workdir is None:
         if options.best:
-            raise JaxganError("--best chooses from the checkpoints of a --workdir; there is none")
+            raise JaxganError("--best needs a --workdir")
         if options.member is not None:
-            raise JaxganError("--member chooses from the population of a --workdir; there is none")
+            raise JaxganError("--member needs a --workdir with a population")
         print("no --workdir: sampling the reference generator untrained")
         return create_state(jax.random.key(options.seed))
-    state, epochs = training.load_state(options.workdir, options.member, best=options.best)
-    print(f"after {epochs} epochs" if epochs >= 0 else "no checkpoint yet: sampling it untrained")
+    state, epochs = saved.load_state(
+        saved.find_model(options.workdir, MODELS),
+        options.workdir,
+        options.member,
+        best=options.best,
+    )
+    print(
+        f"after {epochs} epochs"
+        if epochs >= 0
+        else "no checkpoint yet: sampling the untrained generator"
+    )
     return state
 
 
 def draw_latents(options: Options, latent_dim: int) -> jax.Array:
-    """`[num, latent_dim]`; one key for each, so that fewer are a part of more."""
+    """`[num, latent_dim]`. Each has its own key, so that fewer latents are the first of more."""
 
     def draw(n: int) -> jax.Array:
         rngs = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(options.seed), i))(
@@ -121,13 +135,13 @@ def draw_latents(options: Options, latent_dim: int) -> jax.Array:
         return draw(options.num)
     pairs = -(-options.num // INTERPOLATION_STEPS)
     ends = draw(2 * pairs)
-    return interpolated(ends[:pairs], ends[pairs:])[: options.num]
+    return interpolate(ends[:pairs], ends[pairs:])[: options.num]
 
 
-def interpolated(start: jax.Array, end: jax.Array) -> jax.Array:
-    """Spherical interpolation, row by row, `[rows, d]` twice -> `[rows * steps, d]`.
+def interpolate(start: jax.Array, end: jax.Array) -> jax.Array:
+    """Spherical interpolation (arXiv 1609.04468): `[rows, d]` twice -> `[rows * steps, d]`.
 
-    A straight line would cut through the middle, where N(0, I) has no mass (arXiv 1609.04468).
+    A straight line would pass near 0, where N(0, I) has almost no mass.
     """
 
     def norm(x):
@@ -136,7 +150,7 @@ def interpolated(start: jax.Array, end: jax.Array) -> jax.Array:
     cosine = (start * end).sum(-1, keepdims=True) / (norm(start) * norm(end))
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))[:, None]
     t = jnp.linspace(0, 1, INTERPOLATION_STEPS)[None, :, None]
-    # At an angle of 0 the two are one direction, and the weights tend to those of a straight line.
+    # At an angle of 0 the weights tend to those of a straight line.
     flat = jnp.sin(angle) < 1e-6
     sine = jnp.where(flat, 1, jnp.sin(angle))
     weight_start = jnp.where(flat, 1 - t, jnp.sin((1 - t) * angle) / sine)

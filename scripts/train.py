@@ -1,12 +1,12 @@
-"""Trains a GAN of two MLPs, with pictures, curves and checkpoints; the same command resumes."""
+"""Trains a GAN in a run folder, with pictures, curves and checkpoints, or resumes the training."""
 
 # ruff: noqa: E402
 import gc
 import signal
 
-# Until there is a run to save, Ctrl-C just ends the process, also amid the imports.
+# Until there is a run to save, Ctrl-C ends the process at once, also during the imports.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-# A tenth of the start would go into looking for garbage among what is imported and traced.
+# Garbage collection during imports and tracing would take a tenth of the start-up time.
 gc.set_threshold(100_000)
 
 import argparse
@@ -19,22 +19,14 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from jaxgan import (
-    PRESETS,
-    GANConfig,
-    TrainConfig,
-    checkpoint,
-    cli,
-    data,
-    devices,
-    diagnostics,
-    evaluation,
-    population,
-    training,
-)
-from jaxgan.metrics.modes import ModeScores
+from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, cli, data
+from jaxgan.history import finite_members
+from jaxgan.metrics import evaluation
+from jaxgan.processes import connect, is_first, together
+from jaxgan.report import texts
+from jaxgan.run import checkpoint, training
 
-LEFT_BEHIND = (
+RESULTS = (
     "samples/",
     "training.gif",
     "curves.png",
@@ -51,11 +43,10 @@ LEFT_BEHIND = (
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions(GANConfig):
-    """The networks and how they learn. Where FLOAT|STR stands a number may change over the steps:
-    KIND:START:END:STEPS with the kinds linear, cosine and exponential, such as
-    cosine:0.1:0:10000."""
+    """The networks and how they learn. FLOAT|STR is a number, or KIND:START:END:STEPS for a number
+    that changes over the steps: linear, cosine or exponential, such as cosine:0.1:0:10000."""
 
-    # Not for the command line: the first two follow the data, and modules come from Python.
+    # Not on the command line: the first two are fitted to the data, and modules come from Python.
     image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
     bounded: Annotated[bool, tyro.conf.Suppress] = True
     generator: Annotated[None, tyro.conf.Suppress] = None
@@ -66,101 +57,103 @@ class NetworkOptions(GANConfig):
 class Options:
     """Trains a GAN, with pictures, curves and checkpoints in a run folder.
 
-    The same command on the same folder resumes it; more --epochs goes on.
+    - The same command resumes a run that was stopped.
+    - With more --epochs it continues a finished run.
     """
 
     train: TrainConfig
     gan: NetworkOptions
     workdir: str | None = None
-    """The run folder; by default runs/DATASET."""
+    """The run folder; by default runs/DATASET, or runs/DATASET_population."""
     summary: bool = False
-    """Print both networks as tables first; with --epochs 0 nothing else is done."""
+    """Print both networks as tables before training. With --epochs 0 nothing else is done."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, where several processes train one run. Under Slurm and on cloud TPUs
-    leave out all three: what those announce is taken."""
+    """HOST:PORT of process 0, if several processes train one run. Slurm and cloud TPUs announce the
+    processes. There, leave out this and the next two options."""
     num_processes: int | None = None
     """How many processes there are."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """The number of this process, from 0."""
     preset: Literal["reference", "tuned", "large"] = "reference"
-    """Named settings, which the other options then change. tuned: the same two networks, with
-    remedies found for them by search and by hand. large: these with layers of four times the width,
-    for 60 epochs of batches of 64; a quarter of an hour on two CPU cores."""
+    """Named settings, which other options can change. tuned: the reference's two networks with the
+    best settings found for Fashion-MNIST. large: similar settings, with layers four times as wide,
+    60 epochs and batches of 64. It takes a quarter of an hour on two CPU cores."""
 
 
 def main() -> int | None:
     options = parse_options()
-    devices.connect(options.coordinator, options.num_processes, options.process_id)
-    if not devices.is_first():
+    connect(options.coordinator, options.num_processes, options.process_id)
+    if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    config = GANConfig(**vars(options.gan))
+    model, config = MODELS["gan"], GANConfig(**vars(options.gan))
     if options.summary:
-        with devices.together("load the data"):
-            print(training.summary(config, options.train))
-    if options.summary and options.train.epochs == 0:
-        return 0
-    outcome = training.train(config, options.train, options.workdir)
+        print_summary(config, options.train)
+        if options.train.epochs == 0:
+            return 0
+    outcome = training.train(model, config, options.train, options.workdir)
     if outcome.stopped_by is not None:
         saved = "and saved" if checkpoint.steps(outcome.workdir) else "before the first step"
         print(f"stopped by {outcome.stopped_by.name} {saved} in {outcome.workdir}; resume with:")
         print(f"  {shlex.join(['python', *sys.argv])}")
         return 128 + outcome.stopped_by
-    if outcome.members and outcome.history:
-        print_report(config, outcome.members, outcome.history)
-    if outcome.scores is not None:
-        print_scores(outcome.scores, options.train.dataset, outcome.members)
+    print_report(outcome)
+    print_scores(outcome, options.train.dataset)
     if outcome.history:
-        print_failures(config, outcome)
+        print_failures(outcome, config)
         print_best(outcome)
-    if outcome.failed:
+    if outcome.stopped_on_failure:
         print(f"stopped by --stop-on-failure and saved in {outcome.workdir}")
         return 5
     if not outcome.trained:
-        print(f"already trained for {len(outcome.history)} epochs; more --epochs goes on")
+        print(f"already trained for {len(outcome.history)} epochs; more --epochs continue the run")
     print(f"everything is in {outcome.workdir}:")
-    for name in LEFT_BEHIND:
+    for name in RESULTS:
         if (outcome.workdir / name).exists():
             print(f"  {name}")
     return None
 
 
-def print_report(config: GANConfig, members: list[population.Member], history: list[dict]) -> None:
-    report = population.report(config, members, history[-1])
-    print(f"epoch {len(history)}, mean and standard deviation over the members:")
-    for group in report.summary:
-        own = [f"{k} {v:g}" for k, v in group.items() if k in members[0]]
-        # The losses and scores; report.json has them all.
-        names = [name.removesuffix("_mean") for name in group if name.endswith("_mean")][:4]
-        values = [
-            f"{name} {group[f'{name}_mean']:.3f}"
-            + (f" +- {sd:.3f}" if (sd := group[f"{name}_sd"]) is not None else "")
-            for name in names
-        ]
-        failed = f"{group['failed']} of {group['members']} failed"
-        print("  " + "  ".join([*own, *values, failed]))
-    for name, i in (("best", report.best), ("worst", report.worst)):
-        if i is not None:
-            print(f"{name}: member {i}, " + " ".join(f"{k} {v}" for k, v in members[i].items()))
+def print_summary(config: GANConfig, settings: TrainConfig) -> None:
+    model = MODELS["gan"]
+    with together("load the data"):
+        dataset = data.load(
+            settings.dataset, "train", settings.data_dir, image_size=settings.image_size
+        )
+    networks = model.networks(model.fit_to(config, dataset))
+    print(texts.summary(networks, settings.batch_size))
 
 
-def print_scores(scores: ModeScores, dataset: str, members: list | None) -> None:
-    modes = len(data.MIXTURES[dataset].centers)
-    print(
-        f"2,500 samples{' of each member, mean' if members else ''}: {scores.modes:.3g} of {modes} "
-        f"modes, {scores.high_quality:.1%} of high quality, reverse KL {scores.reverse_kl:.3f} "
-        f"nats, covariance ratio {scores.covariance_ratio:.3f}"
+def print_report(outcome: training.Outcome) -> None:
+    report = outcome.report
+    if report is not None:
+        print(f"epoch {len(outcome.history)}, mean and standard deviation over the members:")
+        named = {"best": report.best, "worst": report.worst}
+        print("\n".join(texts.report_lines(report.summary, named, outcome.labels)))
+
+
+def print_scores(outcome: training.Outcome, dataset: str) -> None:
+    scores = outcome.scores
+    if scores is not None:
+        of_each = " of each member, mean" if outcome.report else ""
+        print(
+            f"2,500 samples{of_each}: {scores.modes:.3g} of {len(data.MIXTURES[dataset].centers)} "
+            f"modes, {scores.high_quality:.1%} of high quality, reverse KL "
+            f"{scores.reverse_kl:.3f} nats, covariance ratio {scores.covariance_ratio:.3f}"
+        )
+
+
+def print_failures(outcome: training.Outcome, config: GANConfig) -> None:
+    diagnosis = outcome.diagnosis
+    if diagnosis is None:
+        return
+    lines = texts.finding_lines(
+        diagnosis.findings, len(outcome.history), MODELS["gan"], vars(config)
     )
-
-
-def print_failures(config: GANConfig, outcome: training.Outcome) -> None:
-    found = diagnostics.diagnose_members(outcome.history)
-    several, epochs = outcome.members is not None, len(outcome.history)
-    lines = diagnostics.describe(found, epochs, population=several, settings=vars(config))
-    short = diagnostics.too_short(outcome.history)
-    sound = population.sound(outcome.history[-1]) if several else np.ones(1, bool)
-    if not lines and sound.any():
-        where = "" if sound.all() else " in the members that have not diverged"
-        lines = [f"no failure was seen{where}{f', but {short}' if short else ''}"]
+    finite = np.atleast_1d(finite_members(outcome.history[-1]))
+    if not lines and finite.any():
+        where = "" if finite.all() else " in the members that have not diverged"
+        caveat = f", but {diagnosis.caveat}" if diagnosis.caveat else ""
+        lines = [f"no failure was seen{where}{caveat}"]
     print("\n".join(lines))
 
 
@@ -168,14 +161,14 @@ def print_best(outcome: training.Outcome) -> None:
     best = evaluation.best_row(outcome.history)
     if best is not None:
         value = evaluation.least_distance(best)
-        of = f", of member {evaluation.best_member(best)}" if outcome.members else ""
-        print(f"the least Fréchet distance was {value:.3g}{of}, after epoch {best['epoch']}:")
+        of = f", of member {evaluation.best_member(best)}" if outcome.report else ""
+        print(f"the smallest Fréchet distance was {value:.3g}{of}, after epoch {best['epoch']}:")
         command = ["python", "scripts/sample.py", "--best", "--workdir", str(outcome.workdir)]
         print(f"  {shlex.join(command)}")
 
 
 def parse_options() -> Options:
-    # The preset gives the defaults that the other options, and --help, start from.
+    # The preset gives the defaults of the other options, also in --help.
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--preset", default="reference")
     preset = first.parse_known_args()[0].preset

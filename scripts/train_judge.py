@@ -1,4 +1,4 @@
-"""Trains the classifier by which samples are judged, and writes it into one file."""
+"""Trains a judge, the classifier whose features score samples, and writes it into one file."""
 
 import contextlib
 import dataclasses
@@ -17,37 +17,39 @@ import optax
 from flax.training.train_state import TrainState
 from tqdm import tqdm
 
-from jaxgan import JaxganError, checkpoint, cli, data
+from jaxgan import JaxganError, cli, data
+from jaxgan.data.pixels import to_float
 from jaxgan.errors import NonFiniteError, NoSplitError
-from jaxgan.metrics.classifier import Judge, JudgeCNN, judge_bytes, judge_images, scaled
+from jaxgan.files import check_writable, disk_errors, write_atomically
+from jaxgan.metrics.classifier import Judge, JudgeCNN, judge_bytes, judge_images
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Trains the classifier by which samples are judged, and writes it into one file."""
+    """Trains a judge, the classifier whose features score samples, and writes it into one file."""
 
     out: str
-    """Where to: NAME.safetensors."""
+    """The output, NAME.safetensors."""
     name: str | None = None
-    """What it is called in every score; by default that of the file."""
+    """The name of the judge in every score; by default that of the file."""
     dataset: str = "fashion_mnist"
-    """A labelled data set, as for train.py."""
+    """A data set with labels, as for train.py."""
     data_dir: str | None = None
-    """Where its files are looked for first."""
+    """The first place to look for its files."""
     image_size: int | None = None
-    """Resize and centre-crop the images to this many pixels square."""
+    """Resize and centre-crop the images to this height and width, in pixels."""
     widths: tuple[int, ...] = (32, 64, 64)
-    """Of its convolutions."""
+    """Channels of the convolutions."""
     kernel: int = 3
-    """Side of their kernels, in pixels."""
+    """Width and height of the convolution kernels, in pixels."""
     epochs: int = 15
     """Passes over the training images."""
     batch_size: int = 128
     """Images per step."""
     learning_rate: float = 1e-3
-    """Of Adam at the start; it falls to 0 in half a cosine."""
+    """Learning rate of Adam at the start. It falls to 0 along half a cosine."""
     seed: int = 0
-    """Of everything random."""
+    """The seed of all random numbers."""
 
 
 class Labelled(NamedTuple):
@@ -67,7 +69,7 @@ def main() -> None:
         raise JaxganError(f"--learning-rate must be above 0, got {options.learning_rate}")
     if not 0 <= options.seed < 2**32:
         raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
-    checkpoint.check_writable(out)
+    check_writable(out)
     train, test = load(options)
     classes = int(train.labels.max()) + 1
     module = JudgeCNN(classes, options.widths, options.kernel)
@@ -80,20 +82,22 @@ def main() -> None:
         "command": shlex.join(["python", *sys.argv]),
         "versions": f"jax {jax.__version__}, Python {platform.python_version()}",
     }
-    with checkpoint.disk_errors(out):
-        checkpoint.write_atomically(out, judge_bytes(judge, **about))
+    with disk_errors(out):
+        write_atomically(out, judge_bytes(judge, **about))
     print(f"{judge.name}: {accuracy:.2%} of {len(test.images)} test images; in {out}")
 
 
 def load(options: Options) -> tuple[Labelled, Labelled]:
-    """Images to train on, and others to test on: a tenth, where the set has no such split."""
+    """Training and test images. If no test images have labels, a tenth of the data is held out."""
     size = options.image_size
     train = data.load(options.dataset, "train", options.data_dir, image_size=size)
     if train.labels is None:
-        raise JaxganError(f"{options.dataset} has no labels, and so no classes to tell apart")
+        raise JaxganError(f"{options.dataset} has no labels, and a judge needs classes")
     images, labels = train.images, train.labels
     if len(images) < 2:
-        raise JaxganError(f"{options.dataset} has {len(images)} image: none is left to test on")
+        raise JaxganError(
+            f"{options.dataset} has {len(images)} image; a judge needs at least 2, one to test on"
+        )
     with contextlib.suppress(NoSplitError):
         test = data.load(options.dataset, "test", options.data_dir, image_size=size)
         if test.labels is not None:
@@ -118,14 +122,14 @@ def fit(module: JudgeCNN, images: np.ndarray, labels: np.ndarray, options: Optio
     def train_step(state, images, labels):
         def loss(params):
             rngs = {"dropout": jax.random.fold_in(training_rng, state.step)}
-            logits, _ = state.apply_fn({"params": params}, scaled(images), train=True, rngs=rngs)
+            logits, _ = state.apply_fn({"params": params}, to_float(images), train=True, rngs=rngs)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         value, grads = jax.value_and_grad(loss)(state.params)
         return state.apply_gradients(grads=grads), value
 
     order = np.random.default_rng(options.seed)
-    # Not loop.fit: inside of a compiled loop a CPU takes twenty times as long for convolutions.
+    # Not loop.fit: on a CPU convolutions inside a compiled loop take twenty times as long.
     for epoch in range(options.epochs):
         parts = np.array_split(order.permutation(len(images)), batches)
         values = []

@@ -1,23 +1,48 @@
-"""Four fake CPU devices for all tests, and errors where shapes would be broadcast by accident."""
+"""Four fake CPU devices for all tests; errors where shapes or types would be promoted by accident.
+
+Most of the time that tests take goes into compiling. So programs are optimized less, and each is
+compiled once: all workers, and the processes that tests start, share a folder. Tests of results
+that are equal to the bit have the marker `optimized`: their programs are those that users run.
+JAX_DISABLE_MOST_OPTIMIZATIONS=0 makes them so for all tests.
+"""
 
 import atexit
 import dataclasses
 import fcntl
+import importlib.util
+import mmap
 import os
 import pty
 import shutil
 import struct
+import subprocess
+import sys
 import tempfile
 import termios
+from pathlib import Path
 
-os.environ["KERAS_BACKEND"] = "jax"
-# Here and in the processes that tests start a program is compiled once, and that is most of the
-# time that tests take. Programs for other numbers of devices are others.
-_COMPILED = tempfile.mkdtemp(prefix="jaxgan-compiled-")
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+
+def _xla_has(flag: str) -> bool:
+    """Whether this XLA has a flag. A process with an unknown flag ends."""
+    spec = importlib.util.find_spec("jaxlib")
+    for file in Path(str(spec and spec.origin)).parent.glob("libjax_common*"):
+        with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(flag.encode()) >= 0
+    return False
+
+
+if "JAXGAN_TESTS_XLA_FLAGS" not in os.environ:  # else this is a process of a test run
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["JAXGAN_TESTS_XLA_FLAGS"] = flags
+    os.environ["KERAS_BACKEND"] = "jax"
+    os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+    folder = tempfile.mkdtemp(prefix="jaxgan-compiled-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    less = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+    if less and _xla_has("xla_cpu_use_fusion_emitters"):
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 
 import jax
 
@@ -25,15 +50,50 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import numpy as np
+import optax
 import pytest
 
 import jaxgan
 
+# Adam in optax raises a float to an integer power.
+optax.tree.bias_correction = jax.numpy_dtype_promotion("standard")(optax.tree.bias_correction)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "optimized: with the programs that users run, in a process")
+    # One worker may read a program that another is writing. JAX then compiles it again.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Runs a test with the marker `optimized` in a process whose programs are optimized."""
+    optimized = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
+    if optimized or pyfuncitem.get_closest_marker("optimized") is None:
+        return None
+    arguments = ["-n", "0", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    flags = os.environ["JAXGAN_TESTS_XLA_FLAGS"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=pyfuncitem.config.rootpath,
+        env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return True
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Each compiled program maps memory, and a process may have so many maps: of the hundreds of
-    this suite XLA dies. The next test file has those that it shares from the folder above."""
+    """Removes the programs of a test file from memory.
+
+    Each program maps memory, and a process may have only so many maps: with the hundreds of
+    programs of this suite XLA dies. The next test file finds its programs in the folder above.
+    """
     yield
     jax.clear_caches()
 

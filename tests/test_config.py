@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import pytest
 
-from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig, config, create_state, schedules
+from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig, create_state, schedules
+from jaxgan.adversarial.penalties import PENALTIES
 
 
 def test_equal_configs_are_one_key():
@@ -58,7 +59,6 @@ def test_reference_preset_is_the_default():
         ("unroll_steps", 0.5),
         ("pac", 0),
         ("weight_clip", -0.01),
-        ("gradient_penalty_target", -1.0),
         ("instance_noise", -0.1),
         ("augment", -0.1),
         ("augment", "linear:0:1.1:10"),
@@ -94,7 +94,7 @@ def test_train_fields_out_of_range_are_named(field, value):
         TrainConfig(**{field: value})
 
 
-@pytest.mark.parametrize("field", ["instance_noise", "augment", "lr_scale", *config.PENALTIES])
+@pytest.mark.parametrize("field", ["instance_noise", "augment", "lr_scale", *PENALTIES])
 def test_a_malformed_schedule_is_named_with_its_field(field):
     with pytest.raises(JaxganError, match=rf"^{field}: a schedule is .*; got 'linear:1'"):
         GANConfig(**{field: "linear:1"})
@@ -103,11 +103,11 @@ def test_a_malformed_schedule_is_named_with_its_field(field):
 MODULE = nn.Dense(1)
 
 
-def test_the_presets_networks_are_of_the_sizes_that_they_promise():
+def test_the_networks_of_the_presets_have_their_published_sizes():
     def parameters(preset):
         state = jax.eval_shape(lambda: create_state(jax.random.key(0), PRESETS[preset][0]))
-        players = (state.generator, state.discriminator)
-        return [sum(x.size for x in jax.tree.leaves(player.params)) for player in players]
+        learners = (state.generator, state.discriminator)
+        return [sum(x.size for x in jax.tree.leaves(learner.params)) for learner in learners]
 
     assert parameters("reference") == [249_296, 242_177]
     generator, discriminator = parameters("tuned")
@@ -129,25 +129,30 @@ def test_the_rates_of_a_preset_fall_until_its_last_step_on_fashion_mnist(preset)
     ("options", "reason"),
     [
         ({"loss": "wasserstein"}, "'wasserstein' is unbounded .*: add gradient_penalty"),
-        # Neither bounds the critic's slope.
+        # Neither bounds the slope of the discriminator.
         ({"loss": "wasserstein", "weight_penalty": 1.0}, "unbounded"),
         ({"loss": "wasserstein", "r1": "linear:0:0:10"}, "unbounded"),
         ({"loss": "wasserstein", "r1": 1.0, "label_smoothing": 0.1}, "'wasserstein' has none"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing needs a loss with labels"),
         ({"loss": "relativistic", "label_smoothing": 0.1}, "take non_saturating, minimax or"),
-        ({"loss": "hinge", "roth": 1.0}, "roth stands for noise under a cross-entropy"),
+        ({"loss": "hinge", "roth": 1.0}, "roth needs a cross-entropy, and 'hinge' is none"),
         ({"loss": "least_squares", "roth": 1.0}, "or r1 and r2"),
         ({"loss": "relativistic", "roth": "linear:1:0:10"}, "'relativistic' is none"),
         ({"loss": "wasserstein", "weight_clip": 0.1, "roth": 1.0}, "'wasserstein' is none"),
-        ({"weight_clip": 0.1, "spectral_norm": True}, "the scale that is clipped is divided out"),
+        (
+            {"weight_clip": 0.1, "spectral_norm": True},
+            "weight_clip has no effect with spectral_norm",
+        ),
         ({"spectral_norm": True, "discriminator": MODULE}, "flax.linen.SpectralNorm"),
         ({"optimizer": "sgd", "generator_b1": 0.5}, "'sgd' has no moments"),
         ({"optimizer": "sgd", "adam_eps": 1e-3}, "'adam_eps'"),
-        ({"image_shape": (1, 1, 2), "augment": 0.5}, "augment moves and cuts images"),
-        ({"gradient_penalty_target": 0.0}, "gradient_penalty_target is that of gradient_penalty"),
+        (
+            {"image_shape": (1, 1, 2), "augment": 0.5},
+            "augment is for images, and the data are points",
+        ),
     ],
 )
-def test_what_makes_no_sense_together_is_refused_with_the_reason(options, reason):
+def test_options_that_make_no_sense_together_are_refused_with_the_reason(options, reason):
     with pytest.raises(JaxganError, match=reason):
         GANConfig(**options)
 
@@ -158,15 +163,15 @@ def test_what_makes_no_sense_together_is_refused_with_the_reason(options, reason
         {"loss": "wasserstein", "weight_clip": 0.01},
         {"loss": "wasserstein", "spectral_norm": True},
         {"loss": "wasserstein", "r1": "linear:0:1:10"},
-        {"loss": "wasserstein", "gradient_penalty": 10.0, "gradient_penalty_target": 0.0},
-        # Whose critic nothing is known of.
+        {"loss": "wasserstein", "gradient_penalty": 10.0},
+        # Nothing is known of this discriminator.
         {"loss": "wasserstein", "discriminator": MODULE},
         {"loss": "least_squares", "label_smoothing": 0.1},
         {"loss": "minimax", "roth": 0.1, "label_smoothing": 0.1},
         {"optimizer": "sgd", "generator_lr": 0.1},
     ],
 )
-def test_what_makes_sense_together_is_not(options):
+def test_options_that_make_sense_together_are_taken(options):
     GANConfig(**options)
 
 

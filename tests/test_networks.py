@@ -1,24 +1,30 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgan import GANConfig, create_state, sample
-from jaxgan.networks import MLPDiscriminator, SpectralDense
+from jaxgan import create_state, sample
+from jaxgan.learner import forward
+from jaxgan.networks import MLPDiscriminator, SpectralDense, _drop
+
+
+@pytest.fixture(scope="module")
+def state():
+    return create_state(jax.random.key(1))
 
 
 def count(params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def test_reference_has_the_published_numbers_of_parameters():
-    state = create_state(jax.random.key(0))
+def test_reference_has_the_published_numbers_of_parameters(state):
     assert count(state.generator.params) == 249_296
     assert count(state.discriminator.params) == 242_177
 
 
-@pytest.mark.parametrize("player", ["generator", "discriminator"])
-def test_kernels_are_glorot_uniform_and_biases_zero(player):
-    params = getattr(create_state(jax.random.key(1)), player).params
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_kernels_are_glorot_uniform_and_biases_zero(state, network):
+    params = getattr(state, network).params
     for layer in params.values():
         fan_in, fan_out = layer["kernel"].shape
         bound = np.sqrt(6 / (fan_in + fan_out))
@@ -29,8 +35,8 @@ def test_kernels_are_glorot_uniform_and_biases_zero(player):
         assert not np.asarray(layer["bias"]).any()
 
 
-def test_generator_gives_images_in_range():
-    images = sample(create_state(jax.random.key(0)), jax.random.key(1), 5)
+def test_generator_gives_images_in_range(state):
+    images = np.asarray(sample(state, jax.random.key(1), 5))
     assert images.shape == (5, 28, 28, 1)
     assert images.dtype == np.float32
     assert np.abs(images).max() <= 1
@@ -48,52 +54,89 @@ def test_discriminator_by_hand():
     images = np.array([3.0, -2.0], np.float32).reshape(2, 1, 1, 1)
     # LeakyReLU: (3, -0.6) and (-0.4, 2); no dropout.
     np.testing.assert_allclose(network.apply({"params": params}, images), [-2.0, 20.6], rtol=1e-6)
+
+    @jax.jit
+    @jax.vmap
+    def train(rng):
+        return network.apply({"params": params}, images, train=True, rngs={"dropout": rng})
+
     # In training each hidden unit is either dropped or doubled.
-    logits = {
-        tuple(
-            np.round(
-                np.asarray(
-                    network.apply(
-                        {"params": params}, images, train=True, rngs={"dropout": jax.random.key(i)}
-                    )
-                ),
-                3,
-            )
-        )
-        for i in range(64)
-    }
-    first = {pair[0] for pair in logits}
-    assert first == {np.float32(x) for x in (1.0, 7.0, -11.0, -5.0)}
+    logits = np.round(np.asarray(train(jax.random.split(jax.random.key(0), 64))), 3)
+    assert set(logits[:, 0]) == {np.float32(x) for x in (1.0, 7.0, -11.0, -5.0)}
 
 
-def test_dropout_is_off_outside_training():
-    state = create_state(jax.random.key(0), GANConfig())
+def test_dropout_is_off_outside_training(state):
     images = np.ones((3, 28, 28, 1), np.float32)
-    logits = state.discriminator.apply_fn({"params": state.discriminator.params}, images)
+    logits = np.asarray(jax.jit(forward)(state.discriminator, images)[0])
     np.testing.assert_allclose(logits, np.full(3, logits[0]))
+
+
+def rounded(rate):
+    """The rates of dropout are multiples of 2**-16."""
+    return round(rate * 2**16) / 2**16
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.3, 0.2])
+def test_dropout_keeps_its_share_and_its_mean(rate):
+    n = 100_000
+    bits = np.random.default_rng(0).integers(0, 2**16, (n, 1), np.uint32)
+    found = np.asarray(_drop(jnp.full((n, 1), 3.0), rate, bits))
+    np.testing.assert_allclose(np.unique(found), [0, 3 / (1 - rounded(rate))], rtol=1e-6)
+    error = 4 * np.sqrt(rate * (1 - rate) / n)
+    assert abs((found == 0).mean() - rate) < error
+    # All of the bits together: the mean is kept, however the rate is rounded.
+    every = np.arange(2**16, dtype=np.uint32)[:, None]
+    mean = np.asarray(_drop(jnp.ones((2**16, 1)), rate, every), np.float64).mean()
+    np.testing.assert_allclose(mean, 1, rtol=1e-6)
+
+
+def test_dropout_is_finite_at_any_rate():
+    bits = np.array([0, 1, 2**16 - 1], np.uint32)[:, None]
+    x = jnp.full((3, 1), -2.0)
+    np.testing.assert_array_equal(_drop(x, 0.0, bits), x)
+    # At least one of the 2**16 numbers keeps a unit.
+    np.testing.assert_array_equal(_drop(x, 0.99999, bits), [[0], [0], [-(2.0**17)]])
+    slope = jax.grad(lambda x: _drop(x, 0.99999, bits).sum())(x)
+    np.testing.assert_array_equal(slope, [[0], [0], [2.0**16]])
 
 
 def test_each_layer_drops_its_share_and_no_two_alike():
     rates = (0.5, 0.3, 0.2)
-    network = MLPDiscriminator(widths=(1,) * 3, dropout=rates)
     # Of one unit each, with weights of 1: what a layer drops makes the logit 0.
     ones = {"kernel": np.ones((1, 1), np.float32), "bias": np.zeros(1, np.float32)}
     params = {f"Dense_{i}": ones for i in range(4)}
     images = np.ones((20_000, 1, 1, 1), np.float32)
-    logits = network.apply({"params": params}, images, True, rngs={"dropout": jax.random.key(0)})
-    kept = np.prod([1 - rate for rate in rates])
+
+    def logits(rates, seed):
+        network = MLPDiscriminator(widths=(1,) * 3, dropout=rates)
+        rngs = {"dropout": jax.random.key(seed)}
+        return np.asarray(network.apply({"params": params}, images, True, rngs=rngs))
+
+    kept = np.prod([1 - rounded(rate) for rate in rates])
     # All or nothing, unbiased, and kept as often as by independent layers (4 standard errors).
-    np.testing.assert_allclose(np.unique(logits), [0, 1 / kept], rtol=1e-6)
+    np.testing.assert_allclose(np.unique(logits(rates, 0)), [0, 1 / kept], rtol=1e-6)
     error = 4 * np.sqrt(kept * (1 - kept) / 20_000)
-    assert abs(float((np.asarray(logits) > 0).mean()) - kept) < error
+    assert abs((logits(rates, 0) > 0).mean() - kept) < error
     for i, rate in enumerate(rates):
         alone = tuple(rate * (j == i) for j in range(3))
-        network = MLPDiscriminator(widths=(1,) * 3, dropout=alone)
-        logits = network.apply(
-            {"params": params}, images, True, rngs={"dropout": jax.random.key(1)}
-        )
-        share = float((np.asarray(logits) == 0).mean())
+        share = (logits(alone, 1) == 0).mean()
         assert abs(share - rate) < 4 * np.sqrt(rate * (1 - rate) / 20_000)
+
+
+def test_no_two_units_share_their_masks():
+    """Neither in one layer, nor in two, nor two that share a random word."""
+    n, widths = 20_000, (4, 3, 2)
+    network = MLPDiscriminator(widths=widths, dropout=(0.5,) * 3)
+    rngs = {"dropout": jax.random.key(0)}
+    bits = [np.asarray(x) for x in network.apply({}, n, rngs=rngs, method="_draw_bits")]
+    assert [x.shape for x in bits] == [(n, width) for width in widths]
+    units = np.concatenate(bits, axis=1)
+    assert units.max() < 2**16
+    masks = units < 2**15
+    correlations = np.corrcoef(masks.T) - np.eye(9)
+    # 36 pairs, 5 standard errors.
+    assert np.abs(correlations).max() < 5 / np.sqrt(n)
+    assert np.abs(np.corrcoef(units.T) - np.eye(9)).max() < 5 / np.sqrt(n)
 
 
 def test_spectral_norm_makes_the_largest_singular_values_1():

@@ -14,24 +14,25 @@ from jaxgan import GANConfig, JaxganError, create_state, data, sample, train_ste
 RNG = jax.random.key(0)
 
 
-def dot_types(small, images, precision: str) -> set[str]:
-    """Element types of the operands of all matrix products in a step."""
-    state = create_state(RNG, dataclasses.replace(small, precision=precision))
-    program = train_step.lower(state, images, RNG).as_text()
+@pytest.fixture(scope="module")
+def states(tiny):
+    """Before the first step, by their precision."""
+    return {
+        precision: create_state(RNG, dataclasses.replace(tiny, precision=precision))
+        for precision in ("f32", "bf16")
+    }
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_all_matrix_products_are_of_the_precision(states, images, precision):
+    program = train_step.lower(states[precision], images, RNG).as_text()
     operands = re.findall(r"dot_general.* : \((.*)\) ->", program)
     assert len(operands) > 10
-    return {kind for pair in operands for kind in re.findall(r"x([a-z]+\d+)>", pair)}
+    types = {kind for pair in operands for kind in re.findall(r"x([a-z]+\d+)>", pair)}
+    assert types == {precision}
 
 
-def test_all_matrix_products_are_of_the_precision(small, images):
-    assert dot_types(small, images, "f32") == {"f32"}
-    assert dot_types(small, images, "bf16") == {"bf16"}
-
-
-def test_parameters_moments_metrics_and_images_stay_in_float32(small, images):
-    states = {
-        p: create_state(RNG, dataclasses.replace(small, precision=p)) for p in ("f32", "bf16")
-    }
+def test_parameters_moments_metrics_and_images_stay_in_float32(states, images):
     # The same parameters to begin with.
     for one, other in zip(*map(jax.tree.leaves, states.values()), strict=True):
         assert one.dtype == other.dtype
@@ -62,15 +63,15 @@ def test_bf16_trains_as_f32_does():
         return np.stack([metrics.gen_loss, metrics.disc_loss], axis=-1)
 
     f32, bf16 = losses("f32"), losses("bf16")
-    # bfloat16 has 8 bits; both losses move by more than 0.07 in these 92 steps.
+    # bfloat16 has 8 bits; both losses change by more than 0.07 in these 92 steps.
     assert (f32 != bf16).any(axis=0).all()
     np.testing.assert_allclose(bf16, f32, atol=0.02)
     assert (np.ptp(bf16, axis=0) > 0.07).all()
 
 
-def test_what_nothing_would_follow_is_refused():
+def test_a_precision_without_effect_is_refused():
     with pytest.raises(JaxganError, match=r"^precision must be one of f32, bf16, got 'f16'"):
         GANConfig(precision="f16")  # pyright: ignore
     GANConfig(precision="bf16", generator=nn.Dense(1))
-    with pytest.raises(JaxganError, match="both networks are modules of your own"):
+    with pytest.raises(JaxganError, match="both networks are your own modules"):
         GANConfig(precision="bf16", generator=nn.Dense(1), discriminator=nn.Dense(1))

@@ -1,25 +1,39 @@
-"""The README's Python, run as it stands there, one block after the other."""
+"""The Python of both READMEs, run as it stands there, and the files that they name."""
 
 import re
-from pathlib import Path
 
-import jax
+import pytest
+from helpers import ROOT
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+READMES = [ROOT / "README.md", ROOT / "scripts" / "README.md"]
 
 
-def test_every_block_of_python_runs():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+def run_blocks(path) -> dict:
     names = {}
-    for block in blocks:
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
         exec(block, names)
-    assert names["pictures"].shape == (16, 8, 8, 1)
+    return names
+
+
+def test_the_first_readme_composes_the_step():
+    names = run_blocks(READMES[0])
+    assert names["samples"].shape == (16, 8, 8, 1)
     assert names["history"].gen_loss.shape == (10,)
-    assert jax.device_count() == 4
     assert names["states"].step.tolist() == [1] * 8
+    assert names["state"].config.discriminator == names["Critic"]()
 
 
-def test_every_file_that_is_named_is_there():
-    for name in re.findall(r'(?:src="|\]\()((?!http)[^")]+)', README):
-        assert (Path(__file__).parents[1] / name).exists(), name
+def test_the_readme_of_the_scripts_trains_a_population():
+    names = run_blocks(READMES[1])
+    assert names["state"].step == 12
+    assert len(names["losses"]) == 3
+
+
+@pytest.mark.parametrize("path", READMES, ids=str)
+def test_every_file_that_is_named_is_there(path):
+    for name in re.findall(r'(?:src="|\]\()((?!http)[^")]+)', path.read_text()):
+        assert (path.parent / name).exists(), name
+
+
+def test_the_readme_is_short():
+    assert len(READMES[0].read_text().splitlines()) <= 150

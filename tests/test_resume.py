@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or go wrong, as real processes."""
+"""Runs that are killed, stopped or diverge, as real processes."""
 
 import os
 import random
@@ -10,25 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT, here
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import kill_resume
 
-OPTIONS = ["--batch-size", "16", "--generator-widths", "32", "--latent-dim", "8"]
+OPTIONS = [
+    *("--batch-size", "16", "--generator-widths", "32", "--latent-dim", "8"),
+    *("--discriminator-widths", "32", "--discriminator-dropout", "0.3"),
+]
 
 
-@pytest.fixture
-def dataset(tmp_path) -> list[str]:
-    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8)
-    np.save(tmp_path / "images.npy", images)
-    return ["--dataset", str(tmp_path / "images.npy")]
+def save_images(folder: Path, n: int) -> list[str]:
+    images = np.random.default_rng(0).integers(0, 256, (n, 8, 8), np.uint8)
+    np.save(folder / "images.npy", images)
+    return ["--dataset", str(folder / "images.npy"), *OPTIONS]
 
 
-def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path, dataset):
-    options = [*dataset, *OPTIONS, "--epochs", "60", "--checkpoint-every", "1"]
-    kill_resume.finish(kill_resume.start(tmp_path / "reference", options))
+def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path):
+    options = [*save_images(tmp_path, 200), "--epochs", "60", "--checkpoint-every", "1"]
+    here("train.py", *options, "--workdir", tmp_path / "reference")
     seed = random.SystemRandom().randrange(10**6)
     moments, differences = kill_resume.trial(
         tmp_path, tmp_path / "reference", options, kills=3, seed=seed, seconds=1.0
@@ -37,10 +39,10 @@ def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path, datas
     assert any(moment != "too late" for moment in moments), f"seed {seed}"
 
 
-def test_the_comparison_sees_a_difference(tmp_path, dataset):
-    for name, seed in (("a", "0"), ("b", "1")):
-        options = [*dataset, *OPTIONS, "--epochs", "1", "--seed", seed]
-        kill_resume.finish(kill_resume.start(tmp_path / name, options))
+def test_the_comparison_finds_a_difference(tmp_path):
+    options = [*save_images(tmp_path, 200), "--epochs", "1"]
+    for name, seed in (("a", 0), ("b", 1)):
+        here("train.py", *options, "--seed", seed, "--workdir", tmp_path / name)
     found = kill_resume.differences(tmp_path / "a", tmp_path / "b")
     assert any("params" in name for name in found)
     assert any("mu" in name for name in found)
@@ -49,23 +51,21 @@ def test_the_comparison_sees_a_difference(tmp_path, dataset):
 
 @pytest.fixture(scope="module")
 def long_epochs(tmp_path_factory) -> tuple[list[str], Path]:
-    """Options of a run whose epochs are long enough to be stopped in, and such a run, finished."""
+    """Options of a run whose epochs are long enough to stop in them, and such a run, finished."""
     folder = tmp_path_factory.mktemp("long")
-    images = np.random.default_rng(0).integers(0, 256, (150_000, 8, 8), np.uint8)
-    np.save(folder / "images.npy", images)
-    options = ["--dataset", str(folder / "images.npy"), *OPTIONS, "--epochs", "1"]
-    kill_resume.finish(kill_resume.start(folder / "reference", options))
+    options = [*save_images(folder, 150_000), "--epochs", "1"]
+    here("train.py", *options, "--workdir", folder / "reference")
     return options, folder / "reference"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_saves_in_mid_epoch_and_says_how_to_resume(
+def test_a_stopped_run_saves_within_an_epoch_and_says_how_to_resume(
     tmp_path, long_epochs, terminal, number
 ):
     options, reference = long_epochs
     workdir = tmp_path / "run"
     command = [sys.executable, str(kill_resume.TRAIN), "--workdir", str(workdir), *options]
-    # On a terminal, whose bar tells when the first steps have been taken.
+    # On a terminal, whose bar shows when the first steps have been taken.
     master, slave = terminal
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True)
     os.close(slave)
@@ -76,21 +76,21 @@ def test_a_stopped_run_saves_in_mid_epoch_and_says_how_to_resume(
     out, _ = process.communicate()
     assert process.returncode == 128 + number, err
     assert f"stopped by {number.name} and saved in {workdir}; resume with:" in out
-    resume = out.splitlines()[-1].split()
-    assert resume[0] == "python"
     assert "Traceback" not in err
+    python, train, *arguments = out.splitlines()[-1].split()
+    assert (python, Path(train)) == ("python", kill_resume.TRAIN)
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     assert len(steps) == 1
     assert 0 < steps[0] < 9375
 
-    done = subprocess.run([sys.executable, *resume[1:]], capture_output=True, text=True, check=True)
-    assert f"resuming {workdir}" in done.stdout
+    out, _ = here("train.py", *arguments)
+    assert f"resuming {workdir}" in out
     assert kill_resume.differences(workdir, reference) == []
 
 
-def test_a_diverging_run_ends_with_3_and_keeps_the_last_good_checkpoint(tmp_path, dataset):
-    options = [*dataset, *OPTIONS, "--epochs", "100", "--checkpoint-every", "1"]
-    # Steps so large that the loss overflows after some epochs.
+def test_a_diverging_run_ends_with_3_and_keeps_the_last_good_checkpoint(tmp_path):
+    options = [*save_images(tmp_path, 200), "--epochs", "100", "--checkpoint-every", "1"]
+    # Updates of this size overflow after some epochs.
     options += ["--discriminator-lr", "400"]
     process = kill_resume.start(tmp_path / "run", options)
     error = process.communicate()[1].decode()
@@ -102,4 +102,4 @@ def test_a_diverging_run_ends_with_3_and_keeps_the_last_good_checkpoint(tmp_path
     assert len(rows) == epoch - 1
     numbers = [value for row in rows for name, value in row.items() if name != "failures"]
     assert np.isfinite([float(number) for number in numbers]).all()
-    assert "last good checkpoint" in error
+    assert "last checkpoint" in error

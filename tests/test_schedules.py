@@ -62,12 +62,12 @@ def test_which_schedules_are_zero_all_the_time():
         "Linear:1:2:10",
     ],
 )
-def test_what_is_no_schedule_is_refused(schedule):
+def test_other_strings_are_refused(schedule):
     with pytest.raises(JaxganError, match="a schedule is a number, or KIND:START:END:STEPS"):
         schedules.ends(schedule)
 
 
 @pytest.mark.parametrize("schedule", ["exponential:0:1:10", "exponential:1:0:10"])
 def test_an_exponential_cannot_start_or_end_at_zero(schedule):
-    with pytest.raises(JaxganError, match="an exponential schedule stays above 0"):
+    with pytest.raises(JaxganError, match="of an exponential schedule must be above 0"):
         schedules.ends(schedule)

@@ -1,60 +1,27 @@
 """The scripts as a user starts them: real files, and real processes where that is the matter."""
 
 import contextlib
-import io
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT, contents, here, picture, script
 from PIL import Image
 
-from jaxgan import PRESETS, cli, training
-from jaxgan.checkpoint import RunFolder
+from jaxgan import MODELS, PRESETS
+from jaxgan.report import texts
+from jaxgan.run.checkpoint import RunFolder
 
-ROOT = Path(__file__).parents[1]
 COLUMNS = (
     "epoch,step,gen_loss,disc_loss,real_score,fake_score,penalty,real_accuracy,fake_accuracy,"
     "diversity,logit_spread,gen_grad_norm,disc_grad_norm,gen_param_norm,disc_param_norm,gen_loss_square,"
     "disc_loss_square,seconds,steps_per_second,failures"
 )
-
-
-def script(name: str, *arguments, status: int = 0, **environment) -> tuple[str, str]:
-    """Runs a script; gives its output and errors, or fails if the exit status is another."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", **environment},
-        check=False,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout, done.stderr
-
-
-def here(name: str, *arguments, status: int = 0) -> tuple[str, str]:
-    """As `script`, but in this process, which has imported and compiled most of it already."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        # What these set would outlive the script.
-        patch.setattr(cli, "quieten", lambda: None)
-        patch.setattr(cli, "keep_programs", lambda: None)
-        patch.setattr("gc.set_threshold", lambda *_: None)
-        patch.setattr("signal.signal", lambda *_: None)
-        patch.setattr(sys, "argv", [name, *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
-        patch.setattr(sys, "stdout", out)
-        patch.setattr(sys, "stderr", err)
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
-    assert end.value.code == status, out.getvalue() + err.getvalue()
-    return out.getvalue(), err.getvalue()
 
 
 @pytest.fixture
@@ -74,15 +41,6 @@ def user_error(refused):
         return err
 
     return run_here
-
-
-def picture(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -365,11 +323,9 @@ def test_summary_shows_both_networks_of_the_data():
     assert "\x1b" not in out
 
 
-def test_summary_has_the_published_numbers(tmp_path):
-    np.save(tmp_path / "images.npy", np.zeros((1, 28, 28), np.uint8))
-    tables = training.summary(
-        PRESETS["reference"][0], training.TrainConfig(str(tmp_path / "images.npy"))
-    )
+def test_summary_has_the_published_numbers():
+    gan = MODELS["gan"]
+    tables = texts.summary(gan.networks(gan.config()), 2)
     assert "Total Parameters: 249,296" in tables
     assert "Total Parameters: 242,177" in tables
 

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from program import Program
+from peers.program import Program
 
 import jaxgan
 from jaxgan import loop
@@ -24,13 +24,7 @@ def make(images: np.ndarray, batch_size: int, variant: str) -> Program:
         jax.block_until_ready((state, metrics))
         return {name: float(value) for name, value in metrics._asdict().items()}
 
-    return Program(
-        run,
-        steps,
-        about=f"jaxgan {jaxgan.__version__}, jax {jax.__version__}, {jax.default_backend()}",
-        parameters=(count(state.generator.params), count(state.discriminator.params)),
-    )
-
-
-def count(params) -> int:
-    return sum(x.size for x in jax.tree.leaves(params))
+    params = state.generator.params, state.discriminator.params
+    generator, discriminator = (sum(x.size for x in jax.tree.leaves(p)) for p in params)
+    about = f"jaxgan {jaxgan.__version__}, jax {jax.__version__}, {jax.default_backend()}"
+    return Program(run, steps, about, (generator, discriminator))

@@ -1,7 +1,7 @@
-"""Keras 3 on TensorFlow: a training loop of its own, a whole epoch in one `tf.function`.
+"""Keras 3 on TensorFlow: an epoch is one `tf.function` with a loop in the graph.
 
-A loop in the graph was faster than a Python loop over a compiled step, and under XLA so was a loop
-inside the program of XLA (each the best of three and of two forms, on CPU).
+On a CPU this was the fastest of three forms, and with XLA of two: a Python loop over a compiled
+step was slower.
 """
 
 # pyright: reportMissingImports=false, reportMissingModuleSource=false
@@ -14,10 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from program import Program
-
-LATENT_DIM = 100
-METRICS = ("gen_loss", "disc_loss", "real_score", "fake_score")
+from peers.program import LATENT_DIM, METRICS, Program
 
 
 def make(images: np.ndarray, batch_size: int, variant: str) -> Program:
@@ -66,11 +63,11 @@ def make_discriminator() -> keras.Model:
 
 
 def make_train_step(generator, discriminator, batch_size: int):
-    """A step on a batch of uint8 images `[B, 28, 28, 1]`; it gives its METRICS `[4]`."""
-    players = [network.trainable_variables for network in (generator, discriminator)]
-    # One Adam over both players, as it is the same for both.
+    """A step on a batch of uint8 images `[B, 28, 28, 1]`; it returns its METRICS `[4]`."""
+    variables = [network.trainable_variables for network in (generator, discriminator)]
+    # One Adam updates both networks, since its settings are the same for both.
     adam = keras.optimizers.Adam(1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-7)
-    adam.build(players[0] + players[1])
+    adam.build(variables[0] + variables[1])
 
     def train_step(batch):
         real = (tf.cast(batch, tf.float32) - 127.5) / 127.5
@@ -82,7 +79,7 @@ def make_train_step(generator, discriminator, batch_size: int):
             gen_loss = tf.reduce_mean(tf.nn.softplus(-fake_logits))
             disc_loss = tf.reduce_mean(tf.nn.softplus(-real_logits))
             disc_loss += tf.reduce_mean(tf.nn.softplus(fake_logits))
-        grads = tape.gradient(gen_loss, players[0]) + tape.gradient(disc_loss, players[1])
+        grads = tape.gradient(gen_loss, variables[0]) + tape.gradient(disc_loss, variables[1])
         adam.apply(grads)
         scores = [tf.reduce_mean(tf.sigmoid(logits)) for logits in (real_logits, fake_logits)]
         return tf.stack([gen_loss, disc_loss, *scores])

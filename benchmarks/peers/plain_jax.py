@@ -1,7 +1,7 @@
 """JAX without jaxgan: Flax networks, Optax, a jitted step with a donated state in a Python loop.
 
-The images and their order lie on the device and the step takes its own batch from them. (A batch
-that is gathered by a program of its own costs a second dispatch.)
+The images and their order are on the device, and the step takes its batch from them. (To gather
+the batch in another program costs a second dispatch.)
 """
 
 from typing import Any
@@ -11,10 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from program import Program
+from peers.program import LATENT_DIM, METRICS, Program
 
-LATENT_DIM = 100
-METRICS = ("gen_loss", "disc_loss", "real_score", "fake_score")
 ADAM = optax.adam(1e-3, b1=0.9, b2=0.999, eps=1e-7)
 
 
@@ -45,11 +43,11 @@ class Discriminator(nn.Module):
 
 
 def gradients(params, real, latents, rng, discriminator: Discriminator | None = None):
-    """Both players' gradients, from one forward pass, and the METRICS `[4]`."""
+    """The gradients of both networks, from one forward pass, and the METRICS `[4]`."""
     discriminator = discriminator or Discriminator()
     fake_rng, real_rng = jax.random.split(rng)
 
-    def play(generator_params, discriminator_params):
+    def both_losses(generator_params, discriminator_params):
         def logits(images, rng) -> Any:
             variables = {"params": discriminator_params}
             return discriminator.apply(variables, images, rngs={"dropout": rng})
@@ -61,12 +59,12 @@ def gradients(params, real, latents, rng, discriminator: Discriminator | None = 
         scores = nn.sigmoid(real_logits).mean(), nn.sigmoid(fake_logits).mean()
         return (gen_loss, disc_loss), jnp.stack([gen_loss, disc_loss, *scores])
 
-    _, pull_back, metrics = jax.vjp(play, *params, has_aux=True)
+    _, pull_back, metrics = jax.vjp(both_losses, *params, has_aux=True)
     return (pull_back((1.0, 0.0))[0], pull_back((0.0, 1.0))[1]), metrics
 
 
 def train_step(state, images, order):
-    """One step on the batch `order[step]`, of an order `[steps, B]`; the state counts its steps."""
+    """One step on the batch `order[step]` of an order `[steps, B]`. The state counts the steps."""
     params, opt_state, rng, step, totals = state
     real = (images[order[step % len(order)]].astype(jnp.float32) - 127.5) / 127.5
     rng, latent_rng, dropout_rng = jax.random.split(rng, 3)
@@ -82,7 +80,7 @@ def make(images: np.ndarray, batch_size: int, variant: str) -> Program:
     steps = len(images) // batch_size
     data = jax.device_put(images)
     rngs = jax.random.split(jax.random.key(0), 5)
-    # One Adam over both players, as it is the same for both.
+    # One Adam updates both networks, since its settings are the same for both.
     params = (
         Generator().init(rngs[0], jnp.zeros((1, LATENT_DIM)))["params"],
         Discriminator().init({"params": rngs[1], "dropout": rngs[2]}, data[:1] / 255.0)["params"],

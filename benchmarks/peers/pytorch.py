@@ -1,8 +1,8 @@
 """PyTorch: eager, compiled, and as a CUDA graph.
 
-Both players' gradients come from one graph of the forward pass, by `autograd.grad`, which walks
-only what leads to the parameters it is asked for. One fused Adam updates both players, as its
-settings are the same for both.
+The gradients of both networks come from one graph of the forward pass, by `autograd.grad`. It
+visits only what leads to the parameters that it is given. One fused Adam updates both networks,
+since its settings are the same for both.
 """
 
 # pyright: reportMissingImports=false
@@ -11,21 +11,18 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from program import NotHereError, Program
+from peers.program import LATENT_DIM, METRICS, PeerError, Program
 from torch import nn
 from torch.nn.functional import softplus
 
-LATENT_DIM = 100
-METRICS = ("gen_loss", "disc_loss", "real_score", "fake_score")
-
 
 def make(images: np.ndarray, batch_size: int, variant: str) -> Program:
-    """The variant names what is done: "eager", "compile", "cuda-graph", "compile cuda-graph"."""
+    """The variant is "eager", "compile", "cuda-graph" or "compile cuda-graph"."""
     if "cuda" in variant and not torch.cuda.is_available():
-        raise NotHereError("PyTorch sees no CUDA device")
+        raise PeerError("PyTorch sees no CUDA device")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
-        # TF32, as JAX and TensorFlow have it by default.
+        # TF32, the default of JAX and TensorFlow.
         torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
     steps = len(images) // batch_size
@@ -73,8 +70,8 @@ def make_step(
     generator, discriminator, data, totals, *, compiled: bool
 ) -> Callable[[torch.Tensor], None]:
     """A step on the images at the indices `[B]`; it adds its METRICS to the totals `[4]`."""
-    players = [list(network.parameters()) for network in (generator, discriminator)]
-    parameters = players[0] + players[1]
+    networks = [list(network.parameters()) for network in (generator, discriminator)]
+    parameters = networks[0] + networks[1]
     adam = torch.optim.Adam(
         parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-7, fused=True, capturable=data.is_cuda
     )
@@ -85,16 +82,16 @@ def make_step(
         fake_logits, real_logits = discriminator(fake), discriminator(real)
         gen_loss = softplus(-fake_logits).mean()
         disc_loss = softplus(-real_logits).mean() + softplus(fake_logits).mean()
-        grads = torch.autograd.grad(gen_loss, players[0], retain_graph=True)
-        grads += torch.autograd.grad(disc_loss, players[1])
+        grads = torch.autograd.grad(gen_loss, networks[0], retain_graph=True)
+        grads += torch.autograd.grad(disc_loss, networks[1])
         with torch.no_grad():
             scores = real_logits.sigmoid().mean(), fake_logits.sigmoid().mean()
             totals.add_(torch.stack([gen_loss, disc_loss, *scores]))
         return grads
 
     if compiled:
-        # Else autograd.grad breaks the graph, and each of its two calls runs one whole backward
-        # pass, with the gradients that only the other player needs.
+        # Otherwise autograd.grad breaks the graph. Each of its two calls then runs a whole backward
+        # pass, with the gradients of both networks.
         torch._dynamo.config.trace_autograd_ops = True
         gradients = torch.compile(gradients)
 
@@ -107,12 +104,12 @@ def make_step(
 
 
 def record(step, batch_size: int, device) -> Callable[[torch.Tensor], None]:
-    """The step as a CUDA graph, which replays all of its kernels at one launch."""
+    """The step as a CUDA graph, which replays all of its kernels in one launch."""
     static_indices = torch.zeros(batch_size, dtype=torch.int64, device=device)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        # What is made in the first steps, such as Adam's moments, is not to be made in the graph.
+        # The first steps make arrays, such as Adam's moments. The graph must not make them.
         for _ in range(3):
             step(static_indices)
     torch.cuda.current_stream().wait_stream(stream)

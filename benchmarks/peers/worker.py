@@ -1,25 +1,84 @@
-"""One peer in a process of its own: `python worker.py MODULE VARIANT IMAGES.npy BATCH_SIZE`.
-
-Loads, compiles and trains two epochs, says so, then for each line with a number of seconds on stdin
-trains whole epochs for about that long. Every answer is one line of JSON on stdout.
-"""
+"""The process of one peer, and what the parent knows of it."""
 
 import importlib
-import json
+import importlib.util
 import math
+import multiprocessing
 import os
-import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from program import NotHereError, Program
+from peers.program import PeerError, Program
 
 PARAMETERS = (249_296, 242_177)
 
 
-def start(module: str, variant: str, images: str, batch_size: str) -> tuple[Program, dict]:
-    """The program, warm, and what is to be told of it."""
-    program = importlib.import_module(module).make(np.load(images), int(batch_size), variant)
+class Worker:
+    """A process that loads, compiles and trains two epochs, and then waits for `train`.
+
+    `about` is what the peer says of itself, with the means of its metrics over the first epoch.
+
+    Raises:
+      PeerError: if the peer cannot run.
+    """
+
+    def __init__(
+        self, module: str, variant: str, needs: Sequence[str], images: Path, batch_size: int
+    ):
+        missing = [need for need in needs if importlib.util.find_spec(need) is None]
+        if missing:
+            raise PeerError(f"skipped: needs {', '.join(missing)}: pip install -e '.[peers]'")
+        context = multiprocessing.get_context("spawn")
+        self._pipe, pipe = context.Pipe()
+        arguments = (pipe, module, variant, images, batch_size)
+        self._process = context.Process(target=serve, args=arguments, daemon=True)
+        self._process.start()
+        pipe.close()
+        self.about: dict[str, Any] = self._answer()
+
+    def train(self, seconds: float) -> float:
+        """Trains for about so long; gives steps per second."""
+        self._pipe.send(seconds)
+        return self._answer()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            code = self._process.exitcode
+            raise PeerError(f"failed: ended with exit code {code}") from None
+        if isinstance(answer, PeerError):
+            raise answer
+        return answer
+
+
+def serve(pipe: Any, module: str, variant: str, images: Path, batch_size: int) -> None:
+    """The work of the process: answers through the pipe."""
+    os.dup2(2, 1)  # what a framework prints must not come into the table
+    try:
+        program = importlib.import_module(f"peers.{module}").make(
+            np.load(images), batch_size, variant
+        )
+        pipe.send(warm_up(program))
+        while True:
+            pipe.send(rate(program, pipe.recv()))
+    except PeerError as error:
+        pipe.send(PeerError(f"skipped: {error}"))
+    except Exception as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        pipe.send(PeerError(f"failed: {type(error).__name__}: {reason}"))
+
+
+def warm_up(program: Program) -> dict[str, Any]:
+    """Trains two epochs: what is known of the program."""
     if program.parameters not in (None, PARAMETERS):
         raise AssertionError(f"{program.parameters} parameters, not {PARAMETERS}")
     metrics = program.run()
@@ -28,38 +87,13 @@ def start(module: str, variant: str, images: str, batch_size: str) -> tuple[Prog
     # The first epoch compiles; some frameworks also tune, allocate or trace again in the second.
     program.run()
     about = {"about": program.about, "gflop": program.gflop, "parameters": program.parameters}
-    return program, about | metrics
+    return about | metrics
 
 
-def measure(program: Program, seconds: float) -> dict[str, float]:
-    """Whole epochs, one at least."""
+def rate(program: Program, seconds: float) -> float:
+    """Trains whole epochs, at least one; gives steps per second."""
     steps, started = 0, time.perf_counter()
     while not steps or time.perf_counter() - started < seconds:
         program.run()
         steps += program.steps
-    return {"steps": steps, "seconds": time.perf_counter() - started}
-
-
-def main() -> None:
-    # Whatever a framework prints must not come between the answers.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(content: dict) -> None:
-        print(json.dumps(content), file=answers, flush=True)
-
-    try:
-        program, about = start(*sys.argv[1:])
-        answer(about)
-        for line in sys.stdin:
-            answer(measure(program, float(line)))
-    except NotHereError as error:
-        answer({"skipped": str(error)})
-    except Exception as error:
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        answer({"failed": f"{type(error).__name__}: {reason}"})
-        raise
-
-
-if __name__ == "__main__":
-    main()
+    return steps / (time.perf_counter() - started)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxgan.data import files, idx, mixtures, prepared
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.mixtures import MIXTURES, Mixture
-from jaxgan.data.resize import resized
+from jaxgan.data.resizing import resize
 from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
 
 __all__ = ["MIXTURES", "Dataset", "Mixture", "load"]
@@ -27,24 +27,24 @@ def load(
 
     Args:
       name: one of
-        `fashion_mnist` (arXiv 1708.07747), `mnist`, `kmnist` (arXiv 1812.01718): from their four
-          gzip IDX files in `data_dir` (in it, or in a folder in it of the set's name), else in
-          $JAXGAN_DATA_DIR likewise, else from the download cache of tensorflow-datasets, else
-          downloaded there and checked against its registered checksums;
-        `digits`: scikit-learn's 1,797 8x8 images, bundled, no download (1,500 of them in train);
-        `ring`, `grid`: 100,000 points from a mixture of Gaussians in the plane, of `MIXTURES`;
-          their labels are the modes;
-        `auto`: `fashion_mnist` where it can be had, else `digits` with a warning;
-        a folder of PNG or JPEG images, whose subfolders, if any, are the classes;
+        `fashion_mnist` (arXiv 1708.07747), `mnist`, `kmnist` (arXiv 1812.01718): four gzip IDX
+          files. `load` looks for them in `data_dir` and in $JAXGAN_DATA_DIR (first in a subfolder
+          with the name of the set), then in the cache of tensorflow-datasets. Else it downloads
+          them into that cache and checks their checksums;
+        `digits`: 1,797 8x8 images that scikit-learn contains (1,500 of them in train);
+        `ring`, `grid`: 100,000 points of a mixture in `MIXTURES`; the labels are the modes;
+        `auto`: `fashion_mnist` if it is on this machine or can be downloaded, else `digits` with a
+          warning;
+        a folder of PNG or JPEG images; subfolders are the classes;
         a `.npy` or `.npz` file of images `[N, H, W]` or `[N, H, W, C]`: uint8, or floats in
-          [0, 1], or floats in [-1, 1] if any is negative; an .npz names them `images` and,
-          if there are any, `labels`, as `scripts/sample.py` does;
-        `tfds:NAME`: a set prepared by tensorflow-datasets as array_record in `data_dir` or its
-          own folder; one that is not is prepared first, which needs TensorFlow.
-      split: `train` or `test`; a folder or an array file is all `train`.
-      data_dir: where to look first.
-      image_size: resize the images, their shorter side to this many pixels, and crop the centre
-        square. Without it all images must be of one size.
+          [0, 1], or floats in [-1, 1] if any is negative. An .npz file has the arrays `images` and,
+          if there are labels, `labels`, like those of `scripts/sample.py`;
+        `tfds:NAME`: a set of tensorflow-datasets, prepared as array_record in `data_dir` or in its
+          default folder. Only TensorFlow can prepare it.
+      split: `train` or `test`; a folder or an array file has `train` only.
+      data_dir: the first folder to look in.
+      image_size: resizes the shorter side of the images to this many pixels, and crops the square
+        in the centre. Without it all images must have the same size.
 
     Returns:
       A Dataset of uint8 images, or of float32 points.
@@ -52,8 +52,8 @@ def load(
     Raises:
       DataUnavailableError: if the set is not on this machine and cannot be downloaded.
       NoSplitError: if it has no such split.
-      JaxganError: if the name is unknown, a file is not what it should be, or points are to be
-        resized.
+      JaxganError: if the name is unknown, if a file is damaged or of another kind, or if there is
+        an `image_size` for points.
     """
     name = str(name)
     try:
@@ -61,7 +61,7 @@ def load(
     except OSError as error:
         raise JaxganError(f"{name}: cannot be read ({error})") from error
     if image_size is not None and dataset.images.shape[1:3] != (image_size, image_size):
-        images = np.stack([resized(image, image_size) for image in dataset.images])
+        images = np.stack([resize(image, image_size) for image in dataset.images])
         dataset = dataset._replace(images=images)
     return dataset
 
@@ -75,7 +75,7 @@ def _load(name: str, split: str, data_dir: str | Path | None, image_size: int | 
         return _digits(split)
     if name in MIXTURES:
         if image_size is not None:
-            raise JaxganError(f"{name} holds points, which have no size: leave out --image-size")
+            raise JaxganError(f"{name} contains points, which have no size: leave out --image-size")
         return mixtures.load(name, split)
     if name.startswith("tfds:"):
         return prepared.load(name, split, data_dir, image_size)
@@ -91,7 +91,7 @@ def _auto(split, data_dir, image_size) -> Dataset:
         return load("fashion_mnist", split, data_dir, image_size=image_size)
     except DataUnavailableError as error:
         warnings.warn(
-            f"training on the small bundled set `digits` instead of Fashion-MNIST: {error}",
+            f"training on the small data set digits instead of Fashion-MNIST: {error}",
             stacklevel=3,
         )
         return load("digits", split, image_size=image_size)

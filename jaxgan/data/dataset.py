@@ -1,4 +1,4 @@
-"""What every loader gives."""
+"""The result of every loader."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 class Dataset(NamedTuple):
-    """Images in memory, as a host array.
+    """Images in the host's memory.
 
-    `images`: uint8 `[N, H, W, C]`; of a mixture float32 `[N, 1, 1, 2]`, points in their own units,
-    which to a network are images of one pixel with two channels. `labels`: int32 `[N]`, or None
-    where there are none. `name`: the name that it was asked for by; of a path its last part.
+    `images`: uint8 `[N, H, W, C]`. Points of a mixture are float32 `[N, 1, 1, 2]`: images of one
+    pixel with two channels. `labels`: int32 `[N]`, or None. `name`: the name given to `load`, or
+    the last part of the path.
     """
 
     images: np.ndarray

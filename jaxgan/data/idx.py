@@ -1,4 +1,4 @@
-"""The MNIST family: four gzip files in the IDX format, found on this machine or downloaded."""
+"""The MNIST family: four gzip files in the IDX format, from this machine or downloaded."""
 
 import gzip
 import hashlib
@@ -32,25 +32,25 @@ def load(name: str, split: str, data_dir: str | Path | None) -> Dataset:
     other = _other_set(name, paths[0])
     if other:
         raise JaxganError(
-            f"{paths[0]} is of {other}, not of {name}: "
-            f"put the files of each set into a folder of its name, {name}/, and name the one above"
+            f"{paths[0]} is a file of {other}, not of {name}: put the files of each data set into "
+            f"a folder of its name, {name}/, and give the folder above it"
         )
     images, labels = (read(path, ndim) for path, ndim in zip(paths, (3, 1), strict=True))
     if len(images) != len(labels):
         raise JaxganError(
-            f"{paths[0]} holds {len(images)} images, but {paths[1]} {len(labels)} labels: "
-            "they are not of one set"
+            f"{paths[0]} has {len(images)} images, but {paths[1]} has {len(labels)} labels: "
+            "they do not belong together"
         )
     return Dataset(images[..., None], labels.astype(np.int32), name, split)
 
 
 def find(name: str, split: str, data_dir: str | Path | None = None) -> tuple[Path, Path] | None:
-    """The image and the label file in `data_dir` or $JAXGAN_DATA_DIR, or None if neither has any.
+    """The image and the label file in `data_dir` or $JAXGAN_DATA_DIR; None if neither has any.
 
-    In each of the two a folder of the set's name goes before the folder itself.
+    In each of the two folders, a subfolder with the name of the set comes first.
 
     Raises:
-      JaxganError: if a folder holds some of the set's files but not both of this split.
+      JaxganError: if a folder has some files of the set, but not both of this split.
     """
     for root in _roots(data_dir):
         for folder in (root / name, root):
@@ -60,7 +60,7 @@ def find(name: str, split: str, data_dir: str | Path | None = None) -> tuple[Pat
                 return paths[0], paths[1]
             if any((folder / file).is_file() for pair in _FILES.values() for file in pair):
                 raise JaxganError(
-                    f"{name}: missing {' and '.join(missing)}, beside its other files"
+                    f"{name}: {' and '.join(missing)} missing, though its other files are there"
                 )
     return None
 
@@ -69,22 +69,22 @@ def read(path: Path, ndim: int) -> np.ndarray:
     """Reads one gzip IDX file of unsigned bytes with `ndim` dimensions.
 
     Raises:
-      JaxganError: if the file is not whole, or not of this kind.
+      JaxganError: if the file is damaged, or not of this kind.
     """
     try:
         with gzip.open(path) as file:
             raw = file.read()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise JaxganError(
-            f"{path}: damaged or truncated gzip file ({error}); fetch it anew"
+            f"{path}: damaged or truncated gzip file ({error}); download it again"
         ) from error
     except OSError as error:
         raise JaxganError(f"{path}: cannot be read ({error.strerror or error})") from error
-    # Two zero bytes, the type (8: unsigned byte), the number of dimensions; then each size.
-    magic, wanted = raw[:4], bytes([0, 0, 8, ndim])
-    if magic != wanted:
+    # The header: two zero bytes, the type (8: unsigned byte), the number of dimensions, the sizes.
+    magic, expected_magic = raw[:4], bytes([0, 0, 8, ndim])
+    if magic != expected_magic:
         raise JaxganError(
-            f"{path}: wrong magic number 0x{magic.hex()}, expected 0x{wanted.hex()} "
+            f"{path}: wrong magic number 0x{magic.hex()}, expected 0x{expected_magic.hex()} "
             f"(IDX, unsigned bytes, {ndim} dimensions)"
         )
     header = 4 + 4 * ndim
@@ -92,15 +92,15 @@ def read(path: Path, ndim: int) -> np.ndarray:
     expected = header + math.prod(shape)
     if len(raw) != expected:
         raise JaxganError(
-            f"{path}: wrong length, {len(raw)} bytes where its header {shape} says {expected}"
+            f"{path}: wrong length, {len(raw)} bytes; by its header {shape} it has {expected}"
         )
     if not all(shape):
-        raise JaxganError(f"{path}: empty, its header says {shape}")
+        raise JaxganError(f"{path}: empty, by its header {shape}")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
 
 
 def _other_set(name: str, path: Path) -> str | None:
-    """The other set of the family that a file belongs to by the registered checksums, if any.
+    """The other set to which a file belongs, by the checksums of tensorflow-datasets; or None.
 
     All sets of the family have the same file names.
     """
@@ -109,7 +109,7 @@ def _other_set(name: str, path: Path) -> str | None:
         return None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for other in NAMES:
-        # Read as a file, since to import tensorflow-datasets takes longer than the rest.
+        # Importing tensorflow-datasets would take longer than all else.
         sums = Path(found.submodule_search_locations[0], "url_checksums", f"{other}.txt")
         if other != name and sums.is_file() and digest in sums.read_text():
             return other
@@ -122,7 +122,7 @@ def _roots(data_dir) -> list[Path]:
 
 
 def _from_tfds(name: str, split: str, data_dir) -> list[Path]:
-    """The two files by way of tensorflow-datasets: from its cache, or downloaded into it."""
+    """The two files from the cache of tensorflow-datasets, or downloaded into it."""
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise DataUnavailableError(
             _not_found(name, data_dir, "tensorflow-datasets is not installed")
@@ -135,11 +135,11 @@ def _from_tfds(name: str, split: str, data_dir) -> list[Path]:
 
     builder: Any = tfds.builder_cls(name)
     urls = [f"{builder.URL}{file}" for file in _FILES[split]]
-    # The folder that tfds itself uses: what was downloaded by either is found by the other.
+    # The folder that tfds itself uses: downloads are shared with it.
     downloads = Path(constants.DATA_DIR).expanduser() / "downloads"
 
     missing = not_cached(builder, urls, downloads)
-    # tfds's own retries go on for minutes without a network: ask first.
+    # Without a network, the retries of tfds would take minutes.
     reason = unreachable(missing[0]) if missing else None
     if reason:
         raise DataUnavailableError(_not_found(name, data_dir, reason, downloads))
@@ -151,7 +151,7 @@ def _from_tfds(name: str, split: str, data_dir) -> list[Path]:
         paths: Any = manager.download(urls)
         return [Path(path) for path in paths]
     except NonMatchingChecksumError as error:
-        raise JaxganError(f"{name}: a download is not what it should be: {error}") from error
+        raise JaxganError(f"{name}: a downloaded file has a wrong checksum: {error}") from error
     except (DownloadError, requests.RequestException, OSError) as error:
         raise DataUnavailableError(_not_found(name, data_dir, str(error), downloads)) from error
     finally:
@@ -164,7 +164,7 @@ def _not_found(name: str, data_dir, reason: str, cache: Path | None = None) -> s
     four = ", ".join(file for pair in _FILES.values() for file in pair)
     return (
         f"{name} is not on this machine and cannot be downloaded: {reason}. "
-        f"Looked in {', '.join(tried) or 'no folder (none was named)'}. Put its four files "
-        f"({four}) into a folder and name that with --data-dir or $JAXGAN_DATA_DIR, "
+        f"Searched: {', '.join(tried) or 'no folder (none was given)'}. Put its four files "
+        f"({four}) into a folder and give that by --data-dir or $JAXGAN_DATA_DIR, "
         "or take --dataset digits, which needs no download"
     )

@@ -1,4 +1,4 @@
-"""Two mixtures of Gaussians in the plane, on which it can be counted which modes a GAN learns."""
+"""Two mixtures of Gaussians in the plane, whose modes can be counted in samples."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,13 @@ from jaxgan.data.dataset import Dataset
 from jaxgan.errors import NoSplitError
 
 POINTS = 100_000
-"""In each split."""
+"""The number of points in each split."""
 
 
 class Mixture(NamedTuple):
     """Equally likely round Gaussians in the plane.
 
-    `centers`: float64 `[K, 2]`. `sigma`: the standard deviation of each in either direction.
+    `centers`: float64 `[K, 2]`. `sigma`: the standard deviation of each Gaussian along each axis.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Mixture(NamedTuple):
     sigma: float
 
     def draw(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws n points, float32 `[n, 2]`, and the modes that they are of, int32 `[n]`."""
+        """Draws n points, float32 `[n, 2]`, and their modes, int32 `[n]`."""
         rng = np.random.default_rng(seed)
         modes = rng.integers(len(self.centers), size=n, dtype=np.int32)
         points = self.centers[modes] + self.sigma * rng.standard_normal((n, 2))
@@ -40,14 +40,14 @@ def _grid() -> Mixture:
 
 
 RING, GRID = _ring(), _grid()
-"""Eight modes on the unit circle, sigma 0.01; and 25 on {-4, -2, 0, 2, 4}^2, sigma 0.05
+"""8 modes on the unit circle with sigma 0.01, and 25 modes on {-4, -2, 0, 2, 4}^2 with sigma 0.05
 (arXiv 1705.07761)."""
 
 MIXTURES = {mixture.name: mixture for mixture in (RING, GRID)}
 
 
 def load(name: str, split: str) -> Dataset:
-    """Loads one of `MIXTURES`; see `jaxgan.data.load`. The same points every time."""
+    """Loads one of `MIXTURES`; see `jaxgan.data.load`. The points are the same every time."""
     seeds = {"train": 0, "test": 1}
     if split not in seeds:
         raise NoSplitError(f"{name} has the splits train and test, not {split!r}")

@@ -1,11 +1,11 @@
-"""Whether a download has a chance, asked before a library's long retries begin."""
+"""Whether a download can work, before the long retries of a library begin."""
 
 import threading
 from pathlib import Path
 from typing import Any
 
 TIMEOUT = 8.0
-"""Seconds that a server may take to answer at all."""
+"""Seconds to wait for an answer from the server."""
 
 
 def unreachable(url: str) -> str | None:
@@ -21,7 +21,7 @@ def unreachable(url: str) -> str | None:
         except requests.RequestException as error:
             answer[0] = f"no network, or no such file: {url} ({type(error).__name__})"
 
-    # In a thread, since a name server that does not answer heeds no timeout of ours.
+    # In a thread, since `timeout` does not cover a name server that does not answer.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(TIMEOUT)
@@ -29,7 +29,7 @@ def unreachable(url: str) -> str | None:
 
 
 def not_cached(builder: Any, urls: list[str], downloads: Path) -> list[str]:
-    """Those of a tensorflow-datasets builder's URLs whose files are not in its download cache."""
+    """The URLs of a tensorflow-datasets builder whose files are not in its download cache."""
     from tensorflow_datasets.core.download import resource
 
     def is_cached(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Any set of tensorflow-datasets that is prepared as array_record: read without TensorFlow."""
+"""Reads data sets that tensorflow-datasets has prepared as array_record, without TensorFlow."""
 
 import importlib.util
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.network import not_cached, unreachable
-from jaxgan.data.resize import resized
+from jaxgan.data.resizing import resize
 from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
 
 
@@ -38,7 +38,7 @@ def load(
     images, labels = [], []
     for row in tqdm(source, "reading", disable=None, leave=False):
         image = row[image_key]
-        images.append(image if image_size is None else resized(image, image_size))
+        images.append(image if image_size is None else resize(image, image_size))
         if images[-1].shape != images[0].shape:
             raise JaxganError(
                 f"{name} holds images of different sizes, {images[0].shape} and "
@@ -47,7 +47,7 @@ def load(
         if label_key:
             labels.append(row[label_key])
     if not images or images[0].dtype != np.uint8:
-        raise JaxganError(f"{name}: no images of bytes in its split {split}")
+        raise JaxganError(f"{name}: its split {split} has no uint8 images")
     return Dataset(
         np.stack(images), np.asarray(labels, np.int32) if label_key else None, name, split
     )
@@ -60,17 +60,17 @@ def _prepare(name: str, data_dir):
 
     if importlib.util.find_spec("tensorflow") is None:
         raise DataUnavailableError(
-            f"{name} is not prepared on this machine, and to prepare it takes TensorFlow: "
-            "where that is installed, run this command, or "
-            "tfds.builder(NAME, file_format='array_record')"
-            ".download_and_prepare(), and copy the folder here (--data-dir)"
+            f"{name} is not prepared on this machine, and only TensorFlow can prepare it: install "
+            "TensorFlow and run this command again. Or run tfds.builder(NAME, "
+            "file_format='array_record').download_and_prepare() on another machine, copy the "
+            "folder here, and give it by --data-dir"
         )
     builder: Any = tfds.builder(
         name.removeprefix("tfds:"), data_dir=data_dir, file_format="array_record"
     )
     urls = list(builder.url_infos or [])
     root = Path(data_dir or constants.DATA_DIR).expanduser()
-    # A set may be prepared from a part of its URLs: only if none is cached is the network needed.
+    # Some sets need only some of their URLs. So the network is needed only if none is cached.
     reason = None
     if urls and len(not_cached(builder, urls, root / "downloads")) == len(urls):
         reason = unreachable(urls[0])
@@ -80,13 +80,13 @@ def _prepare(name: str, data_dir):
         )
     try:
         builder.download_and_prepare()
-    except Exception as error:  # whatever the code of any one set may raise
+    except Exception as error:  # each set has its own code
         raise DataUnavailableError(f"{name} cannot be prepared: {error}") from error
     return builder
 
 
 def _keys(name: str, features) -> tuple[str, str | None]:
-    """The keys of the image and, if there is one, the label."""
+    """The key of the image, and that of the label or None."""
     import tensorflow_datasets as tfds
 
     images = [key for key, kind in features.items() if isinstance(kind, tfds.features.Image)]

@@ -1,1 +1,1 @@
-"""What trained generators are measured by: pure functions of arrays."""
+"""Scores of samples: pure functions of arrays, and `evaluation`, which puts them together."""

@@ -1,4 +1,4 @@
-"""The judge: a classifier of images, whose features and classes say how good samples are."""
+"""The judge: a classifier of images, whose features and classes score samples."""
 
 import functools
 import math
@@ -11,24 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxgan.data.pixels import to_float
 from jaxgan.errors import JaxganError
 from jaxgan.metrics.frechet import checked_features
 
 FEATURES = 128
-"""Size of the layer before the classes, after its ReLU."""
+"""The number of features: the size of the last hidden layer."""
 BUNDLED = ("fashion-cnn-v1", "fashion-cnn5-v1")
-"""The judges that come with the package: one by which settings may be searched, and one of another
-shape and seed that tells whether they were fitted to the first."""
+"""The judges that come with the package. A search for settings may use the first one. The second,
+with other layers and another seed, then shows whether the settings were fitted to the first."""
 _CHUNK = 500
 
 
 class JudgeCNN(nn.Module):
     """Convolutions of stride 2 with ReLU, and a layer of 128 features.
 
-    Strides in place of pooling: the gradient of those takes five times as long on a CPU.
+    On a CPU strides are faster than pooling, whose gradient takes five times as long.
 
     `__call__`: images `[B, H, W, C]` in [-1, 1] -> logits `[B, classes]` and features `[B, 128]`;
-    dropout is at work if `train`.
+    dropout is active if `train`.
     """
 
     classes: int
@@ -46,7 +47,7 @@ class JudgeCNN(nn.Module):
 
 
 class Judge(NamedTuple):
-    """A trained classifier; it goes by its name in every score."""
+    """A trained classifier. Its name is part of the name of every score."""
 
     name: str
     image_shape: tuple[int, int, int]
@@ -55,27 +56,27 @@ class Judge(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What a judge says of images."""
+    """The outputs of a judge for images."""
 
     features: np.ndarray
     """Float32 `[N, 128]`, >= 0."""
     probabilities: np.ndarray
-    """Of the classes, float32 `[N, classes]`."""
+    """The probabilities of the classes, float32 `[N, classes]`."""
 
 
 def judge_images(judge: Judge, images: np.ndarray) -> Judged:
-    """Shows images to a judge.
+    """Runs a judge on images.
 
     Args:
       judge: from `load_judge`.
       images: `[N, H, W, C]`, uint8 or float in [-1, 1].
 
     Raises:
-      JaxganError: if there is no image, or images are not of the shape that the judge knows.
+      JaxganError: if there are no images, or if their shape is not that of the judge.
     """
     if images.ndim != 4 or images.shape[1:] != judge.image_shape or not len(images):
         raise JaxganError(
-            f"{judge.name} judges images [N, {', '.join(map(str, judge.image_shape))}] with "
+            f"{judge.name} takes images [N, {', '.join(map(str, judge.image_shape))}] with "
             f"N >= 1, got {list(images.shape)}"
         )
     parts = [
@@ -87,32 +88,23 @@ def judge_images(judge: Judge, images: np.ndarray) -> Judged:
 
 @functools.partial(jax.jit, static_argnames="module")
 def _judged(params, images: jax.Array, module: JudgeCNN) -> tuple[jax.Array, jax.Array]:
-    outputs: Any = module.apply({"params": params}, scaled(images))
+    outputs: Any = module.apply({"params": params}, to_float(images).astype(jnp.float32))
     logits, features = outputs
     return features, nn.softmax(logits)
 
 
-def scaled(images: jax.Array) -> jax.Array:
-    """Images as the networks see them, float32 in [-1, 1]: bytes are scaled, floats as they are."""
-    if images.dtype == jnp.uint8:
-        return (images.astype(jnp.float32) - 127.5) / 127.5
-    return images.astype(jnp.float32)
-
-
 def load_judge(name: str | Path) -> Judge:
-    """A judge of `BUNDLED`, or one that `scripts/train_judge.py` has left in a file.
+    """A judge of `BUNDLED`, or one from a file of `scripts/train_judge.py`.
 
     Raises:
-      JaxganError: if there is no such, or the file is none of a judge.
+      JaxganError: if there is no such judge or file, or if the file holds no judge.
     """
     from safetensors import SafetensorError, safe_open
 
     bundled = Path(__file__).parent / f"{name}.safetensors"
     path = bundled if str(name) in BUNDLED else Path(name).expanduser()
     if not path.is_file():
-        raise JaxganError(
-            f"there is no judge {str(name)!r}: known are {', '.join(BUNDLED)}, a file"
-        )
+        raise JaxganError(f"there is no judge {str(name)!r}: give {', '.join(BUNDLED)} or a file")
     try:
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}
@@ -130,11 +122,11 @@ def load_judge(name: str | Path) -> Judge:
             params=unflatten_dict(params, sep="/"),
         )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise JaxganError(f"{path} is not the file of a judge ({error!r})") from error
+        raise JaxganError(f"{path} holds no judge ({error!r})") from error
 
 
 def judge_bytes(judge: Judge, **about: str) -> bytes:
-    """A judge as a safetensors file, with more about it in words."""
+    """A judge as a safetensors file, with `about` as further metadata."""
     from safetensors.numpy import save
 
     tensors: Any = flatten_dict(jax.tree.map(np.asarray, judge.params), sep="/")
@@ -149,28 +141,30 @@ def judge_bytes(judge: Judge, **about: str) -> bytes:
 
 
 class ClassScores(NamedTuple):
-    """What the classes of samples say."""
+    """Scores by the classes of samples."""
 
     classifier_score: float
-    """exp of the mean KL(p(y|x) || p(y)), from 1 to the number of classes: high if each sample is
-    clear and all classes occur (the Inception score of arXiv 1606.03498, by this classifier)."""
+    """exp of the mean KL(p(y|x) || p(y)), from 1 to the number of classes. High if each sample has
+    a clear class and all classes occur: the Inception score (arXiv 1606.03498), by the judge."""
     histogram: list[float]
-    """The share of the samples in each class, by the likeliest one."""
+    """For each class, the share of the samples for which it is the likeliest class."""
     entropy: float
-    """Of the histogram, in nats, from 0 to the log of the number of classes."""
+    """The entropy of the histogram, in nats, from 0 to the log of the number of classes."""
     worst_class: int
-    """The class with the least of its share in the real data."""
+    """The class with the smallest ratio of its share in the samples to that in the real images."""
     worst_share: float
-    """Its share among the samples, over that among the real images: 1 is as it should be."""
+    """That ratio. It should be 1."""
 
 
 def class_scores(probabilities: np.ndarray, real: np.ndarray) -> ClassScores:
-    """Scores samples by the probabilities of their classes, `[N, K]`, beside real ones, `[M, K]`.
+    """Scores samples by the probabilities of their classes. Computed in float64.
 
-    Computed in float64. Classes that the real images lack are left out of the worst.
+    Args:
+      probabilities: of the samples, `[N, K]`, N >= 1.
+      real: of real images, `[M, K]`, M >= 1. The worst class is one that they have.
 
     Raises:
-      JaxganError: if the sets are not of these shapes, one is empty, or a number is not finite.
+      JaxganError: if a shape differs from these, or if a number is not finite.
     """
     p, real = checked_features(probabilities, real, least=1)
     marginal = p.mean(axis=0)

@@ -6,38 +6,38 @@ from jaxgan.errors import JaxganError
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Squared Fréchet distance of the Gaussians with the means and covariances of two sets.
+    """Squared Fréchet distance between two Gaussians with the means and covariances of two sets.
 
-    |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)), in the square of the features' unit. It depends on the
-    number of samples: compare at equal numbers only.
+    It is |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)), in squared units of the features. It depends on
+    the number of samples: compare distances of equal numbers of samples only.
 
     Args:
       real: features `[N, D]`, N >= 2.
       fake: features `[M, D]`, M >= 2.
 
     Returns:
-      The distance, >= 0, computed in float64. Fewer samples than features are allowed: their
-      covariance is singular, which does no harm here.
+      The distance, >= 0, computed in float64. There may be fewer samples than features.
 
     Raises:
-      JaxganError: if the sets are not of these shapes, or not all numbers are finite.
+      JaxganError: if a shape differs from these, or if a number is not finite.
 
-    Source: Heusel et al. 2017 (arXiv 1706.08500), there of Inception's features, as FID.
+    Source: Heusel et al. 2017 (arXiv 1706.08500); with Inception's features it is the FID.
     """
     real, fake = checked_features(real, fake)
     (mean, root), (other_mean, other_root) = _moments(real), _moments(fake)
-    # With S = R^T R the trace of (S S')^(1/2) is the sum of the singular values of R R'^T: no root
-    # is taken of what rounding may have made negative.
+    # With S = R^T R the trace of (S S')^(1/2) is the sum of the singular values of R R'^T. So no
+    # root of a number that rounding has made negative is needed.
     shared = np.linalg.svd(root @ other_root.T, compute_uv=False).sum()
     spread = np.square(root).sum() + np.square(other_root).sum()
     return float(max(np.square(mean - other_mean).sum() + spread - 2 * shared, 0.0))
 
 
 def checked_features(*sets: np.ndarray, least: int = 2) -> list[np.ndarray]:
-    """Sets of features `[N, D]` in float64, if they are such and fit each other.
+    """Sets of features `[N, D]` with the same D, in float64.
 
     Raises:
-      JaxganError: if not, or if one has fewer than `least` samples, or a number is not finite.
+      JaxganError: if their shapes differ from this, if one has fewer than `least` samples, or if a
+        number is not finite.
     """
     found = [np.asarray(features, np.float64) for features in sets]
     for features in found:

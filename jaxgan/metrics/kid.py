@@ -9,10 +9,10 @@ from jaxgan.metrics.neighbours import ROWS
 
 
 def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Squared maximum mean discrepancy under the kernel (x . y / D + 1)^3, without bias.
+    """Unbiased squared maximum mean discrepancy with the kernel (x . y / D + 1)^3.
 
-    Its expectation does not depend on the number of samples, and is 0 for equal distributions: so
-    it may be negative. Over all pairs of the sets, not over blocks of them.
+    Its expectation does not depend on the number of samples and is 0 for equal distributions. So it
+    may be negative. It is a mean over all pairs of the two sets, not over blocks of them.
 
     Args:
       real: features `[N, D]`, N >= 2.
@@ -22,15 +22,15 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
       The distance, computed in float64.
 
     Raises:
-      JaxganError: if the sets are not of these shapes, or not all numbers are finite.
+      JaxganError: if a shape differs from these, or if a number is not finite.
 
-    Source: Binkowski et al. 2018 (arXiv 1801.01401), there of Inception's features, as KID.
+    Source: Binkowski et al. 2018 (arXiv 1801.01401); with Inception's features it is the KID.
     """
     real, fake = checked_features(real, fake)
     with jax.enable_x64(True):
         across = float(_kernel_sum(real, fake)) / (len(real) * len(fake))
         within = [
-            # A sample with itself is no pair.
+            # The pairs of a sample with itself are left out.
             float(_kernel_sum(x, x) - _kernel(jnp.square(x).sum(axis=1), x.shape[1]).sum())
             / (len(x) * (len(x) - 1))
             for x in (real, fake)

@@ -1,6 +1,6 @@
 """Nearest neighbours among features: precision, recall, density, coverage, memorisation.
 
-Distances are Euclidean. All is computed in float64, some rows of the matrix of distances at a time.
+Distances are Euclidean, in float64. The matrix of distances is computed ROWS rows at a time.
 """
 
 import functools
@@ -13,49 +13,53 @@ import numpy as np
 from jaxgan.metrics.frechet import checked_features
 
 ROWS = 256
-"""Of a matrix of all pairs, so many rows are in memory at a time: 20 MB of 10,000 columns."""
+"""Rows of the matrix of all pairs that are in memory at a time: 20 MB for 10,000 columns."""
 
 
 class PRDC(NamedTuple):
-    """How much of what is generated is real, and how much of the real is generated."""
+    """How real the generated samples are, and how much of the real variety they have.
+
+    The radius of the ball of a sample is the distance to its k-th nearest neighbour in its own set.
+    """
 
     precision: float
-    """Share of the fakes within a ball of a real sample, the k-th nearest neighbour its radius."""
+    """Share of the generated samples that are in the ball of a real sample."""
     recall: float
-    """Share of the real samples within such a ball of a fake."""
+    """Share of the real samples that are in the ball of a generated sample."""
     density: float
-    """Balls of real samples that a fake lies in, over k: the mean over the fakes. 1 is expected of
-    equal distributions; it may be more."""
+    """The mean number of balls of real samples that contain a generated sample, divided by k. Its
+    expectation is 1 for equal distributions, and it may be larger."""
     coverage: float
-    """Share of the real samples with a fake in their ball. Of equal distributions less than 1 is
-    expected: 1 - prod_{i=1..k} (N - i) / (M + N - i), or 0.9688 of 10,000 each with k = 5."""
+    """Share of the real samples with a generated sample in their ball. Its expectation for equal
+    distributions is 1 - prod_{i=1..k} (N - i) / (M + N - i): 0.9688 for N = M = 10,000, k = 5."""
 
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = 3, k_coverage: int = 5) -> PRDC:
-    """Precision and recall, density and coverage of fakes.
+    """Precision, recall, density and coverage of generated samples.
 
     Args:
-      real: features `[N, D]`, N > k and k_coverage.
-      fake: features `[M, D]`, M > k and k_coverage.
-      k: which neighbour is the radius, for precision and recall; the sample itself is none.
+      real: features `[N, D]`, N > k and N > k_coverage.
+      fake: features `[M, D]`, M > k and M > k_coverage.
+      k: which neighbour sets the radius, for precision and recall. A sample is not its own
+        neighbour.
       k_coverage: the same for density and coverage.
 
     Returns:
-      The PRDC. It depends on N and M: compare at equal numbers only.
+      The PRDC. It depends on N and M: compare scores of equal numbers of samples only.
 
     Raises:
-      JaxganError: if the sets are not of these shapes, or not all numbers are finite.
+      JaxganError: if a shape differs from these, or if a number is not finite.
 
     Source: Kynkaanniemi et al. 2019 (arXiv 1904.06991), Naeem et al. 2020 (arXiv 2002.09797).
     """
     real, fake = checked_features(real, fake, least=max(k, k_coverage) + 1)
-    # Rounding is relative to the distance from the origin.
+    # Centred, since rounding is relative to the distance from the origin.
     real, fake = real - real.mean(axis=0), fake - real.mean(axis=0)
     with jax.enable_x64(True):
         real_radii = _neighbours(real, max(k, k_coverage))[:, [k - 1, k_coverage - 1]].T
         fake_radii = _neighbours(fake, k)[:, [k - 1]].T
-        balls, _ = jax.device_get(_seen_from(fake, real, real_radii))
-        fake_balls, nearest = jax.device_get(_seen_from(real, fake, fake_radii))
+        balls, _ = jax.device_get(_balls_around(fake, real, real_radii))
+        fake_balls, nearest = jax.device_get(_balls_around(real, fake, fake_radii))
     return PRDC(
         precision=float((balls[:, 0] > 0).mean()),
         recall=float((fake_balls[:, 0] > 0).mean()),
@@ -64,30 +68,30 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 3, k_coverage: int = 5) ->
     )
 
 
-def memorisation(train: np.ndarray, unseen: np.ndarray, samples: np.ndarray) -> float:
-    """How likely a sample is nearer to the training data than a real one that was not seen.
+def memorisation(train: np.ndarray, test: np.ndarray, samples: np.ndarray) -> float:
+    """The probability that a sample is nearer to the training data than a test image.
 
     Args:
-      train: features `[N, D]` of what the generator was trained on.
-      unseen: features `[M, D]` of real data that it was not trained on.
-      samples: features `[K, D]` of what it makes.
+      train: features `[N, D]` of the training data.
+      test: features `[M, D]` of other real data.
+      samples: features `[K, D]` of generated samples.
 
     Returns:
-      The probability that the nearest training sample of a sample is nearer than that of an unseen
-      real one, in [0, 1]; ties count half. 0.5 of new samples of the same distribution, 1 of
-      copies; far below 0.5 of samples that are far from all real data.
+      The probability, in [0, 1]. The distances compared are those to the nearest training image;
+      ties count half. It is 0.5 for new samples of the same distribution, 1 for copies, and far
+      below 0.5 for samples far from all real data.
 
     Raises:
-      JaxganError: if the sets are not of these shapes, or not all numbers are finite.
+      JaxganError: if a shape differs from these, or if a number is not finite.
 
     Source: Meehan et al. 2020 (arXiv 2004.05675), whose statistic is the z-score of this one.
     """
     from scipy.stats import mannwhitneyu
 
-    train, unseen, samples = checked_features(train, unseen, samples, least=1)
+    train, test, samples = checked_features(train, test, samples, least=1)
     with jax.enable_x64(True):
         no_balls = np.zeros((1, len(train)))
-        own, others = (_seen_from(points, train, no_balls)[1] for points in (samples, unseen))
+        own, others = (_balls_around(points, train, no_balls)[1] for points in (samples, test))
     wins = mannwhitneyu(others, own, method="asymptotic").statistic
     return float(wins) / (len(own) * len(others))
 
@@ -107,7 +111,7 @@ def _neighbours(points: jax.Array, k: int) -> jax.Array:
             at = distances.argmin()
             return distances.at[at].set(jnp.inf), distances[at]
 
-        # Not lax.top_k, which sorts the whole row on a CPU.
+        # On a CPU lax.top_k would sort the whole row.
         distances = _squared_distances(point, points).at[i].set(jnp.inf)
         return jax.lax.scan(next_nearest, distances, length=k)[1]
 
@@ -115,7 +119,7 @@ def _neighbours(points: jax.Array, k: int) -> jax.Array:
 
 
 def nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which of the others `[M, D]` is nearest to each point `[N, D]`: int `[N]`."""
+    """For each point `[N, D]` the index of the nearest of the others `[M, D]`: int `[N]`."""
     points, others = checked_features(points, others, least=1)
     with jax.enable_x64(True):
         return jax.device_get(_nearest(points, others))
@@ -130,9 +134,10 @@ def _nearest(points: jax.Array, others: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _seen_from(points: jax.Array, others: jax.Array, radii: jax.Array):
-    """From each of `[N, D]`: in how many balls of the others `[M, D]` it lies, by squared radii
-    `[R, M]`, as `[N, R]`; and the squared distance to the nearest of them, `[N]`."""
+def _balls_around(points: jax.Array, others: jax.Array, radii: jax.Array):
+    """For each point `[N, D]` the number of balls around the others `[M, D]` that contain it,
+    `[N, R]`, and the squared distance to the nearest of these, `[N]`. Radii are squared, `[R, M]`.
+    """
 
     def row(point):
         distances = _squared_distances(point, others)

@@ -1,0 +1,120 @@
+"""Penalties that keep the discriminator smooth. Most are on its gradient with respect to an image.
+
+A `critic` is the discriminator for one image: `[H, W, C]` -> a scalar logit. A penalty takes it and
+batches `[B, H, W, C]`, and gives one value per image, `[B]`, without its weight.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+
+from jaxgan import schedules
+from jaxgan.schedules import Schedule
+
+Critic = Callable[[jax.Array], jax.Array]
+
+
+def zero_centered(critic: Critic, images: jax.Array) -> jax.Array:
+    """Half the squared norm of the gradient: R1 on real images, R2 on generated ones, `[B]`.
+
+    Source: Mescheder et al. 2018, equation 9 (arXiv 1801.04406).
+    """
+    return 0.5 * _squared_norm(jax.vmap(jax.grad(critic))(images))
+
+
+def gradient_penalty(
+    critic: Critic, real: jax.Array, fake: jax.Array, rng: jax.Array, target: float = 1.0
+) -> jax.Array:
+    """(norm of the gradient - target)^2 between pairs of a real and a generated image, `[B]`.
+
+    The gradient is taken at a point drawn uniformly on the line between the two. Its norm is over
+    all pixels of the image.
+
+    Source: Gulrajani et al. 2017 (arXiv 1704.00028).
+    """
+    alpha = jax.random.uniform(rng, (real.shape[0],) + (1,) * (real.ndim - 1))
+    between = fake + alpha * (real - fake)
+    return jnp.square(_norm(jax.vmap(jax.grad(critic))(between)) - target)
+
+
+def dragan(critic: Critic, real: jax.Array, rng: jax.Array) -> jax.Array:
+    """(norm of the gradient - 1)^2 around the real images, `[B]`.
+
+    As in the authors' program, each point lies between an image and its noisy copy. The noise of a
+    pixel is uniform, from 0 to half the standard deviation of the batch.
+
+    Source: Kodali et al. 2017 (arXiv 1705.07215).
+    """
+    between_rng, moved_rng = jax.random.split(rng)
+    moved = real + 0.5 * real.std() * jax.random.uniform(moved_rng, real.shape)
+    return gradient_penalty(critic, moved, real, between_rng)
+
+
+def roth(critic: Critic, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """The first-order effect of noise on the images on the cross-entropy, `[B]`.
+
+    It is half the sum of (1 - D)^2 |grad|^2 at the real image and D^2 |grad|^2 at the generated
+    one, where D is the sigmoid of the logit and grad the gradient of the logit.
+
+    Source: Roth et al. 2017 (arXiv 1705.09367).
+    """
+
+    def half(images, weight):
+        logits, grads = jax.vmap(jax.value_and_grad(critic))(images)
+        return 0.5 * jnp.square(weight(logits)) * _squared_norm(grads)
+
+    return half(real, lambda logits: sigmoid(-logits)) + half(fake, sigmoid)
+
+
+def weight_penalty(params: Any) -> jax.Array:
+    """The sum of the squares of all kernels (the parameters of two or more dimensions), scalar."""
+    kernels = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(params) if jnp.ndim(x) > 1]
+    return jnp.asarray(sum(kernels, 0.0))
+
+
+class Inputs(NamedTuple):
+    """The inputs of all penalties."""
+
+    critic: Critic
+    params: Any
+    real: jax.Array
+    fake: jax.Array
+    rng: jax.Array
+
+
+PENALTIES: dict[str, Callable[[Inputs], jax.Array]] = {
+    "r1": lambda x: zero_centered(x.critic, x.real),
+    "r2": lambda x: zero_centered(x.critic, x.fake),
+    "gradient_penalty": lambda x: gradient_penalty(
+        x.critic, x.real, x.fake, jax.random.split(x.rng)[0]
+    ),
+    "dragan": lambda x: dragan(x.critic, x.real, jax.random.split(x.rng)[1]),
+    "roth": lambda x: roth(x.critic, x.real, x.fake),
+    "weight_penalty": lambda x: weight_penalty(x.params),
+}
+"""The penalties by name. The field of GANConfig with the same name is the weight."""
+
+
+def weighted_sum(weights: Mapping[str, Schedule], step: jax.Array, inputs: Inputs) -> jax.Array:
+    """The weighted sum of the penalties at a step, each a mean over the batch: a scalar."""
+    total = jnp.zeros(())
+    for name, weight in weights.items():
+        if not schedules.is_zero(weight):
+            total += schedules.value(weight, step) * PENALTIES[name](inputs).mean()
+    return total
+
+
+def _squared_norm(x: jax.Array) -> jax.Array:
+    """`[B, ...]` -> `[B]`."""
+    return jnp.sum(jnp.square(x.reshape(x.shape[0], math.prod(x.shape[1:]))), axis=1)
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    """`[B, ...]` -> `[B]`. Its gradient at zero is zero; that of the root would not be finite."""
+    squared = _squared_norm(x)
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))

@@ -1,0 +1,40 @@
+"""Images as uint8 and as floats in [-1, 1]; points in the plane as images of one pixel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgan.errors import JaxganError
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """Scales uint8 images in 0..255 to float32 in [-1, 1]. Floats stay unchanged.
+
+    Raises:
+      JaxganError: if the images are of another type.
+    """
+    if images.dtype == jnp.uint8:
+        return (images.astype(jnp.float32) - 127.5) / 127.5
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise JaxganError(f"images must be uint8 or float in [-1, 1], got {images.dtype}")
+    return images
+
+
+def to_uint8(images: Any) -> np.ndarray:
+    """Rounds floats `[..., H, W, C]` in [-1, 1] to uint8. Images of uint8 stay unchanged.
+
+    NaN, from a diverged member of a population, becomes black.
+    """
+    images = np.asarray(images)
+    if images.dtype == np.uint8:
+        return images
+    levels = np.nan_to_num(np.round(images * 127.5 + 127.5), nan=0)
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+def are_points(shape: Sequence[int]) -> bool:
+    """Whether images of this shape, `(H, W, C)`, are points in the plane."""
+    return tuple(shape) == (1, 1, 2)

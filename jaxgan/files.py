@@ -1,0 +1,73 @@
+"""Files that are written completely or not at all, errors of the disk, folders for caches."""
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxgan.errors import JaxganError
+from jaxgan.processes import is_lost_process
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder of a file that will be written later, and checks that it can be written.
+
+    Raises:
+      JaxganError: if it cannot be written.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file. At any moment either the old or the new file is there, complete."""
+    partial = partial_path(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def partial_path(path: Path) -> Path:
+    """The name of a file while it is being written."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, comfort: str = "") -> Iterator[None]:
+    """Turns the errors of a full or read-only disk into a JaxganError of one line."""
+    try:
+        yield
+    except JaxganError:
+        raise
+    # tensorstore reports a full disk as ValueError, Orbax's threads as RuntimeError.
+    except (OSError, ValueError, RuntimeError) as error:
+        if is_lost_process(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise JaxganError(
+            f"cannot write to {path}: {reason}. {comfort}"
+            "Make room or permit writing there, and run the same command again"
+        ) from error
+
+
+def cache_folder(kind: str) -> Path | None:
+    """A folder in the user's cache folder, such as "compiled"; None if there is no home folder."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not root.is_absolute():  # the XDG standard ignores relative paths
+        root = Path("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
+    try:
+        return root.expanduser() / "jaxgan" / kind
+    except RuntimeError:
+        return None

@@ -1,0 +1,322 @@
+"""Sample quality: all scores of `jaxgan.metrics` for samples, and the floor of these scores.
+
+A score compares n samples with n training images, by the features of a named extractor. The floor
+is the same scores for n other real images. It is about what a perfect generator would get.
+"""
+
+import contextlib
+import hashlib
+import io
+import math
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgan import data
+from jaxgan.data.pixels import to_uint8
+from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.files import cache_folder, write_atomically
+from jaxgan.metrics.classifier import class_scores, judge_images, load_judge
+from jaxgan.metrics.frechet import frechet_distance
+from jaxgan.metrics.kid import kernel_distance
+from jaxgan.metrics.neighbours import PRDC, memorisation, prdc
+
+SAMPLES = 10_000
+"""The number of samples of the published tables."""
+LEAST = 50
+"""The smallest number of samples. Scores of fewer samples say nothing."""
+JUDGES = {"fashion_mnist": "fashion-cnn-v1"}
+"""The bundled judge of a data set."""
+COMPONENTS = 64
+"""For data without a judge, features are the principal components. This is their number."""
+FD = "fd"
+"""The name of the Fréchet distance. The generator with the smallest one is the best."""
+IN_TRAINING = 5_000
+"""The number of samples for scores in training. It is at most half the number of images, since the
+floor needs the other half."""
+_CHUNK = 1_000
+"""Samples drawn at a time, so that any number of samples fits into the memory."""
+
+
+Sample = Callable[[jax.Array, int], jax.Array]
+"""`(rng, n) -> images [n, H, W, C]`, float in [-1, 1]."""
+
+
+class Features(NamedTuple):
+    """What an extractor computes from N images."""
+
+    features: np.ndarray
+    """Float32 `[N, D]`."""
+    probabilities: np.ndarray | None
+    """The probabilities of the classes, `[N, K]`; None if the extractor has no classes."""
+
+
+class Extractor(NamedTuple):
+    """A function from images to features."""
+
+    name: str
+    """Part of the name of every score."""
+    digest: str
+    """A digest of its parameters, since several extractors may have the same name."""
+    extract: Callable[[np.ndarray], Features]
+    """Takes images `[N, H, W, C]`, uint8."""
+
+
+class Reference(NamedTuple):
+    """The real images of a data set, and their features."""
+
+    extractor: Extractor
+    images: np.ndarray
+    """The training images in a fixed random order: the first n are a random sample, for any n."""
+    train: Features
+    """The features of the training images, in the same order."""
+    test: Features | None
+    """The features of the test images, in a fixed random order; None if there are none."""
+
+
+def make_extractor(dataset: data.Dataset, judge: str | None = None) -> Extractor:
+    """The extractor for a data set.
+
+    Args:
+      dataset: its training images.
+      judge: a name or a file, as for `load_judge`. The default is the bundled judge of the data
+        set. If there is none, features are the principal components of the images.
+
+    Raises:
+      JaxganError: if the judge cannot be loaded, or takes images of another shape.
+    """
+    shape = dataset.images.shape[1:]
+    known = JUDGES.get(dataset.name)
+    if judge is None and known is None:
+        return _components(dataset.images)
+    found = load_judge(judge or str(known))
+    if shape != found.image_shape:
+        if judge is None:
+            return _components(dataset.images)  # resized images
+        raise JaxganError(
+            f"{found.name} takes images of {found.image_shape}, and those of {dataset.name} are "
+            f"{shape}: train a judge for them with scripts/train_judge.py"
+        )
+    digest = _digest(*(np.asarray(x) for x in jax.tree.leaves(found.params)))
+    return Extractor(found.name, digest, lambda images: Features(*judge_images(found, images)))
+
+
+def make_reference(
+    extractor: Extractor, train: data.Dataset, test: data.Dataset | None
+) -> Reference:
+    """Extracts the features of the real images, and keeps them in the user's cache folder.
+
+    Args:
+      extractor: from `make_extractor`.
+      train: the images on which generators are trained.
+      test: other real images, or None if there are none.
+    """
+    images = shuffle(train.images)
+    others = None if test is None else _extract_cached(extractor, shuffle(test.images))
+    return Reference(extractor, images, _extract_cached(extractor, images), others)
+
+
+def first(features: Features, n: int) -> Features:
+    """The features of the first n images."""
+    return _part(features, slice(n))
+
+
+def floor(reference: Reference, n: int) -> Features:
+    """The features of n real images, apart from the n training images of `evaluate`.
+
+    They are test images if there are any, else further training images. Their scores are the best
+    that n samples can be expected to get.
+
+    Raises:
+      JaxganError: if there are too few images.
+    """
+    part = slice(n) if reference.test is not None else slice(n, 2 * n)
+    found = _part(reference.test or reference.train, part)
+    if len(found.features) < n:
+        needed = f"{n} test images" if reference.test is not None else f"{2 * n} training images"
+        raise JaxganError(f"scores of {n} samples and of as many real images need {needed}")
+    return found
+
+
+def class_shares(features: Features) -> list[float] | None:
+    """For each class, the share of images for which it is the likeliest; None without classes."""
+    if features.probabilities is None:
+        return None
+    return class_scores(features.probabilities, features.probabilities).histogram
+
+
+def evaluate(reference: Reference, samples: Features) -> dict[str, Any]:
+    """All scores of n samples, by names such as `fd(fashion-cnn-v1, train, n=10000)`.
+
+    Args:
+      reference: the real images, at least n of them.
+      samples: the features of n samples by the same extractor, n >= LEAST, or those of `floor`.
+
+    Raises:
+      JaxganError: if there are fewer than LEAST samples, or more samples than real images.
+    """
+    n = len(samples.features)
+    if not LEAST <= n <= len(reference.train.features):
+        raise JaxganError(
+            f"scores need from {LEAST} samples to as many as there are training images, "
+            f"{len(reference.train.features)}, got {n}"
+        )
+    train, probabilities = first(reference.train, n)
+    balls = prdc(train, samples.features)
+    found: dict[str, Any] = {
+        FD: frechet_distance(train, samples.features),
+        "kid": kernel_distance(train, samples.features),
+        **balls._asdict(),
+    }
+    if reference.test is not None:
+        test = reference.test.features[:n]
+        found["memorisation"] = memorisation(reference.train.features, test, samples.features)
+    if samples.probabilities is not None and probabilities is not None:
+        found |= class_scores(samples.probabilities, probabilities)._asdict()
+    return {_named(reference, k, n): v for k, v in found.items()}
+
+
+def draw(sample: Sample, rng: jax.Array, n: int) -> np.ndarray:
+    """Draws n samples, uint8 `[n, H, W, C]`, in parts, with a progress bar.
+
+    Args:
+      sample: `(rng, n) -> images`, float in [-1, 1].
+      rng: a key.
+      n: how many.
+
+    Raises:
+      NonFiniteError: if a number in them is not finite.
+    """
+    from tqdm import tqdm
+
+    rngs = jax.random.split(rng, -(-n // _CHUNK))
+    parts = []
+    for part_rng in tqdm(rngs, "sampling", disable=None, leave=False):
+        images = np.asarray(sample(part_rng, _CHUNK))
+        if not np.isfinite(images).all():
+            raise NonFiniteError("samples are not finite: the generator has diverged")
+        parts.append(to_uint8(images))
+    return np.concatenate(parts)[:n]
+
+
+def evaluate_in_training(
+    reference: Reference, sample: Sample, rng: jax.Array, prefix: str = ""
+) -> dict[str, float]:
+    """The quick scores of IN_TRAINING samples: the Fréchet distance and the PRDC.
+
+    Their names are the prefix and the names of `evaluate`. They are NaN if samples are not finite.
+    """
+    n = _in_training(reference)
+    try:
+        found = _quick_scores(reference, reference.extractor.extract(draw(sample, rng, n)))
+    except NonFiniteError:
+        found = dict.fromkeys((FD, *PRDC._fields), math.nan)
+    return {prefix + _named(reference, k, n): v for k, v in found.items()}
+
+
+def floor_in_training(reference: Reference) -> dict[str, float]:
+    """The scores of `evaluate_in_training` for as many real images, with the prefix real_."""
+    n = _in_training(reference)
+    found = _quick_scores(reference, floor(reference, n))
+    return {"real_" + _named(reference, k, n): v for k, v in found.items()}
+
+
+def _in_training(reference: Reference) -> int:
+    return min(IN_TRAINING, len(reference.images) // 2)
+
+
+def _quick_scores(reference: Reference, samples: Features) -> dict[str, float]:
+    real = first(reference.train, len(samples.features)).features
+    return {
+        FD: frechet_distance(real, samples.features),
+        **prdc(real, samples.features)._asdict(),
+    }
+
+
+def best_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The row of a history with the smallest Fréchet distance of any member.
+
+    It is None if the distance was never measured or never finite.
+    """
+    # Only distances by the last extractor: an earlier version may have begun with another one.
+    names = [name for row in history for name in row if name.startswith(f"{FD}(")]
+    history = [row for row in history if names and names[-1] in row]
+    best = min(history, key=least_distance, default=None)
+    return best if best is not None and math.isfinite(least_distance(best)) else None
+
+
+def least_distance(row: Mapping[str, Any]) -> float:
+    """The smallest Fréchet distance of all members in a row; infinite if there is none."""
+    values = [v for name, v in row.items() if name.startswith(f"{FD}(")]
+    return float(np.nanmin([np.inf, *np.ravel(values)]))
+
+
+def best_member(row: Mapping[str, Any]) -> int:
+    """The member with the smallest Fréchet distance, by the row of a population."""
+    (values,) = (value for name, value in row.items() if name.startswith(f"{FD}("))
+    return int(np.nanargmin(values))
+
+
+def _part(features: Features, part: slice) -> Features:
+    probabilities = features.probabilities
+    return Features(features.features[part], None if probabilities is None else probabilities[part])
+
+
+def _named(reference: Reference, name: str, n: int) -> str:
+    return f"{name}({reference.extractor.name}, train, n={n})"
+
+
+def _components(images: np.ndarray) -> Extractor:
+    """The extractor of principal components, for data without a judge."""
+    from sklearn.decomposition import PCA
+
+    count = min(COMPONENTS, *images.reshape(len(images), -1).shape)
+    components: Any = PCA(count, random_state=0).fit(_flat(images))
+
+    def extract(others: np.ndarray) -> Features:
+        if others.shape[1:] != images.shape[1:]:
+            raise JaxganError(
+                f"the samples have the shape {others.shape[1:]}, the real images {images.shape[1:]}"
+            )
+        return Features(components.transform(_flat(others)).astype(np.float32), None)
+
+    return Extractor(f"pca{count}", _digest(components.mean_, components.components_), extract)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(x.tobytes() for x in arrays)).hexdigest()[:16]
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    """`[N, H, W, C]` -> float32 `[N, H W C]`; uint8 is scaled to [-1, 1]."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    return flat / 127.5 - 1 if images.dtype == np.uint8 else flat
+
+
+def shuffle(images: np.ndarray) -> np.ndarray:
+    """Images in a fixed random order: the first n are a random sample, for any n."""
+    return images[np.random.default_rng(0).permutation(len(images))]
+
+
+def _extract_cached(extractor: Extractor, images: np.ndarray) -> Features:
+    """The features of real images, from the cache if it has them."""
+    folder = cache_folder("features")
+    file = folder and folder / f"{extractor.name}-{extractor.digest}-{_digest(images)}.npz"
+    try:
+        with np.load(io.BytesIO(Path(str(file)).read_bytes())) as arrays:
+            return Features(arrays["features"], arrays.get("probabilities"))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        pass  # no such file, or a damaged one
+    found = extractor.extract(images)
+    if file is not None:
+        content = io.BytesIO()
+        np.savez(content, **{k: v for k, v in found._asdict().items() if v is not None})
+        # Without a cache the features are extracted again next time.
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, content.getvalue())
+    return found

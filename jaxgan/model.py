@@ -1,0 +1,95 @@
+"""`Model`: all that a run needs to know of a generative model.
+
+A model is one file, such as `jaxgan/gan.py`, with its Model at the end. `jaxgan.run`,
+`jaxgan.metrics` and `jaxgan.report` import no model: their callers pass one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from jaxgan.history import History
+
+
+class Curve(NamedTuple):
+    """A panel of a figure: metrics over the epochs."""
+
+    title: str
+    """The label of the vertical axis."""
+    metrics: Mapping[str, str]
+    """The columns of the history, by their names in the legend."""
+    limits: tuple[float, float] | None = None
+    """The limits of the vertical axis; by default those of the data."""
+    scale: str = "linear"
+    """linear, log, or symlog: logarithmic, with a place for 0."""
+    deviation: bool = False
+    """Whether to draw a band of one standard deviation over the steps of an epoch. It takes the
+    mean of the squares from the columns NAME_square."""
+
+
+class Finding(NamedTuple):
+    """A failure that was seen in one run."""
+
+    name: str
+    """What failed, such as mode collapse."""
+    epochs: tuple[int, ...]
+    """The epochs at whose end it was seen, in order."""
+    evidence: str
+    """What was seen first, with the numbers."""
+    remedies: tuple[str, ...]
+    """What to try, as options of scripts/train.py, or in words."""
+
+
+class Diagnosis(NamedTuple):
+    """What a history says of the health of a run."""
+
+    findings: list[list[Finding]]
+    """A list of failures for each member, in a fixed order. A single run is one member."""
+    caveat: str | None = None
+    """What could not be seen because the run is short, or None."""
+
+    def names(self, epochs: Sequence[int]) -> list[list[str]]:
+        """The failures seen at the end of each epoch, joined by "+": `[epochs][members]`."""
+        names: list[dict[int, list[str]]] = [{} for _ in self.findings]
+        for member, findings in zip(names, self.findings, strict=True):
+            for finding in findings:
+                for epoch in finding.epochs:
+                    member.setdefault(epoch, []).append(finding.name)
+        return [["+".join(member.get(epoch, [])) for member in names] for epoch in epochs]
+
+
+class Model(NamedTuple):
+    """A generative model, as plain functions and names."""
+
+    name: str
+    """Its name in config.json and in `jaxgan.MODELS`."""
+    config: type
+    """Its settings: a frozen dataclass. Every field has a default."""
+    fit_to: Callable[[Any, Any], Any]
+    """`(config, dataset) -> config`: fitted to the images of a `data.Dataset`."""
+    create_state: Callable[[jax.Array, Any], Any]
+    """`(rng, config) -> state`, a pytree with the attribute `step`, int32."""
+    train_step: Callable[..., Any]
+    """`(state, batch, rng) -> (state, metrics)`, pure. The batch is a dict of arrays `[B, ...]`;
+    metrics is a NamedTuple of scalars. A run prints the first four while it trains."""
+    sample: Callable[[Any, jax.Array, int], jax.Array]
+    """`(state, rng, n) -> images [n, H, W, C]`, float in [-1, 1]."""
+    networks: Callable[[Any], Mapping[str, tuple[nn.Module, tuple[int, ...]]]]
+    """`config -> {name: (module, shape of one input)}`, for a summary."""
+    hyperparameters: Mapping[str, tuple[tuple[str, ...], ...]]
+    """The config fields in which members of a population may differ. Each has the paths of its
+    leaves in a state, such as ("generator", "opt_state", "hyperparams", "learning_rate")."""
+    curves: Sequence[Curve]
+    """The panels of curves.png."""
+    diagnose: Callable[[History], Diagnosis] | None = None
+    """`history -> Diagnosis`: which failures a run or a population shows. Raises KeyError if a
+    column is missing."""
+    distance: Callable[[Any, Mapping[str, Any]], np.ndarray] | None = None
+    """`(config, row) -> [members]`: the distance of each member from its ideal, by the row of an
+    epoch. The member with the smallest distance is the best."""
+    raw: Callable[[Any], Any] = lambda state: None
+    """`state -> state | None`: the state without its average of parameters, or None if samples
+    come from the parameters themselves."""

@@ -1,0 +1,1 @@
+"""What people look at: pictures and texts, made from arrays and histories."""

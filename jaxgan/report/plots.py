@@ -1,0 +1,264 @@
+"""Pictures from arrays and histories: grids of images, scatter plots, curves, animations."""
+
+import contextlib
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgan.data.pixels import are_points, to_uint8
+from jaxgan.history import History
+from jaxgan.model import Curve
+
+_MIN_WIDTH = 448
+"""Small images are enlarged until the picture is about this wide, in pixels."""
+
+
+def samples_shown(shape: Sequence[int]) -> int:
+    """How many samples of this shape, `(H, W, C)`, one picture shows."""
+    return 2500 if are_points(shape) else 16
+
+
+def choose_real(images: np.ndarray) -> np.ndarray:
+    """Real images for one picture, chosen at random from all; the same every time."""
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order[: samples_shown(images.shape[1:])]]
+
+
+def image_grid(images: Any, columns: int | None = None) -> np.ndarray:
+    """Lays images out in rows.
+
+    Args:
+      images: `[N, H, W, C]`, uint8 or float in [-1, 1]. If C is not 1, 3 or 4, only the first
+        channel is shown.
+      columns: images per row; by default the grid is square.
+
+    Returns:
+      uint8 `[H', W', C]`, black where the last row is not full.
+    """
+    images = to_uint8(images)
+    n, height, width, channels = images.shape
+    if channels not in (1, 3, 4):
+        images, channels = images[..., :1], 1
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    cells = np.zeros((rows * columns, height, width, channels), np.uint8)
+    cells[:n] = images
+    cells = cells.reshape(rows, columns, height, width, channels)
+    return cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+
+
+def png(image: np.ndarray) -> bytes:
+    """One picture, uint8 `[H, W, C]`, as a PNG file of the same size."""
+    return _encoded(_pillow(image), format="PNG")
+
+
+def enlarged_png(image: np.ndarray) -> bytes:
+    """One picture, uint8 `[H, W, C]`, enlarged if it is small, as a PNG file."""
+    scale = max(1, round(_MIN_WIDTH / image.shape[1]))
+    return png(image.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.ndarray:
+    """Draws points in the plane over real ones.
+
+    Args:
+      points: `[N, 1, 1, 2]`, float. Points outside the axes are drawn on the frame, NaN not at all.
+      real: `[R, 1, 1, 2]`, drawn in gray below them. The axes depend on `real` alone, so that all
+        pictures have the same scale. Without it they depend on `points`.
+      columns: how many points share a panel; by default there is one panel.
+
+    Returns:
+      uint8 `[H', W', 3]`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = np.asarray(points).reshape(-1, columns or len(points), 2)
+    real = np.asarray(points if real is None else real).reshape(-1, 2)
+    low, high = real.min(axis=0), real.max(axis=0)
+    limits = (low + high) / 2 + 0.75 * (high - low).max() * np.array([[-1], [1]])
+    across = math.ceil(math.sqrt(len(points)))
+    down = math.ceil(len(points) / across)
+    side = max(2.5, _MIN_WIDTH / 100 / across)
+    figure = Figure(figsize=(across * side, down * side), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for i, panel in enumerate(points):
+        axes = figure.add_subplot(down, across, i + 1, aspect="equal")
+        for some, color, size in ((real, "0.8", 8), (panel, "tab:blue", 2.5)):
+            # Points on the frame must not move the axes, so they are left out of the layout.
+            style = {"markersize": size, "markeredgewidth": 0, "clip_on": False, "in_layout": False}
+            axes.plot(*some.clip(*limits).T, ".", color=color, **style)
+        axes.set(xlim=limits[:, 0], ylim=limits[:, 1])
+        axes.tick_params(labelsize="small")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def picture(images: Any, real: Any = None, columns: int | None = None) -> np.ndarray:
+    """Images `[N, H, W, C]` as an `image_grid`, points as a `scatter` plot over real ones."""
+    if are_points(np.shape(images)[1:]):
+        return scatter(images, real, columns)
+    return image_grid(images, columns)
+
+
+def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes:
+    """An animation of about `seconds` seconds from PNG files, of which it shows at most `most`."""
+    from PIL import Image
+
+    step = math.ceil(len(frames) / most)
+    chosen = []
+    # Counted from the end, so that the last frame is always included.
+    for path in frames[::-1][::step][::-1]:
+        # A damaged picture is left out.
+        with contextlib.suppress(OSError), Image.open(path) as frame:
+            chosen.append(frame.convert("P"))
+    duration = max(20, round(1000 * seconds / len(chosen)))
+    durations = [duration] * (len(chosen) - 1) + [2000]
+    return _encoded(
+        chosen[0],
+        format="GIF",
+        save_all=True,
+        append_images=chosen[1:],
+        duration=durations,
+        loop=0,
+    )
+
+
+def curves_png(history: History, curves: Sequence[Curve]) -> bytes:
+    """The curves of a history, one panel each, as a PNG file.
+
+    If samples were evaluated in training, another panel shows their Fréchet distance and that of
+    real images. For a population thin lines show the members, and a thick line shows the mean over
+    the members that have not diverged.
+    """
+    columns = dict.fromkeys(name for row in history for name in row)
+    distances = [name for name in columns if name.startswith(("fd(", "raw_fd(", "real_fd("))]
+    if distances:
+        curves = [*curves, Curve("Fréchet distance", {n: n for n in distances}, scale="log")]
+    figure, panels = _panels(1, len(curves))
+    for axes, curve in zip(np.ravel(panels), curves, strict=True):
+        _draw(axes, history, curve)
+    return _saved(figure)
+
+
+def diagnosis_png(
+    history: History, curves: Sequence[Curve], marks: Mapping[str, Sequence[int]]
+) -> bytes:
+    """Four curves of a history, and its failures as vertical lines, as a PNG file.
+
+    Args:
+      history: of one run or of a population.
+      curves: four of them. The legend of the last one names the failures.
+      marks: for each failure the epochs in which it was first seen, one for each affected member.
+    """
+    figure, panels = _panels(2, 2)
+    for axes, curve in zip(panels.ravel(), curves, strict=True):
+        _draw(axes, history, curve)
+    last = panels.ravel()[-1]
+    last.set_ylim(0, max(1.05, last.get_ylim()[1]))
+    for i, (name, epochs) in enumerate(marks.items()):
+        # Each failure has its own offset, so that lines in one epoch do not hide each other.
+        color, dashes = f"C{3 + i}", (5 * i, (5, 10))
+        for axes in panels.ravel():
+            for epoch in epochs:
+                axes.axvline(epoch, color=color, linestyle=dashes)
+        last.plot([], [], color=color, label=name)
+    last.legend(loc="upper right")
+    return _saved(figure)
+
+
+def evaluation_png(
+    strips: Mapping[str, np.ndarray], shares: Mapping[str, Sequence[float]]
+) -> bytes:
+    """Rows of images, and the shares of the classes as bars, as a PNG file.
+
+    Args:
+      strips: for each name images `[N, H, W, C]`, uint8, with the same N.
+      shares: for each name the share of each class, `[K]`; empty if there are no classes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = len(next(iter(strips.values())))
+    figure = Figure(figsize=(13 if shares else 8, 0.8 * len(strips) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(1, 2, width_ratios=(8, 5)) if shares else (figure, None)
+    left, right = parts
+    rows = left.subplots(len(strips), 1, squeeze=False)[:, 0]
+    for axes, (name, images) in zip(rows, strips.items(), strict=True):
+        axes.imshow(image_grid(images, columns), cmap="gray", vmin=0, vmax=255)
+        axes.set(xticks=[], yticks=[])
+        label = textwrap.fill(name, 28)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
+    if right is not None:
+        axes = right.subplots()
+        width = 0.8 / len(shares)
+        for i, (name, values) in enumerate(shares.items()):
+            axes.bar(
+                np.arange(len(values)) + i * width, values, width, label=textwrap.fill(name, 28)
+            )
+        axes.set(xlabel="class", ylabel="share")
+        axes.legend(fontsize="small")
+    return _saved(figure)
+
+
+def _panels(rows: int, columns: int) -> tuple[Any, np.ndarray]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * columns, 4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def _draw(axes: Any, history: History, curve: Curve) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for name, column in curve.metrics.items():
+        rows = [row for row in history if column in row]
+        epochs = [row["epoch"] for row in rows]
+        values = np.array([row[column] for row in rows]).reshape(len(rows), -1)
+        mean = np.ma.masked_invalid(values).mean(axis=1)
+        # A line through one or two points is hard to see without markers.
+        (line,) = axes.plot(epochs, mean, label=name, marker="." if len(rows) < 3 else "")
+        if values.shape[1] > 1:
+            axes.plot(epochs, values, color=line.get_color(), linewidth=0.5, alpha=0.3)
+        elif curve.deviation:
+            squares = np.array([row[f"{column}_square"] for row in rows]).ravel()
+            deviation = np.sqrt(np.maximum(squares - np.square(mean), 0))
+            band = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
+            axes.fill_between(epochs, mean - deviation, mean + deviation, **band)
+    axes.set(xlabel="epoch", ylabel=curve.title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(history) == 1:
+        axes.set_xticks([history[0]["epoch"]])
+    if curve.scale == "symlog":
+        axes.set_yscale("symlog", linthresh=1e-12)
+    else:
+        axes.set_yscale(curve.scale)
+    axes.set_ylim(curve.limits)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper right")
+
+
+def _saved(figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
+
+
+def _pillow(image: np.ndarray):
+    from PIL import Image
+
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _encoded(image, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()

@@ -1,0 +1,118 @@
+"""Lines of text for people, made from histories, findings and scores."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from jaxgan.history import finite_mean
+from jaxgan.model import Finding, Model
+
+
+def finding_lines(
+    findings: Sequence[Sequence[Finding]], epochs: int, model: Model, settings: Mapping[str, Any]
+) -> list[str]:
+    """A line for each failure, with what to try.
+
+    Args:
+      findings: of each member, as in `model.Diagnosis`.
+      epochs: the number of epochs of the history.
+      model: of the run; its config has the defaults.
+      settings: the fields of the run's config, by name. Remedies already in use are left out.
+    """
+    lines = []
+    for name in dict.fromkeys(finding.name for member in findings for finding in member):
+        hits = {i: f for i, member in enumerate(findings) for f in member if f.name == name}
+        first, finding = min(hits.items(), key=lambda item: item[1].epochs[0])
+        where = name
+        if len(findings) > 1:
+            some = ", ".join(map(str, list(hits)[:8])) + (", ..." if len(hits) > 8 else "")
+            where += f" in {len(hits)} of {len(findings)} members ({some}); member {first}"
+        defaults = vars(model.config())
+        untried = [r for r in finding.remedies if not _is_in_use(r, settings, defaults)]
+        advice = f"; try {', or '.join(untried)}" if untried else ""
+        lines.append(f"{where}, {_when(finding, epochs)}: {finding.evidence}{advice}")
+    return lines
+
+
+def _is_in_use(remedy: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Whether a run already has the first option of a remedy; --pac 4 also counts as --pac 2."""
+    option, value, *_ = remedy.split()
+    name = option.removeprefix("--").replace("-", "_")
+    if name not in settings:
+        return False  # a remedy in words
+    now = settings[name]
+    return str(now) == value or (name != "loss" and now != defaults[name])
+
+
+def _when(finding: Finding, epochs: int) -> str:
+    first, last = finding.epochs[0], finding.epochs[-1]
+    if first == last:
+        return f"epoch {first}"
+    return f"epoch {first} to {'the last' if last == epochs else last}"
+
+
+_SCORED = {"": "", "raw": " of raw weights", "real": " of real images"}
+
+
+def score_lines(scores: Mapping[str, Any]) -> list[str]:
+    """A line for the scores of samples, of samples of raw weights, and of real images."""
+    lines: dict[str, list[str]] = {}
+    for name, value in scores.items():
+        short, _, extractor = name.partition("(")
+        kind, _, plain = short.rpartition("_")
+        lines.setdefault(f"({extractor}{_SCORED[kind]}", []).append(
+            f"{plain} {finite_mean(value):.3g}"
+        )
+    return [f"  {'  '.join(shown)}  {of}" for of, shown in lines.items()]
+
+
+def report_lines(
+    summary: Sequence[Mapping[str, Any]],
+    best_and_worst: Mapping[str, int | None],
+    labels: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """The result of a population: a line for each combination of hyperparameters, for the best
+    member and for the worst.
+
+    Args:
+      summary: as in `population.Report`.
+      best_and_worst: the numbers of these two members, or None.
+      labels: the number, seed and hyperparameters of each member.
+    """
+    lines = []
+    for group in summary:
+        settings = [f"{k} {v:g}" for k, v in group.items() if k in labels[0]]
+        # The first four metrics; report.json has all.
+        names = [name.removesuffix("_mean") for name in group if name.endswith("_mean")][:4]
+        values = [
+            f"{name} {group[f'{name}_mean']:.3f}"
+            + (f" +- {sd:.3f}" if (sd := group[f"{name}_sd"]) is not None else "")
+            for name in names
+        ]
+        diverged = f"{group['diverged']} of {group['members']} diverged"
+        lines.append("  " + "  ".join([*settings, *values, diverged]))
+    for name, i in best_and_worst.items():
+        if i is not None:
+            lines.append(f"{name}: " + " ".join(f"{k} {v}" for k, v in labels[i].items()))
+    return lines
+
+
+def summary(networks: Mapping[str, tuple[nn.Module, tuple[int, ...]]], batch_size: int) -> str:
+    """The layers of networks as tables, with the shapes and numbers of their parameters.
+
+    Args:
+      networks: as `Model.networks` gives them.
+      batch_size: of the inputs.
+    """
+    from flax.linen.summary import tabulate
+
+    tables = []
+    for module, shape in networks.values():
+        console = {"width": 120, "force_terminal": sys.stdout.isatty()}
+        table = tabulate(module, jax.random.key(0), console_kwargs=console)
+        tables.append(table(np.zeros((batch_size, *shape), np.float32)))
+    return "".join(tables)

@@ -1,0 +1,1 @@
+"""A run of any model in a folder. Start with `training`."""

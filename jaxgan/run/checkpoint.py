@@ -1,0 +1,403 @@
+"""Checkpoints that can be trusted, and the run folder that holds them.
+
+A run folder belongs to one process at a time, and always to the same configuration:
+
+    config.json          the configuration; a run with another one is refused
+    checkpoints/STEP/    written atomically by Orbax: the last 3 and the best
+    damaged/STEP/        damaged checkpoints, moved out of the way
+
+A checkpoint is a tree of arrays and a record that fits JSON.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgan.errors import JaxganError
+from jaxgan.files import disk_errors, partial_path, write_atomically
+from jaxgan.processes import agree, is_first, is_lost_process, together
+from jaxgan.run.devices import replicated
+
+KEEP = 3
+"""How many of the newest checkpoints are kept, beside the best one."""
+
+_NONE = -1
+_COMFORT = "Earlier checkpoints are intact. "
+_DIGESTS = "digests.json"
+_NOT_DATA = (_DIGESTS, "_CHECKPOINT_METADATA", "commit_success.txt")
+"""The digests, and files that Orbax writes after them. Restoring does not need these files."""
+
+
+class Checkpoint(NamedTuple):
+    """`arrays`: any tree of jax arrays. `record`: anything that fits JSON."""
+
+    arrays: Any
+    record: Any
+
+
+class RunFolder:
+    """A run folder, locked for this process until `close`.
+
+    Args:
+      path: the folder; it is made if it does not exist.
+      config: the configuration, nested mappings that fit JSON. "jaxgan" is the version of jaxgan.
+        An existing config.json must be equal to it, apart from `free`.
+      free: the fields, as "section.name", that may differ from those in config.json.
+
+    Raises:
+      JaxganError: if the folder cannot be written, is in use, holds another configuration or is no
+        run folder, or if another minor version of jaxgan wrote it. Its files are unchanged then.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        free: frozenset[str] = frozenset(),
+    ):
+        self.path: Path = Path(path).expanduser().absolute()
+        self._manager: Any = None
+        self._saving: int | None = None
+        self._best: int | None = None
+        self._lock: int | None = None
+        with together(f"open {self.path}"):
+            if is_first():
+                self._open(config, free)
+
+    def _open(self, config: Mapping[str, Any], free: frozenset[str]) -> None:
+        if set("[]\\") & set(str(self.path)):
+            # Orbax would take the path for a pattern and save nothing.
+            raise JaxganError(f"the path of a run folder must not contain [, ] or \\: {self.path}")
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._check_config(config, free)
+            self._lock = _locked(self.path / ".lock")
+        try:
+            # Again, since another process may have written the file before this one got the lock.
+            self._check_config(config, free)
+            with disk_errors(self.path):
+                write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        if isinstance(error, Exception) and is_lost_process(error):
+            self._manager = None  # waiting for the last save would never end
+        self.close()
+
+    def restore(self, like: Checkpoint) -> Checkpoint | None:
+        """The newest intact checkpoint, or None if there is none, by the function `restore`."""
+        found = restore(self.path, like)
+        if found is None:
+            return None
+        checkpoint, step = found
+        with together("move the damaged checkpoints"):
+            if is_first():
+                self._put_aside(step)
+        return checkpoint
+
+    def _put_aside(self, step: int) -> None:
+        """Moves the damaged checkpoints after a step out of the way.
+
+        Orbax would count them as saved. They are not deleted: a long run may have no others.
+        """
+        for newer in steps(self.path):
+            if newer > step:
+                aside = self.path / "damaged" / str(newer)
+                with disk_errors(self.path):
+                    shutil.rmtree(aside, ignore_errors=True)
+                    aside.parent.mkdir(exist_ok=True)
+                    (self.path / "checkpoints" / str(newer)).rename(aside)
+
+    def save(self, step: int, checkpoint: Checkpoint, best: int | None = None) -> None:
+        """Starts to save in the background, after the previous save has finished.
+
+        Keeps the KEEP newest checkpoints, and that of the step `best` if there is one. When this
+        returns, Orbax has copied the arrays to the host's memory, and they may be donated.
+
+        Raises:
+          JaxganError: if this save or the previous one fails, on a full disk for example. Older
+            checkpoints are intact then.
+        """
+        import orbax.checkpoint as ocp
+
+        with disk_errors(self.path, _COMFORT):
+            if self._manager is None:
+                self._manager = _manager(self.path, self._write_digests, lambda: self._best)
+            with together(f"save to {self.path}"):
+                self._manager.wait_until_finished()
+            self._saving, self._best = step, best
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave(checkpoint.arrays),
+                    record=ocp.args.JsonSave(checkpoint.record),
+                ),
+            )
+
+    def close(self) -> None:
+        """Finishes the last save and unlocks the folder. Raises like `save`."""
+        manager, self._manager = self._manager, None
+        try:
+            if manager is not None:
+                with disk_errors(self.path, _COMFORT):
+                    manager.close()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+
+    def _write_digests(self) -> None:
+        """Runs in Orbax's thread when all files of a checkpoint are written.
+
+        The temporary folder gets its final name after this. So a finished checkpoint has digests.
+        """
+        for folder in (self.path / "checkpoints").glob(f"{self._saving}*"):
+            if folder.name.split(".")[0] == str(self._saving):
+                write_atomically(folder / _DIGESTS, json.dumps(_digests(folder)))
+
+    def _check_config(self, config: Mapping[str, Any], free: frozenset[str]) -> None:
+        file = self.path / "config.json"
+        if not file.exists():
+            # A process that was killed before it wrote config.json may have left these.
+            ours = (".lock", partial_path(file).name)
+            foreign = [entry.name for entry in self.path.iterdir() if entry.name not in ours]
+            if foreign:
+                raise JaxganError(
+                    f"{self.path} is not a run folder: it has {foreign[0]}, but no config.json; "
+                    "choose another --workdir"
+                )
+            return
+        now = _flat(json.loads(json.dumps(config)))
+        before = _flat(read_config(self.path))
+        self._check_version(str(before.get("jaxgan")), str(now.get("jaxgan")))
+        names = [
+            name
+            for name in sorted(before.keys() | now.keys())
+            if name not in free and before.get(name) != now.get(name)
+        ]
+        if names:
+            changes = ", ".join(f"{n}: {before.get(n)!r} -> {now.get(n)!r}" for n in names)
+            raise JaxganError(
+                f"{self.path} holds a run of another configuration ({changes}); "
+                "resume it with the same settings, or choose another --workdir"
+            )
+
+    def _check_version(self, before: str, now: str) -> None:
+        """Refuses a run of another minor version, whose steps may draw other random numbers."""
+        if before.split(".")[:2] != now.split(".")[:2]:
+            raise JaxganError(
+                f"{self.path} was written by jaxgan {before}, and jaxgan {now} cannot resume it to "
+                f"the bit: resume it with jaxgan {before}, or choose another --workdir"
+            )
+
+
+def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
+    """Reads the newest intact checkpoint of a run folder. The folder does not change.
+
+    Args:
+      path: the run folder.
+      like: a checkpoint with the structure, shapes, dtypes and placement of the arrays.
+
+    Returns:
+      The checkpoint and its step, or None if there is none. For a checkpoint that cannot be used,
+      it warns and tries the one before.
+
+    Raises:
+      JaxganError: if there are checkpoints and none can be used.
+    """
+    damaged: set[int] = set()
+    while True:
+        with together(f"read the checkpoints in {path}"):
+            step = _newest_intact(path, damaged) if is_first() else _NONE
+        step = int(agree([step])[0])
+        if step == _NONE:
+            return None
+        folder = path / "checkpoints" / str(step)
+        try:
+            return _read(folder, like), step
+        # Orbax and tensorstore raise errors of many types, even bare Exception.
+        except Exception as error:
+            if jax.process_count() > 1:
+                raise  # other processes may have read it without an error
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            _warn_damaged(folder, f"it may be of another version of jaxgan ({reason})")
+            damaged.add(step)
+
+
+def restore_step(path: Path, step: int, like: Checkpoint) -> Checkpoint:
+    """Reads one checkpoint of a run folder, like `restore`.
+
+    Raises:
+      JaxganError: if it does not exist or is damaged.
+    """
+    folder = path / "checkpoints" / str(step)
+    damage = _damage(folder) if step in steps(path) else "it does not exist"
+    if damage is None:
+        try:
+            return _read(folder, like)
+        # Orbax and tensorstore raise errors of many types, even bare Exception.
+        except Exception as error:
+            damage = (str(error).splitlines() or [type(error).__name__])[0]
+    raise JaxganError(f"checkpoint {folder} cannot be used: {damage}; others may be intact")
+
+
+def _newest_intact(path: Path, damaged: set[int]) -> int:
+    """The step of the newest intact checkpoint, or _NONE if there are no checkpoints."""
+    found = steps(path)
+    for step in found:
+        if step not in damaged:
+            folder = path / "checkpoints" / str(step)
+            damage = _damage(folder)
+            if damage is None:
+                return step
+            _warn_damaged(folder, damage)
+            damaged.add(step)
+    if found:
+        raise JaxganError(
+            f"no checkpoint in {path / 'checkpoints'} can be used; nothing was changed. Restore "
+            "them from a backup, use the version of jaxgan that wrote them, or start again in "
+            "another --workdir"
+        )
+    return _NONE
+
+
+def _warn_damaged(folder: Path, damage: str) -> None:
+    warnings.warn(f"checkpoint {folder} cannot be used and is skipped: {damage}", stacklevel=4)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The config.json of a run folder.
+
+    Raises:
+      JaxganError: if it does not exist or cannot be read.
+    """
+    file = Path(path).expanduser() / "config.json"
+    try:
+        config = json.loads(file.read_text())
+        if not isinstance(config, dict) or not all(
+            isinstance(v, dict | str) for v in config.values()
+        ):
+            raise ValueError("it describes no run")
+        return config
+    except FileNotFoundError as error:
+        raise JaxganError(f"{path} is not a run folder: it has no config.json") from error
+    except (OSError, ValueError) as error:
+        raise JaxganError(f"{file} cannot be read ({error})") from error
+
+
+def _manager(path: Path, when_final: Callable[[], None], best: Callable[[], int | None]):
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers
+
+    class Best(checkpoint_managers.PreservationPolicy):
+        """Keeps the best step. Orbax's own policies have no best step that can change later."""
+
+        def should_preserve(self, checkpoints, *, context):
+            return [checkpoint.step == best() for checkpoint in checkpoints]
+
+    latest = checkpoint_managers.LatestN(KEEP)
+    return ocp.CheckpointManager(
+        path / "checkpoints",
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, Best()]),
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=when_final),
+        ),
+    )
+
+
+def _read(folder: Path, like: Checkpoint) -> Checkpoint:
+    import orbax.checkpoint as ocp
+
+    # numpy arrays stay numpy arrays, in the host's memory.
+    target = jax.tree.map(
+        lambda x: x if isinstance(x, np.ndarray) else ocp.utils.to_shape_dtype_struct(x),
+        replicated(like.arrays),
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        found = checkpointer.restore(
+            folder,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
+            ),
+        )
+    return Checkpoint(found["arrays"], found["record"])
+
+
+def steps(path: Path) -> list[int]:
+    """The steps of the finished checkpoints of a run folder, newest first."""
+    # The name of a folder is a step only when its checkpoint is complete.
+    try:
+        names = [folder.name for folder in (path / "checkpoints").iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise JaxganError(f"{path / 'checkpoints'} cannot be read ({error.strerror})") from error
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The sha256 of every data file below a folder, by relative path."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name not in _NOT_DATA
+    }
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, or None.
+
+    Orbax itself restores wrong values from a file with a flipped bit, without an error.
+    """
+    try:
+        expected = json.loads((folder / _DIGESTS).read_text())
+        found = _digests(folder)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if not isinstance(expected, dict):
+        return f"{_DIGESTS} is not what was written"
+    for name, digest in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != digest:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _locked(path: Path) -> int:
+    """An open and locked file. The system unlocks it when the process ends, however it ends."""
+    import fcntl
+
+    file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(file)
+        raise JaxganError(
+            f"{path.parent} is in use by another process; wait for it, or choose another --workdir"
+        ) from error
+    return file
+
+
+def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping, with keys joined by dots."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,194 @@
+"""The files of a run folder that people read: metrics.csv, pictures, curves, TensorBoard events."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgan.errors import JaxganError
+from jaxgan.files import disk_errors, write_atomically
+from jaxgan.history import History, finite_mean
+from jaxgan.model import Diagnosis, Model
+from jaxgan.processes import is_first
+from jaxgan.report import plots
+
+
+class Events:
+    """Writes TensorBoard events into a folder, or nothing if `wanted` is False.
+
+    Raises:
+      JaxganError: at construction, if `wanted` and tensorboardX is not installed.
+    """
+
+    def __init__(self, path: Path, wanted: bool):
+        self._path = path
+        self._make_writer: Any = None
+        self._writer: Any = None
+        if wanted:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as error:
+                raise JaxganError(
+                    "--tensorboard needs tensorboardX: pip install 'jaxgan[tensorboard]'"
+                ) from error
+            self._make_writer = SummaryWriter
+
+    def begin(self, step: int) -> None:
+        """Continues after a step, and removes the later events of an earlier process."""
+        if self._make_writer is not None:
+            self._writer = self._make_writer(str(self._path), purge_step=step + 1)
+
+    def write_row(self, row: Mapping[str, Any]) -> None:
+        """Writes the row of an epoch."""
+        if self._writer is not None:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self._writer.add_scalar(name, finite_mean(value), row["step"])
+
+    def write_image(self, image: np.ndarray, step: float) -> None:
+        """Writes a picture, uint8 `[H, W, C]`."""
+        if self._writer is not None:
+            self._writer.add_image("samples", image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Closes the file of events."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Journal:
+    """Writes the files of a run folder that people read. Each file is complete at any moment.
+
+    If there are several processes, only the first writes. All methods raise JaxganError if the
+    folder cannot be written.
+
+    Args:
+      path: the run folder.
+      model: of the run; it has the curves and the diagnosis.
+      labels: for each member, the columns of metrics.csv that identify it.
+      events: TensorBoard events.
+    """
+
+    def __init__(
+        self, path: Path, model: Model, labels: Sequence[Mapping[str, Any]], events: Events
+    ):
+        self._path = path
+        self._model = model
+        self._labels = labels
+        self._events = events
+        self._real: np.ndarray | None = None
+
+    def begin(self, history: History, step: int, images: np.ndarray) -> None:
+        """Writes a picture of real images, and metrics.csv as it was at that step."""
+        self._real = plots.choose_real(images)
+        self._write("real.png", plots.enlarged_png(plots.picture(self._real)))
+        self._write("metrics.csv", self._csv(history, diagnose(self._model, history)))
+        self._events.begin(step)
+
+    def write_epoch(self, history: History, diagnosis: Diagnosis | None) -> None:
+        """Writes metrics.csv and the events of the last epoch."""
+        self._write("metrics.csv", self._csv(history, diagnosis))
+        self._events.write_row(history[-1])
+
+    def write_samples(self, history: History, images: Any, columns: int | None = None) -> None:
+        """Writes the picture of the last epoch, from samples `[N, H, W, C]`."""
+        epoch, step = len(history), history[-1]["step"]
+        picture = plots.picture(images, self._real, columns)
+        self._write(_sample_name(epoch), plots.enlarged_png(picture))
+        self._events.write_image(picture, step)
+
+    def write_member(self, name: str, images: Any) -> None:
+        """Writes a picture of the samples of one member, `[N, H, W, C]`, as NAME.png."""
+        self._write(f"{name}.png", plots.enlarged_png(plots.picture(images, self._real)))
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """Writes report.json."""
+        self._write("report.json", json.dumps(report, indent=2) + "\n")
+
+    def end(self, history: History) -> None:
+        """Writes the curves and the animation of the samples."""
+        if history:
+            self._write("curves.png", plots.curves_png(history, self._model.curves))
+        # A run that continued from an older checkpoint may have pictures of later epochs.
+        frames = [self._path / _sample_name(epoch + 1) for epoch in range(len(history))]
+        frames = [path for path in frames if path.exists()]
+        if frames:
+            self._write("training.gif", plots.gif(frames))
+
+    def _write(self, name: str, content: str | bytes) -> None:
+        if not is_first():
+            return
+        path = self._path / name
+        with disk_errors(self._path):
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, content)
+
+    def _csv(self, history: History, diagnosis: Diagnosis | None) -> str:
+        """A row for each epoch and member."""
+        rows = []
+        failures = diagnosis.names([row["epoch"] for row in history]) if diagnosis else []
+        for at, row in enumerate(history):
+            for i, label in enumerate(self._labels):
+                values = {k: v[i] if isinstance(v, list) else v for k, v in row.items()}
+                place = {"epoch": values.pop("epoch"), "step": values.pop("step")}
+                last = {"failures": failures[at][i]} if diagnosis else {}
+                rows.append({**place, **label, **values, **last})
+        # If a metric was not measured in an epoch, its cell is empty.
+        names = {name: None for row in rows for name in row if name != "failures"}
+        last = ["failures"] if diagnosis else []
+        table = io.StringIO()
+        if rows:
+            writer = csv.DictWriter(table, [*names, *last], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        return table.getvalue()
+
+
+def diagnose(model: Model, history: History) -> Diagnosis | None:
+    """The diagnosis of a history; None if the model has none."""
+    return None if model.diagnose is None else model.diagnose(history)
+
+
+def read_history(path: str | Path, model: Model) -> list[dict[str, Any]]:
+    """The history in the metrics.csv of a run folder. The run may still continue.
+
+    Raises:
+      JaxganError: if the file does not exist, cannot be read or lacks a column.
+    """
+    file = Path(path).expanduser() / "metrics.csv"
+    epochs: dict[str, list[dict[str, str]]] = {}
+    try:
+        for row in csv.DictReader(file.read_text().splitlines()):
+            epochs.setdefault(row["epoch"], []).append(row)
+        history = [_row(members) for members in epochs.values()]
+        diagnose(model, history)
+    except FileNotFoundError as error:
+        raise JaxganError(f"{path} is not a run folder: it has no metrics.csv") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise JaxganError(f"{file} cannot be read ({error})") from error
+    except KeyError as error:
+        raise JaxganError(
+            f"{file} is of another version of jaxgan: it has no column {error}"
+        ) from error
+    return history
+
+
+def _row(members: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """A row of the history, from the rows of an epoch in metrics.csv."""
+    first = members[0]
+    values: dict[str, Any] = {
+        name: [float(line[name]) for line in members]
+        for name, text in first.items()
+        if name != "failures" and text
+    }
+    if "member" not in first:
+        values = {name: value for name, (value,) in values.items()}
+    return values | {name: int(first[name]) for name in ("epoch", "step")}
+
+
+def _sample_name(epoch: int) -> str:
+    return f"samples/image_at_epoch_{epoch:04}.png"

@@ -1,0 +1,427 @@
+"""Many steps: `train_epoch`, one compiled program, and `fit`, the loop on the host.
+
+Both work with any `train_step(state, batch, rng) -> (state, metrics)` whose state has an attribute
+`step` and whose metrics are a NamedTuple of scalars.
+
+The order of the data is a function of (rng, epoch), and a batch is one of (rng, epoch, step).
+`train_step` folds `state.step` into its rng. So a run can continue from any state, to the bit.
+"""
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgan.errors import NonFiniteError
+from jaxgan.history import finite_mean
+from jaxgan.processes import agree
+from jaxgan.run.devices import ONE_DEVICE, Layout, fetch
+
+TrainStep = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+
+_CHECK_SECONDS = 0.25
+"""How long the compiled program runs before the host shows the progress and asks `should_stop`."""
+
+
+class Run(NamedTuple):
+    """A run at some step. With data, rng and settings it determines the rest of the run."""
+
+    state: Any
+    totals: Any
+    """Metrics summed over the steps of the current epoch."""
+    history: list[dict[str, Any]]
+    """A row for each finished epoch (`jaxgan.history`), with the results of `measure` in `fit`."""
+    seconds: float
+    """The time of training in the current epoch."""
+
+
+class RunKeys(NamedTuple):
+    """The keys of a run: equal seeds give equal runs."""
+
+    init: jax.Array
+    """For the initial parameters."""
+    training: jax.Array
+    """For `fit`: the order of the data, and the random numbers of the steps."""
+    pictures: jax.Array
+    """For the samples in the run folder."""
+
+
+def make_rngs(seed: Any) -> RunKeys:
+    """The keys of a run for a seed, 0 <= seed < 2**32. Seeds `[members]` give keys `[members]`."""
+    return _run_keys(np.asarray(seed, np.uint32))
+
+
+@jax.jit
+def _run_keys(seeds: jax.Array) -> RunKeys:
+    rngs = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(seeds.ravel())
+    return RunKeys(*(rngs[:, i].reshape(seeds.shape) for i in range(3)))
+
+
+def start_run(
+    train_step: TrainStep,
+    state: Any,
+    data: Any,
+    batch_size: int = 1,
+    layout: Layout = ONE_DEVICE,
+) -> Run:
+    """A run before its first step. `data` is a tree of arrays `[N, ...]`, batched along N.
+
+    If `fit` has the same batch size, the step is traced once for both.
+    """
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
+
+    def metrics_of(state, batch):
+        return train_step(state, batch, jax.random.key(0))[1]
+
+    metrics = jax.eval_shape(layout.map(metrics_of, 0, None), state, batch)
+    # A sum of hundreds of bfloat16 numbers would be too inaccurate.
+    totals = jax.tree.map(
+        lambda m: jnp.zeros(m.shape, jnp.promote_types(m.dtype, jnp.float32)), metrics
+    )
+    return Run(state, totals, [], 0.0)
+
+
+def train_epoch(
+    train_step: TrainStep,
+    state: Any,
+    data: Any,
+    rng: jax.Array,
+    epoch: int,
+    *,
+    batch_size: int,
+    layout: Layout = ONE_DEVICE,
+) -> tuple[Any, Any]:
+    """Trains for one epoch: a compiled program, and a second one for a smaller last batch.
+
+    Args:
+      train_step: `(state, batch, rng) -> (state, metrics)`.
+      state: donated, so it must not be used again.
+      data: a tree of arrays `[N, ...]`, on the device.
+      rng: a key, the same for all epochs of a run; for a population `[members]` keys.
+      epoch: the number of the epoch, from 0.
+      batch_size: images per step; the last step takes the rest.
+      layout: where state, data and rng are. For one run on several devices, N must be a multiple
+        of their number.
+
+    Returns:
+      The state after ceil(N / batch_size) steps, and the means of the metrics over them.
+    """
+    totals = start_run(train_step, state, data, batch_size, layout).totals
+    order_rng, step_rng = _split(rng)
+    n = _length(data)
+    steps = _steps_per_epoch(n, batch_size)
+    state, totals = _train_steps(
+        train_step,
+        state,
+        totals,
+        data,
+        _epoch_order(order_rng, epoch, n),
+        step_rng,
+        0,
+        steps,
+        batch_size=batch_size,
+        layout=layout,
+    )
+    return state, jax.tree.map(lambda total: total / steps, totals)
+
+
+def fit(
+    train_step: TrainStep,
+    run: Run,
+    data: Any,
+    rng: jax.Array,
+    *,
+    batch_size: int,
+    epochs: int,
+    measure: Callable[[Run], Mapping[str, Any]] = lambda run: {},
+    on_epoch: Callable[[Run], None] = lambda run: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: bool = True,
+    label: str = "",
+    layout: Layout = ONE_DEVICE,
+) -> Run:
+    """Trains a run until it has `epochs` epochs. The run may be at any step.
+
+    The result equals that of `train_epoch`, called for each epoch with the same arguments.
+
+    Args:
+      train_step: `(state, batch, rng) -> (state, metrics)`.
+      run: from `start_run`, from an earlier `fit`, or from `on_epoch`.
+      data: a tree of arrays `[N, ...]`, which is moved to the devices.
+      rng: a key, the same for the whole run; for a population `[members]` keys.
+      batch_size: images per step; the last step of an epoch takes the rest.
+      epochs: the number of epochs in all.
+      measure: called with the run after each epoch; its result is added to the row of the epoch.
+      on_epoch: called with the run after `measure`; the run's arrays are donated afterwards.
+      should_stop: called about four times a second. If it returns True, `fit` returns in the middle
+        of the epoch. If there are several processes, all stop when it returns True in one of them.
+      progress: whether to show progress: a bar per epoch on a terminal, else a line per epoch.
+      label: shown in place of the number of the epoch.
+      layout: on which devices, and whether `run` is a population. If it is, every leaf of state and
+        totals has a leading axis `[members]`, and each member has its own order of the data.
+
+    Returns:
+      The run at its end, or where it was stopped.
+
+    Raises:
+      NonFiniteError: if a metric or a parameter is not finite. A diverged member of a population
+        does not raise: its metrics are NaN, and the others continue.
+    """
+    fitting = _Fitting(train_step, run, data, rng, batch_size, layout)
+    if fitting.epoch < epochs:
+        fitting.compile()
+    while fitting.epoch < epochs:
+        title = label or f"epoch {fitting.epoch + 1}/{epochs}"
+        with _Progress(title, fitting.steps, fitting.at, enabled=progress) as bar:
+            means = fitting.finish_epoch(should_stop, bar)
+        if means is None:
+            break
+        bar.finish(means, fitting.history[-1]["steps_per_second"])
+        finished = fitting.current()
+        finished.history[-1].update(measure(finished))  # also the last row of `fitting.history`
+        on_epoch(finished)
+    return fitting.current()
+
+
+class _Fitting:
+    """A run on its devices, in the middle of `fit`."""
+
+    def __init__(self, train_step, run: Run, data, rng, batch_size: int, layout: Layout):
+        self._layout, self._members, self._n = layout, rng.size, _length(data)
+        self.steps = _steps_per_epoch(self._n, batch_size)
+        self._order_rng, step_rng = layout.place_run(_split(rng))
+        # The compiled steps donate their state, so they get a copy of the caller's.
+        self._state, self._totals = layout.place_run((run.state, run.totals))
+        self._advance = functools.partial(
+            _train_steps,
+            train_step,
+            data=layout.place_data(data),
+            rng=step_rng,
+            batch_size=batch_size,
+            layout=layout,
+        )
+        self.history, self._seconds = list(run.history), run.seconds
+        self.epoch, self.at = divmod(step(self._state), self.steps)
+
+    def compile(self) -> None:
+        """Compiles the steps without taking one, so that seconds count only training."""
+        self._train(self._order(), self.at, self.at)
+
+    def finish_epoch(self, should_stop, bar: "_Progress") -> dict[str, np.ndarray] | None:
+        """Trains to the end of the epoch. Returns the means of its metrics, or None if stopped."""
+        means = {}
+        for elapsed in self._stretches(should_stop):
+            self._seconds += elapsed
+            sums = fetch(self._layout.cut(self._totals, self._members))
+            means = {k: v / np.float32(self.at) for k, v in sums._asdict().items()}
+            means = self._checked(means)
+            bar.show(self.at, means)
+        if self.at < self.steps:
+            return None
+        self.epoch, self.at = self.epoch + 1, 0
+        row = {"epoch": self.epoch, "step": step(self._state)}
+        row |= {name: mean.tolist() for name, mean in means.items()}
+        rate = self._members * self.steps / self._seconds
+        self.history.append(row | {"seconds": self._seconds, "steps_per_second": rate})
+        self._totals, self._seconds = jax.tree.map(jnp.zeros_like, self._totals), 0.0
+        return means
+
+    def current(self) -> Run:
+        state, totals = self._layout.cut((self._state, self._totals), self._members)
+        return Run(state, totals, list(self.history), self._seconds)
+
+    def _stretches(self, should_stop) -> Iterator[float]:
+        """Trains to the end of the epoch or until it should stop.
+
+        Yields the seconds of each stretch of about _CHECK_SECONDS.
+        """
+        order, length = self._order(), 1
+        while self.at < self.steps:
+            length, stop = agree([length, should_stop()])
+            if stop:
+                return
+            end = min(self.at + int(length), self.steps)
+            if end == self.steps:
+                # Compiles the program of a smaller last batch before the time is measured.
+                self._train(order, self.steps, self.steps)
+            started = time.perf_counter()
+            self._train(order, self.at, end)
+            jax.block_until_ready((self._state, self._totals))
+            elapsed = time.perf_counter() - started
+            per_second = (end - self.at) / max(elapsed, 1e-9)
+            length = max(1, min(self.steps, int(per_second * _CHECK_SECONDS)))
+            self.at = end
+            yield elapsed
+
+    def _train(self, order, start: int, stop: int) -> None:
+        self._state, self._totals = self._advance(
+            self._state, self._totals, order=order, start=start, stop=stop
+        )
+
+    def _order(self) -> jax.Array:
+        return _epoch_order(self._order_rng, self.epoch, self._n)
+
+    def _checked(self, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The means, with NaN for diverged members.
+
+        Raises:
+          NonFiniteError: if it is one run, and it has diverged.
+        """
+        parameters = np.ravel(fetch(_finite(self._state, self._layout)))[: self._members]
+        finite = parameters & np.all([np.isfinite(mean) for mean in means.values()], axis=0)
+        if finite.all():
+            return means
+        if self._layout.population:
+            return {name: np.where(finite, mean, np.nan) for name, mean in means.items()}
+        reasons = [f"{name} is {mean}" for name, mean in means.items() if not np.isfinite(mean)]
+        # Metrics are measured before the update. Its result, which is saved, may not be finite.
+        reasons = reasons[:4] or ["a parameter or an optimizer moment is not finite"]
+        raise NonFiniteError(f"training diverged in epoch {self.epoch + 1}: {', '.join(reasons)}")
+
+
+def _train_steps(
+    train_step, state, totals, data, order, rng, start, stop, *, batch_size, layout=ONE_DEVICE
+):
+    """Takes the steps start <= i < stop of an epoch.
+
+    There is one program for the whole batches and one for a smaller last batch, so that training
+    begins when the first of them is compiled.
+    """
+    n = order.shape[-1]
+    full = n // batch_size
+    steps = functools.partial(
+        _compiled_steps,
+        train_step,
+        data=data,
+        order=order,
+        rng=rng,
+        batch_size=batch_size,
+        layout=layout,
+    )
+    if start < full:
+        state, totals = steps(state, totals, start=start, stop=min(stop, full), last=False)
+    if n % batch_size and stop > full:
+        state, totals = steps(state, totals, start=start, stop=stop, last=True)
+    return state, totals
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("train_step", "batch_size", "last", "layout"),
+    donate_argnames=("state", "totals"),
+)
+def _compiled_steps(
+    train_step, state, totals, data, order, rng, start, stop, *, batch_size, last, layout
+):
+    """Start and stop are traced, so that all stretches of an epoch have one program. The result
+    does not depend on where the epoch is cut, not even in the last bit.
+    """
+
+    def steps(carry, order, rng, data, start, stop):
+        def take(indices, carry):
+            state, totals = carry
+            batch = layout.split_batch(jax.tree.map(lambda x: x[indices], data))
+            state, metrics = train_step(state, batch, rng)
+            # A sum may have a wider dtype than its metric.
+            add = lambda total, metric: total + metric.astype(total.dtype)  # noqa: E731
+            return state, jax.tree.map(add, totals, metrics)
+
+        def body(i, carry):
+            at = i * batch_size
+            return take(jax.lax.dynamic_slice_in_dim(order, at, batch_size), carry)
+
+        if last:
+            rest = order[order.shape[0] // batch_size * batch_size :]
+            return jax.lax.cond(start < stop, lambda c: take(rest, c), lambda c: c, carry)
+        return jax.lax.fori_loop(start, stop, body, carry)
+
+    return layout.for_each_member(steps, (state, totals), (order, rng), (data, start, stop))
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _epoch_order(rng, epoch, n: int):
+    """A permutation of 0 to n - 1 for each key: `[n]` or `[members, n]`."""
+
+    def order(rng):
+        return jax.random.permutation(jax.random.fold_in(rng, epoch), n)
+
+    return jax.vmap(order)(rng) if rng.ndim else order(rng)
+
+
+@jax.jit
+def _split(rng) -> tuple[jax.Array, jax.Array]:
+    """Splits each key into one for the order of the data and one for the steps."""
+    rngs = jax.vmap(jax.random.split)(rng.ravel())
+    return rngs[:, 0].reshape(rng.shape), rngs[:, 1].reshape(rng.shape)
+
+
+def step(state: Any) -> int:
+    """The step of a state; all members of a population are at the same step."""
+    return int(jax.jit(jnp.max)(state.step))
+
+
+def _length(tree) -> int:
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def _steps_per_epoch(n: int, batch_size: int) -> int:
+    return -(-n // batch_size)
+
+
+@functools.partial(jax.jit, static_argnames="layout")
+def _finite(state, layout: Layout) -> jax.Array:
+    """Whether all numbers of a state are finite: a scalar, or `[members]`."""
+
+    def all_finite(state):
+        leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
+        # One reduction compiles faster than one for each leaf.
+        widest = functools.reduce(jnp.promote_types, (x.dtype for x in leaves), jnp.bfloat16)
+        flat = [x.ravel().astype(widest) for x in leaves]
+        return jnp.isfinite(jnp.concatenate([*flat, jnp.zeros(1, widest)])).all()
+
+    return layout.map(all_finite, 0)(state)
+
+
+class _Progress:
+    """The progress of one epoch: a bar on a terminal, else a line at its end.
+
+    It shows the first four metrics, for a population their means over the members that have not
+    diverged.
+    """
+
+    def __init__(self, title: str, steps: int, at: int, *, enabled: bool):
+        self._enabled = enabled
+        self._title = title
+        self._bar = None
+        if enabled and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, initial=at, desc=self._title, unit="step")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, at: int, means: dict[str, np.ndarray]) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix(
+                {k: f"{finite_mean(v):.3f}" for k, v in _shown(means)}, refresh=False
+            )
+            self._bar.update(at - self._bar.n)
+
+    def finish(self, means: dict[str, np.ndarray], rate: float) -> None:
+        if self._enabled and self._bar is None:
+            shown = "  ".join(f"{k} {finite_mean(v):.4f}" for k, v in _shown(means))
+            print(f"{self._title}  {shown}  {rate:.0f} steps/s", flush=True)
+
+
+def _shown(means: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    return list(means.items())[:4]

@@ -1,0 +1,138 @@
+"""One run and a population, with the same methods.
+
+`make_runs` returns a OneRun or a Population. The code that trains, saves or reads a run folder
+works with both.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgan.errors import JaxganError
+from jaxgan.history import Row, finite_members
+from jaxgan.model import Model
+from jaxgan.run import loop, population
+from jaxgan.run.devices import Layout, first, local, make_layout
+from jaxgan.run.settings import TrainConfig
+
+_MEMBERS_SHOWN = 8
+"""Members of a population in a picture."""
+
+
+class OneRun:
+    """A single run."""
+
+    folder_suffix = ""
+    """The end of the name of the default run folder."""
+
+    def __init__(self, model: Model, config: Any, settings: TrainConfig):
+        self._model, self._config = model, config
+        self.labels: list[dict[str, Any]] = [{}]
+        """For each member, the columns of metrics.csv that identify it."""
+        self.rngs: loop.RunKeys = loop.make_rngs(settings.seed)
+
+    def create_state(self) -> Any:
+        """The initial state."""
+        return self._model.create_state(self.rngs.init, self._config)
+
+    def make_layout(self, devices: int | None) -> Layout:
+        """A layout over this many devices."""
+        return make_layout(devices)
+
+    def fit(self, *args: Any, **options: Any) -> loop.Run:
+        """`loop.fit`."""
+        return loop.fit(*args, **options)
+
+    def members(self, state: Any) -> Iterator[tuple[Any, jax.Array]]:
+        """Yields the state and the key for pictures of each member."""
+        yield state, self.rngs.pictures
+
+    def evaluate(self, score: Callable[[Any, jax.Array], dict[str, Any]], state: Any) -> Any:
+        """The scores of the state, by `score(state, rng)`."""
+        return score(state, self.rngs.pictures)
+
+    def pictures(self, state: Any, n: int) -> tuple[jax.Array, int | None]:
+        """Samples for a picture, `[N, H, W, C]`, and how many share a row or panel of it."""
+        return self._model.sample(local(state), self.rngs.pictures, n), None
+
+    def choose(self, state: Any, row: Row | None, member: int | None, best: int | None) -> Any:
+        """The state of `member`. By default it is that of `best`, or of the best in `row`."""
+        del row, best
+        if member is not None:
+            raise JaxganError(f"this is one run, not a population: it has no member {member}")
+        return state
+
+    def report(self, row: Row) -> population.Report | None:
+        """A summary of the members, by the row of an epoch; None for one run."""
+        del row
+
+
+class Population(OneRun):
+    """Runs with several seeds or hyperparameters."""
+
+    folder_suffix = "_population"
+
+    def __init__(self, model: Model, config: Any, settings: TrainConfig):
+        self._model, self._config = model, config
+        self._members = population.sweep_members(
+            settings.seed, settings.population or 1, settings.sweep_values
+        )
+        self.labels: list[dict[str, Any]] = [
+            {"member": i, **member} for i, member in enumerate(self._members)
+        ]
+        self.rngs: loop.RunKeys = population.make_rngs(self._members)
+
+    def create_state(self) -> Any:
+        return population.create_states(self._model, self._config, self._members)
+
+    def make_layout(self, devices: int | None) -> Layout:
+        return make_layout(devices, population=True)
+
+    def fit(self, *args: Any, **options: Any) -> loop.Run:
+        return population.fit(*args, **options)
+
+    def members(self, state: Any) -> Iterator[tuple[Any, jax.Array]]:
+        for i in range(len(self._members)):
+            yield population.member(state, i), self.rngs.pictures[i]
+
+    def evaluate(self, score: Callable[[Any, jax.Array], dict[str, Any]], state: Any) -> Any:
+        scores = [score(*one) for one in self.members(state)]
+        return {name: [one[name] for one in scores] for name in scores[0]}
+
+    def pictures(self, state: Any, n: int) -> tuple[jax.Array, int | None]:
+        shown = min(len(self._members), _MEMBERS_SHOWN)
+        state, rngs = first((state, self.rngs.pictures), shown)
+        # The first half of each member's samples.
+        images = jax.vmap(lambda state, rng: self._model.sample(state, rng, n))(local(state), rngs)
+        columns = n // 2
+        return images[:, :columns].reshape(-1, *images.shape[2:]), columns
+
+    def choose(self, state: Any, row: Row | None, member: int | None, best: int | None) -> Any:
+        if member is None:
+            report = self.report(row) if best is None and row is not None else None
+            member = best if report is None else report.best
+        member = member or 0
+        if not 0 <= member < len(self._members):
+            raise JaxganError(
+                f"this population has the members 0 to {len(self._members) - 1}, and no member "
+                f"{member}"
+            )
+        return population.member(state, member)
+
+    def report(self, row: Row) -> population.Report | None:
+        return population.make_report(self._model, self._config, self._members, row)
+
+
+def make_runs(model: Model, config: Any, settings: TrainConfig) -> OneRun:
+    """The run or the population that the settings describe."""
+    if settings.population is None and not settings.sweep:
+        return OneRun(model, config, settings)
+    return Population(model, config, settings)
+
+
+def finite(runs: OneRun, state: Any, row: Row) -> list[tuple[Any, jax.Array]]:
+    """The states and keys of the members that have not diverged, as from `OneRun.members`."""
+    flags = np.atleast_1d(finite_members(row))
+    return [one for one, flag in zip(runs.members(state), flags, strict=True) if flag]

@@ -1,0 +1,315 @@
+"""A population: many runs of a model in one compiled program, each with its own seed.
+
+The members may also differ in hyperparameters. A population is a state whose leaves have a leading
+axis of members. Member i equals the single run of its seed: to the bit if members take turns (the
+default on a CPU), else within rounding, since a batched matrix product adds up in another order.
+"""
+
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.history import Row, finite_members
+from jaxgan.model import Model
+from jaxgan.processes import agree
+from jaxgan.run import loop
+from jaxgan.run.devices import Layout, fetch, make_layout
+
+_CREATED_AT_ONCE = 64
+
+Member = dict[str, Any]
+"""What may differ between members: the "seed", and hyperparameters."""
+
+
+def train_population(
+    model: Model,
+    config: Any,
+    data: Any,
+    seeds: Sequence[int],
+    *,
+    epochs: int = 50,
+    batch_size: int = 128,
+    devices: int | None = None,
+    vectorize: bool | None = None,
+    progress: bool = True,
+    on_epoch: Callable[[loop.Run], None] = lambda run: None,
+    **hyperparameters: Any,
+) -> loop.Run:
+    """Trains a model once per seed, all in one compiled program, over all devices.
+
+    Args:
+      model: such as `jaxgan.MODELS["gan"]`.
+      config: its config, the same for all members.
+      data: images `[N, H, W, C]`, uint8 or float in [-1, 1], or a dict of arrays `[N, ...]`.
+      seeds: `[members]`. Member i equals the single run of seeds[i].
+      epochs: passes over the data.
+      batch_size: images per member and step.
+      devices: over how many devices the members are split; by default all.
+      vectorize: whether members take steps together (the default on accelerators) or in turns.
+      progress: whether to show progress.
+      on_epoch: called with the run after each epoch; its arrays are donated afterwards.
+      **hyperparameters: fields in `model.hyperparameters`, such as `generator_lr`. Each has one
+        value for all members, or `[members]` values.
+
+    Returns:
+      The loop.Run. Leaves of its state are `[members, ...]`, and the metrics in its history are
+      lists. `member(run.state, i)` is the state of one member. If the memory cannot hold all
+      members, parts of them take turns, one epoch at a time.
+
+    Raises:
+      JaxganError: if there are no seeds, if seeds or hyperparameters are out of range or differ in
+        number, or if members cannot differ in a hyperparameter.
+      NonFiniteError: if all members have diverged.
+    """
+    for name, value in hyperparameters.items():
+        if np.ndim(value) and len(value) != len(seeds):
+            raise JaxganError(f"{name} has {len(value)} values for {len(seeds)} seeds")
+    columns = {k: np.broadcast_to(v, len(seeds)).tolist() for k, v in hyperparameters.items()}
+    members = [
+        {"seed": int(seed), **{name: values[i] for name, values in columns.items()}}
+        for i, seed in enumerate(seeds)
+    ]
+    layout = make_layout(devices, population=True, vectorize=vectorize)
+    states = create_states(model, config, members)
+    return fit(
+        model.train_step,
+        loop.start_run(model.train_step, states, data, batch_size, layout),
+        data,
+        make_rngs(members).training,
+        batch_size=batch_size,
+        epochs=epochs,
+        progress=progress,
+        on_epoch=on_epoch,
+        layout=layout,
+    )
+
+
+def sweep_members(seed: int, count: int, sweep: Mapping[str, Sequence[float]]) -> list[Member]:
+    """Every combination of the values of a sweep, each with the seeds seed, seed + 1, ..."""
+    return [
+        {"seed": seed + i, **dict(zip(sweep, values, strict=True))}
+        for values in itertools.product(*sweep.values())
+        for i in range(count)
+    ]
+
+
+def create_states(model: Model, config: Any, members: Sequence[Member]) -> Any:
+    """The initial states of a population, leaves `[members, ...]`, in the host's memory.
+
+    Raises:
+      JaxganError: if there are no members, if they differ in a field that is no hyperparameter, or
+        if the config refuses a value.
+    """
+    if not members:
+        raise JaxganError("a population needs at least one member")
+    if not all(0 <= member["seed"] < 2**32 for member in members):
+        raise JaxganError("seeds must be from 0 to 2**32 - 1")
+    names = [name for name in members[0] if name != "seed"]
+    for name in names:
+        if name not in model.hyperparameters:
+            raise JaxganError(
+                f"members cannot differ in {name!r}, only in {', '.join(model.hyperparameters)}"
+            )
+    for member in members:
+        dataclasses.replace(config, **{name: member[name] for name in names})  # checks the values
+    parts = []
+    # In parts, since one device may not hold all members.
+    for at in range(0, len(members), _CREATED_AT_ONCE):
+        part = members[at : at + _CREATED_AT_ONCE]
+        states = jax.vmap(lambda rng: model.create_state(rng, config))(make_rngs(part).init)
+        values = {name: jnp.array([member[name] for member in part]) for name in names}
+        parts.append(jax.device_get(with_hyperparameters(model, states, **values)))
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+def with_hyperparameters(model: Model, state: Any, **values: Any) -> Any:
+    """The state with other hyperparameters, by their names in `model.hyperparameters`.
+
+    For the state of a population the values are `[members]`. The config of the state does not
+    change.
+
+    Raises:
+      JaxganError: if the state has no such leaf.
+    """
+    wanted = {path: name for name in values for path in model.hyperparameters[name]}
+    found = set()
+
+    def replace(path: Any, leaf: Any) -> Any:
+        names = tuple(str(getattr(key, "name", getattr(key, "key", None))) for key in path)
+        if names not in wanted:
+            return leaf
+        found.add(names)
+        return jnp.asarray(values[wanted[names]], leaf.dtype)
+
+    state = jax.tree_util.tree_map_with_path(replace, state)
+    for path in wanted.keys() - found:
+        raise JaxganError(f"{wanted[path]} is no hyperparameter of this optimizer")
+    return state
+
+
+def make_rngs(members: Sequence[Member]) -> loop.RunKeys:
+    """The keys of each member's run, `[members]` each."""
+    return loop.make_rngs(np.array([member["seed"] for member in members], np.uint32))
+
+
+def member(tree: Any, i: Any) -> Any:
+    """Member i of the state of a population, or of any tree with a leading axis of members."""
+    return jax.tree.map(lambda x: x[i], tree)
+
+
+def fit(
+    train_step: loop.TrainStep,
+    run: loop.Run,
+    data: Any,
+    rngs: jax.Array,
+    *,
+    batch_size: int,
+    epochs: int,
+    layout: Layout,
+    measure: Callable[[loop.Run], Mapping[str, Any]] = lambda run: {},
+    on_epoch: Callable[[loop.Run], None] = lambda run: None,
+    at_once: int | None = None,
+    **options: Any,
+) -> loop.Run:
+    """`loop.fit` for a population of any size.
+
+    If there are more members than the memory holds (or than `at_once`), parts of them take turns,
+    one epoch at a time. The others wait in the host's memory. If such a run is stopped within an
+    epoch, the result is the run after the last whole epoch. A diverged member continues as NaN.
+
+    Raises:
+      NonFiniteError: if all members have diverged.
+    """
+
+    def checked(run: loop.Run) -> None:
+        if not finite_members(run.history[-1]).any():
+            raise NonFiniteError(
+                f"training diverged in epoch {len(run.history)}: "
+                f"all {rngs.size} members have diverged"
+            )
+        on_epoch(run)
+
+    options |= {"batch_size": batch_size, "layout": layout}
+    at_once = at_once or members_at_once(train_step, run, data, batch_size, layout)
+    if at_once >= rngs.size:
+        options |= {"measure": measure, "on_epoch": checked}
+        return loop.fit(train_step, run, data, rngs, epochs=epochs, **options)
+    data = layout.place_data(data)
+    run = _on_host(run)
+    # Parts of nearly equal size, so that few programs are compiled.
+    parts = np.array_split(np.arange(rngs.size), -(-rngs.size // at_once))
+    while (epoch := len(run.history)) < epochs:
+        trained = []
+        for part in parts:
+            label = f"epoch {epoch + 1}/{epochs}, members {part[0]}-{part[-1]} of {rngs.size}"
+            start = loop.Run(member(run.state, part), member(run.totals, part), [], 0.0)
+            options |= {"epochs": epoch + 1, "label": label}
+            trained.append(_on_host(loop.fit(train_step, start, data, rngs[part], **options)))
+            if not trained[-1].history:
+                return run  # stopped
+        run = _join(run.history, trained)
+        run.history[-1].update(measure(run))
+        checked(run)
+    return run
+
+
+def members_at_once(
+    train_step: loop.TrainStep, run: loop.Run, data: Any, batch_size: int, layout: Layout
+) -> int:
+    """How many members the memory of the devices holds, estimated from the size of one."""
+    devices = 1 if layout.mesh is None else layout.mesh.size
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), run.state)
+    n = jax.tree.leaves(data)[0].shape[0]
+    # The state, a copy of it while it is saved, and the order of the data while it is sorted.
+    size = 2 * sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(one)) + 16 * n
+    room = 0.8 * _memory(jax.local_devices()[0]) - sum(x.nbytes for x in jax.tree.leaves(data))
+    members = jax.tree.leaves(run.state)[0].shape[0] / devices
+    # A step needs at most a few times the memory of the state. If that may be too much, it is
+    # compiled to find out.
+    if layout.vectorize and 10 * size * members > room:
+        size += _step_bytes(train_step, one, data, batch_size)
+    # The smallest number that any process has room for.
+    return -int(agree([-max(1, int(room / size))])[0]) * devices
+
+
+class Report(NamedTuple):
+    """The result of a population, by its last epoch."""
+
+    diverged: list[int]
+    """Members with metrics or parameters that are not finite."""
+    best: int | None
+    """The member with the smallest `model.distance`; None if the model has none, or if all members
+    have diverged."""
+    worst: int | None
+    """The member with the largest distance, of those that have not diverged."""
+    summary: list[dict[str, Any]]
+    """A mapping for each combination of hyperparameters. It holds these, the numbers of members and
+    of diverged members, and the mean and standard deviation of each metric over the others."""
+
+
+def make_report(model: Model, config: Any, members: Sequence[Member], row: Row) -> Report:
+    """Sums up a population by the row of an epoch."""
+    finite = finite_members(row)
+    best = worst = None
+    if finite.any() and model.distance is not None:
+        distance = np.where(finite, model.distance(config, row), np.nan)
+        best, worst = int(np.nanargmin(distance)), int(np.nanargmax(distance))
+    settings = [{k: v for k, v in member.items() if k != "seed"} for member in members]
+    metrics = [name for name, value in row.items() if isinstance(value, list)]
+    summary = []
+    for values in [settings[i] for i in range(len(settings)) if settings[i] not in settings[:i]]:
+        group = np.array([other == values for other in settings])
+        line = {**values, "members": int(group.sum()), "diverged": int((group & ~finite).sum())}
+        for name in metrics if (group & finite).any() else []:
+            chosen = np.asarray(row[name])[group & finite]
+            line |= {f"{name}_mean": float(chosen.mean())}
+            # The sample standard deviation, which one member alone does not have.
+            line |= {f"{name}_sd": float(chosen.std(ddof=1)) if len(chosen) > 1 else None}
+        summary.append(line)
+    return Report(np.flatnonzero(~finite).tolist(), best, worst, summary)
+
+
+def _step_bytes(train_step, one, data, batch_size: int) -> int:
+    """The memory of a step of one member, without its state."""
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
+    compiled = jax.jit(train_step).lower(one, batch, jax.random.key(0)).compile()
+    analysis: Any = compiled.memory_analysis()
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes if analysis else 0
+
+
+def _memory(device: Any) -> int:
+    """The bytes that arrays may take on a device. On a CPU it is half of the host's memory."""
+    stats = device.memory_stats() or {}
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return stats.get("bytes_limit", host)
+
+
+def _on_host(run: loop.Run) -> loop.Run:
+    state, totals = fetch((run.state, run.totals))
+    return run._replace(state=state, totals=totals)
+
+
+def _join(history: list, parts: Sequence[loop.Run]) -> loop.Run:
+    """The parts of a population after an epoch, as one run."""
+    rows = [part.history[-1] for part in parts]
+    row = {
+        name: [x for row in rows for x in row[name]] if isinstance(value, list) else value
+        for name, value in rows[0].items()
+    }
+    seconds = sum(row["seconds"] for row in rows)
+    row["steps_per_second"] = (
+        sum(row["seconds"] * row["steps_per_second"] for row in rows) / seconds
+    )
+    row["seconds"] = seconds
+    state, totals = jax.tree.map(
+        lambda *xs: np.concatenate(xs), *((part.state, part.totals) for part in parts)
+    )
+    return loop.Run(state, totals, [*history, row], 0.0)

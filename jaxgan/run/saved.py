@@ -1,0 +1,146 @@
+"""Reads a run folder: the settings of the run, and its state at a checkpoint."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgan.errors import JaxganError
+from jaxgan.history import Row
+from jaxgan.metrics import evaluation
+from jaxgan.model import Model
+from jaxgan.run import checkpoint, loop
+from jaxgan.run.members import OneRun, make_runs
+from jaxgan.run.settings import TrainConfig
+from jaxgan.version import __version__
+
+
+def find_model(workdir: str | Path, models: Mapping[str, Model]) -> Model:
+    """The model of a run folder, from a table such as `jaxgan.MODELS`.
+
+    Raises:
+      JaxganError: if it is no run folder, or if its model is not in the table.
+    """
+    # Before version 0.4 there was only the GAN.
+    name = str(checkpoint.read_config(workdir).get("model", "gan"))
+    if name not in models:
+        raise JaxganError(
+            f"{workdir} holds a run of the model {name!r}; this version of jaxgan has "
+            f"{', '.join(models)}"
+        )
+    return models[name]
+
+
+def read_settings(workdir: str | Path) -> TrainConfig:
+    """The TrainConfig of the run in a folder.
+
+    Raises:
+      JaxganError: if it is no run folder, or if this version does not know its settings.
+    """
+    return _read(workdir, "train", TrainConfig)
+
+
+def load_state(
+    model: Model, workdir: str | Path, member: int | None = None, *, best: bool = False
+) -> tuple[Any, int]:
+    """The trained state in a run folder, from the newest intact checkpoint or from the best one.
+
+    Args:
+      model: of the run, as `find_model` gives it.
+      workdir: the run folder.
+      member: which one of a population; by default the best (`population.make_report`).
+      best: whether to take the checkpoint with the best scores (`evaluation.best_row`). The default
+        member of a population is then the one with these scores.
+
+    Returns:
+      The state and the number of finished epochs. Without a checkpoint, the initial state and -1.
+
+    Raises:
+      JaxganError: like `checkpoint_like`. Also if no checkpoint can be used, if there is no such
+        member, or if `best` and no epoch has a finite score.
+    """
+    path = Path(workdir).expanduser().absolute()
+    runs, like = _runs_and_checkpoint(model, workdir)
+    newest = checkpoint.restore(path, like)
+    found = newest and newest[0]
+    row = evaluation.best_row(found.record["history"]) if found and best else None
+    if row is not None:
+        found = checkpoint.restore_step(path, row["step"], like)
+    elif best:
+        raise JaxganError(
+            f"{workdir} has no finite score in its newest checkpoint: train with --evaluate-every "
+            "to score epochs"
+        )
+    history = found.record["history"] if found else []
+    state = (found or like).arrays["state"]
+    state = runs.choose(
+        state, _last(history), member, None if row is None else evaluation.best_member(row)
+    )
+    return state, len(history) if found else -1
+
+
+def checkpoint_like(model: Model, workdir: str | Path) -> checkpoint.Checkpoint:
+    """A checkpoint of a run before its first step, as `checkpoint.restore` needs it.
+
+    Raises:
+      JaxganError: if it is no run folder, if this version does not know its settings, or if its
+        networks are the user's own modules. For those, create the state in Python and give it to
+        `checkpoint.restore`.
+    """
+    return _runs_and_checkpoint(model, workdir)[1]
+
+
+def as_checkpoint(run: loop.Run) -> checkpoint.Checkpoint:
+    """The checkpoint of a run. `loop.Run(**saved.arrays, **saved.record)` is the run again."""
+    return checkpoint.Checkpoint(
+        arrays={"state": run.state, "totals": run.totals},
+        record={"history": run.history, "seconds": run.seconds},
+    )
+
+
+def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, checkpoint.Checkpoint]:
+    config, settings = _read(workdir, model.name, model.config), read_settings(workdir)
+    runs = make_runs(model, config, settings)
+    images = np.zeros((1, *config.image_shape), np.uint8)
+    data = {"image": images, "label": np.zeros(1, np.int32)}
+    layout = runs.make_layout(1)
+    run = loop.start_run(model.train_step, runs.create_state(), data, settings.batch_size, layout)
+    return runs, as_checkpoint(run)
+
+
+def _read(workdir: str | Path, section: str, kind: type) -> Any:
+    """A section of config.json as a config of the class `kind`."""
+    described = checkpoint.read_config(workdir)
+    version = str(described.get("jaxgan"))
+    fields: Mapping[str, Any] = described.get(section, {})
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    for name, value in fields.items():
+        if value is not None and name in known and known[name].type is Any:
+            raise JaxganError(
+                f"{workdir} was trained with your own {name}, which config.json cannot describe: "
+                "load it in Python with checkpoint.restore"
+            )
+    # Fields of an earlier version that no longer exist are ignored. If they changed the shapes of
+    # the state, its checkpoint is refused. Fields of a later version may change the samples.
+    if _parsed(version) > _parsed(__version__) and fields.keys() - known.keys():
+        raise JaxganError(
+            f"{workdir} was written by jaxgan {version}, and this is jaxgan {__version__}, which "
+            f"does not know {', '.join(sorted(fields.keys() - known.keys()))}"
+        )
+    try:
+        return kind(**{name: value for name, value in fields.items() if name in known})
+    except (TypeError, JaxganError) as error:
+        raise JaxganError(
+            f"{workdir} was written by jaxgan {version}, and this version cannot read its "
+            f"settings ({error})"
+        ) from error
+
+
+def _parsed(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+def _last(history: list[dict[str, Any]]) -> Row | None:
+    return history[-1] if history else None

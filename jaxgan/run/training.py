@@ -1,0 +1,417 @@
+"""A whole run of a model in a folder: `train` starts or resumes it."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from jaxgan import data
+from jaxgan.data.pixels import are_points
+from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
+from jaxgan.history import finite_mean, finite_members
+from jaxgan.metrics import evaluation
+from jaxgan.metrics.modes import ModeScores, mode_scores
+from jaxgan.model import Diagnosis, Model
+from jaxgan.processes import agree, is_first, is_lost_process, together
+from jaxgan.report import plots, texts
+from jaxgan.run import checkpoint, loop
+from jaxgan.run.devices import Layout, local
+from jaxgan.run.journal import Events, Journal, diagnose
+from jaxgan.run.members import OneRun, finite, make_runs
+from jaxgan.run.population import Report
+from jaxgan.run.saved import as_checkpoint
+from jaxgan.run.settings import TrainConfig
+from jaxgan.version import __version__
+
+_FREE = frozenset(
+    f"train.{name}"
+    for name in (
+        *("dataset", "data_dir", "epochs", "sample_every", "checkpoint_every", "tensorboard"),
+        *("devices", "stop_on_failure", "evaluate_every"),
+    )
+) | {"jaxgan"}
+"""Settings that may change when a run is resumed. They do not change what an epoch computes, except
+that the sums over other devices are rounded in another way."""
+
+
+class Outcome(NamedTuple):
+    """The result of `train`."""
+
+    workdir: Path
+    history: list[dict[str, Any]]
+    """A row for each finished epoch (`jaxgan.history`)."""
+    trained: int
+    """Epochs finished by this call; 0 if the run had finished before."""
+    stopped_by: signal.Signals | None
+    """SIGINT or SIGTERM, if it stopped the run before its last epoch."""
+    labels: list[dict[str, Any]]
+    """The number, seed and hyperparameters of each member of a population; [{}] for one run."""
+    diagnosis: Diagnosis | None
+    """The failures that were seen; None if the model has no diagnosis."""
+    report: Report | None = None
+    """The result of a population; None for one run."""
+    scores: ModeScores | None = None
+    """The scores of 2,500 samples at the end of a run on a mixture. For a population they are means
+    over the members that have not diverged."""
+    stopped_on_failure: bool = False
+    """Whether `stop_on_failure` has stopped the run."""
+
+
+def train(
+    model: Model, config: Any, settings: TrainConfig, workdir: str | Path | None = None
+) -> Outcome:
+    """Trains one run or a population of a model, or resumes it in its folder.
+
+    SIGINT and SIGTERM stop and save the run within a second, and `train` returns. If jax has
+    connected several processes, they train one run together, in the same folder.
+
+    Args:
+      model: such as `jaxgan.MODELS["gan"]`.
+      config: its config; `model.fit_to` fits it to the data.
+      settings: the data, the length, and what is written.
+      workdir: the run folder; by default runs/DATASET, or runs/DATASET_population.
+
+    Returns:
+      The Outcome. The folder then contains config.json, metrics.csv, samples/, real.png,
+      curves.png, training.gif and checkpoints/. A population also has report.json, best.png and
+      worst.png, and `settings.tensorboard` gives tensorboard/.
+
+    Raises:
+      JaxganError: if the data cannot be loaded, or the folder cannot be used.
+      NonFiniteError: if training diverges.
+      LostProcessError: if another process of the run is lost.
+    """
+    try:
+        return _prepare_and_train(model, config, settings, workdir)
+    except (RuntimeError, ValueError) as error:
+        if not is_lost_process(error):
+            raise
+        raise LostProcessError(
+            "another process of this run has ended or cannot be reached "
+            f"({str(error).splitlines()[0]}); run the same commands again, and all processes "
+            "resume from the last checkpoint"
+        ) from error
+
+
+def _prepare_and_train(
+    model: Model, config: Any, settings: TrainConfig, workdir: str | Path | None
+) -> Outcome:
+    with together("load the data"):
+        dataset = data.load(
+            settings.dataset, "train", settings.data_dir, image_size=settings.image_size
+        )
+    config = model.fit_to(config, dataset)
+    described = _describe(model, config, settings, dataset)
+    _check_alike(described)
+    # All checks come before the folder is made. A run that cannot be trained leaves no folder.
+    _check_evaluation(settings, dataset)
+    runs = make_runs(model, config, settings)
+    layout = runs.make_layout(settings.devices)
+    arrays = _arrays(dataset)
+    start = loop.start_run(
+        model.train_step, runs.create_state(), arrays, settings.batch_size, layout
+    )
+    _check_last_batch(model, start, arrays, settings.batch_size, layout)
+    name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
+    path = Path(workdir or Path("runs") / (name + runs.folder_suffix)).expanduser().absolute()
+    with together("begin"):
+        events = Events(path / "tensorboard", settings.tensorboard and is_first())
+    with contextlib.closing(events):
+        folder = checkpoint.RunFolder(path, described, _FREE)
+        journal = Journal(path, model, runs.labels, events)
+        try:
+            # The folder closes first, so that a signal does not interrupt the last save.
+            with _stop_signals() as received, folder:
+                training = _Training(model, settings, runs, layout, dataset, folder, journal)
+                return training.train(start, received)
+        except NonFiniteError as error:
+            steps = checkpoint.steps(path)
+            where = f"the last checkpoint is of step {steps[0]}" if steps else "no checkpoint yet"
+            raise NonFiniteError(
+                f"{error}; {where}, in {path}; lower learning rates may help"
+            ) from error
+
+
+class _Training:
+    """One call of `train`, in a folder that this process has locked."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: TrainConfig,
+        runs: OneRun,
+        layout: Layout,
+        dataset: data.Dataset,
+        folder: checkpoint.RunFolder,
+        journal: Journal,
+    ):
+        self._model, self._settings, self._runs = model, settings, runs
+        self._layout, self._dataset = layout, dataset
+        self._folder, self._journal = folder, journal
+        self._shape = dataset.images.shape[1:]
+        self._saved_step = 0
+        self._reference: evaluation.Reference | None = None
+        self._floor: dict[str, Any] = {}
+        self._diagnosis: Diagnosis | None = None
+        self._failed = False
+        """Whether the run stops because of `stop_on_failure`."""
+
+    def train(self, start: loop.Run, received: list[signal.Signals]) -> Outcome:
+        settings, path = self._settings, self._folder.path
+        run = self._restore(start)
+        before, self._saved_step = len(run.history), loop.step(run.state)
+        if before < settings.epochs:
+            self._load_reference()
+        self._diagnose(run.history)
+        with together(f"write to {path}"):
+            self._journal.begin(run.history, self._saved_step, self._dataset.images)
+        run = self._runs.fit(
+            self._model.train_step,
+            run,
+            _arrays(self._dataset),
+            self._runs.rngs.training,
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            measure=self._measure,
+            on_epoch=self._on_epoch,
+            should_stop=lambda: bool(received) or self._failed,
+            progress=is_first(),
+            layout=self._layout,
+        )
+        self._save(run)
+        state = local(run.state)
+        with together(f"write to {path}"):
+            self._journal.end(run.history)
+            report = self._write_report(run.history, state)
+        stop = agree([received[0] if received else 0])[0]
+        stopped_by = signal.Signals(stop) if stop and len(run.history) < settings.epochs else None
+        return Outcome(
+            path,
+            run.history,
+            trained=len(run.history) - before,
+            stopped_by=stopped_by,
+            labels=self._runs.labels,
+            diagnosis=self._diagnosis,
+            report=report,
+            scores=None if stopped_by else self._mode_scores(run.history, state),
+            stopped_on_failure=self._failed,
+        )
+
+    def _restore(self, start: loop.Run) -> loop.Run:
+        path, found = self._folder.path, self._folder.restore(as_checkpoint(start))
+        if found is not None:
+            run = loop.Run(**found.arrays, **found.record)
+            print(f"resuming {path} after {len(run.history)} epochs, step {loop.step(run.state)}")
+            return run
+        if (path / "metrics.csv").exists():
+            print(f"{path} has no checkpoint: training starts again")
+        return start
+
+    def _load_reference(self) -> None:
+        if self._settings.evaluate_every is None:
+            return
+        with together("extract the features of the real images"):
+            extractor = evaluation.make_extractor(self._dataset)
+            self._reference = evaluation.make_reference(extractor, self._dataset, None)
+            self._floor = evaluation.floor_in_training(self._reference)
+        _print(texts.score_lines(self._floor))
+
+    def _is_due(self, every: int | None, epoch: int) -> bool:
+        return every is not None and (epoch == self._settings.epochs or epoch % every == 0)
+
+    def _measure(self, run: loop.Run) -> dict[str, Any]:
+        """The scores of an epoch. Empty if it is not evaluated."""
+        reference = self._reference
+        if reference is None or not self._is_due(self._settings.evaluate_every, len(run.history)):
+            return {}
+
+        def score(state: Any, rng: jax.Array) -> dict[str, Any]:
+            scores = {}
+            for prefix, drawn in (("", state), ("raw_", self._model.raw(state))):
+                if drawn is not None:
+                    scores |= evaluation.evaluate_in_training(
+                        reference, _sampler(self._model, drawn), rng, prefix
+                    )
+            return scores
+
+        scores = self._runs.evaluate(score, local(run.state))
+        _print(texts.score_lines(scores))
+        return scores | self._floor
+
+    def _on_epoch(self, run: loop.Run) -> None:
+        settings, epoch = self._settings, len(run.history)
+        pictures = None
+        if self._is_due(settings.sample_every, epoch):
+            pictures = self._runs.pictures(run.state, plots.samples_shown(self._shape))
+        self._diagnose(run.history)
+        with together(f"write to {self._folder.path}"):
+            self._journal.write_epoch(run.history, self._diagnosis)
+            if pictures is not None:
+                self._journal.write_samples(run.history, *pictures)
+        _print(self._new_findings(epoch, run.state))
+        # This comes last. So when there is a checkpoint, all other files of its epochs exist.
+        if any(
+            self._is_due(every, epoch)
+            for every in (settings.checkpoint_every, settings.evaluate_every)
+        ):
+            self._save(run)
+
+    def _diagnose(self, history: list[dict[str, Any]]) -> None:
+        self._diagnosis = diagnose(self._model, history)
+        if self._settings.stop_on_failure and self._diagnosis is not None and history:
+            (names,) = self._diagnosis.names([history[-1]["epoch"]])
+            finite = np.atleast_1d(finite_members(history[-1]))
+            self._failed = all(name for name, alive in zip(names, finite, strict=True) if alive)
+
+    def _new_findings(self, epoch: int, state: Any) -> list[str]:
+        """A line for each failure that is seen for the first time in this epoch."""
+        if self._diagnosis is None:
+            return []
+        new = [[f for f in one if f.epochs[0] == epoch] for one in self._diagnosis.findings]
+        return texts.finding_lines(new, epoch, self._model, vars(state.config))
+
+    def _save(self, run: loop.Run) -> None:
+        step = loop.step(run.state)
+        if step > self._saved_step:
+            self._saved_step = step
+            best = evaluation.best_row(run.history)
+            self._folder.save(step, as_checkpoint(run), None if best is None else best["step"])
+
+    def _write_report(self, history: list[dict[str, Any]], state: Any) -> Report | None:
+        report = self._runs.report(history[-1]) if history else None
+        if report is not None:
+            n, members = plots.samples_shown(self._shape), list(self._runs.members(state))
+            for name, i in (("best", report.best), ("worst", report.worst)):
+                if i is not None:
+                    self._journal.write_member(name, self._model.sample(*members[i], n))
+            self._journal.write_report(report._asdict())
+        return report
+
+    def _mode_scores(self, history: list[dict[str, Any]], state: Any) -> ModeScores | None:
+        """The scores of the points in the last picture, if the data are a mixture."""
+        mixture = data.MIXTURES.get(self._settings.dataset)
+        if mixture is None or not history:
+            return None
+        n = plots.samples_shown(self._shape)
+        scores = [
+            mode_scores(np.asarray(self._model.sample(*one, n)).reshape(-1, 2), mixture)
+            for one in finite(self._runs, state, history[-1])
+        ]
+        return ModeScores(*map(finite_mean, zip(*scores, strict=True)))
+
+
+def _sampler(model: Model, state: Any) -> evaluation.Sample:
+    return lambda rng, n: model.sample(state, rng, n)
+
+
+def _print(lines: list[str]) -> None:
+    if is_first():
+        for line in lines:
+            print(line, flush=True)
+
+
+def _arrays(dataset: data.Dataset) -> dict[str, np.ndarray]:
+    """The arrays from which batches are taken."""
+    labels = {} if dataset.labels is None else {"label": dataset.labels}
+    return {"image": dataset.images} | labels
+
+
+def _check_alike(described: dict[str, Any]) -> None:
+    """Checks that all processes have the same settings and the same data."""
+    here = {"data_dir": None}  # the folder of the data may differ
+    text = json.dumps(described | {"train": described["train"] | here}, sort_keys=True)
+    digest = int(hashlib.sha256(text.encode()).hexdigest()[:7], 16)
+    most, least = agree([digest, -digest])
+    if most != -least:
+        raise JaxganError(
+            "the processes of this run differ in their options or their data; start each with the "
+            "same command, apart from --process-id, and with the same data"
+        )
+
+
+def _check_last_batch(
+    model: Model, start: loop.Run, arrays: Any, batch_size: int, layout: Layout
+) -> None:
+    """Checks that the model can train on a smaller last batch.
+
+    Otherwise the run would end with an error at the end of its first epoch.
+    """
+    n = len(arrays["image"])
+    last = n % batch_size
+    if last:
+        try:
+            loop.start_run(model.train_step, start.state, arrays, last, layout)
+        except JaxganError as error:
+            raise JaxganError(
+                f"{error}: of {n} images in batches of {batch_size} the last batch has {last}; "
+                "choose another --batch-size"
+            ) from error
+
+
+def _check_evaluation(settings: TrainConfig, dataset: data.Dataset) -> None:
+    if settings.evaluate_every is None:
+        return
+    if are_points(dataset.images.shape[1:]):
+        raise JaxganError(
+            "evaluate_every is for images; a run on ring or grid is scored when it ends"
+        )
+    least = 2 * evaluation.LEAST
+    if len(dataset.images) < least:
+        raise JaxganError(
+            f"evaluate_every needs at least {least} images, got {len(dataset.images)}"
+        )
+
+
+def _describe(
+    model: Model, config: Any, settings: TrainConfig, dataset: data.Dataset
+) -> dict[str, Any]:
+    """The content of config.json."""
+    digest = hashlib.sha256(dataset.images.tobytes())
+    if dataset.labels is not None:
+        digest.update(dataset.labels.tobytes())
+    return {
+        "jaxgan": __version__,
+        "model": model.name,
+        model.name: _fields(config),
+        "train": _fields(settings),
+        "data": {
+            "name": dataset.name,
+            "images": len(dataset.images),
+            "sha256": digest.hexdigest(),
+        },
+    }
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """The fields of a config as JSON holds them; the user's own modules by their `repr`."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: repr(v) if isinstance(v, nn.Module) else v for name, v in values.items()}
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[signal.Signals]]:
+    """Collects SIGINT and SIGTERM. A second signal has its usual effect."""
+    received: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread gets signals
+        return
+
+    def note(number: int, _: Any) -> None:
+        received.append(signal.Signals(number))
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

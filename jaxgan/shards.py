@@ -1,0 +1,56 @@
+"""How a training step works on its part of a batch inside `shard_map`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Shards(NamedTuple):
+    """The shards of a batch, by the name of their mesh axis; without a name there is one shard."""
+
+    axis_name: str | None = None
+
+    def mean(self, tree: Any) -> Any:
+        """The tree with the means over the shards in place of its floating-point leaves."""
+
+        def mean(x: jax.Array) -> jax.Array:
+            return jax.lax.pmean(x, self.axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+        return tree if self.axis_name is None else jax.tree.map(mean, tree)
+
+    def value_and_grad(self, loss: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., Any]:
+        """`jax.value_and_grad` of a loss with auxiliary outputs, over the whole batch.
+
+        The loss is a mean over this shard. Value and gradients are means over all shards; the
+        auxiliary outputs are those of this shard.
+        """
+
+        # `shard_map` sums the gradients of replicated parameters. So the mean over the shards is
+        # taken inside the differentiated function. A mean of the gradients alone would be too
+        # large.
+        def mean_loss(*args: Any) -> tuple[jax.Array, Any]:
+            value, auxiliary = loss(*args)
+            return self.mean(value), auxiliary
+
+        differentiate = jax.value_and_grad(mean_loss, has_aux=True)
+
+        def value_and_grad(*args: Any) -> Any:
+            outputs, grads = differentiate(*args)
+            return outputs, self.mean(grads)
+
+        return value_and_grad
+
+    def fold_in(self, rng: jax.Array) -> jax.Array:
+        """The key of this shard."""
+        if self.axis_name is None:
+            return rng
+        return jax.random.fold_in(rng, jax.lax.axis_index(self.axis_name))
+
+    def normal(self, rng: jax.Array, n: int, size: int) -> jax.Array:
+        """This shard's n rows of the standard normal numbers for the whole batch, `[n, size]`."""
+        if self.axis_name is None:
+            return jax.random.normal(rng, (n, size))
+        numbers = jax.random.normal(rng, (jax.lax.axis_size(self.axis_name) * n, size))
+        return jax.lax.dynamic_slice_in_dim(numbers, jax.lax.axis_index(self.axis_name) * n, n)

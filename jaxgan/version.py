@@ -1,0 +1,3 @@
+"""The version of jaxgan."""
+
+__version__ = "0.4.0"

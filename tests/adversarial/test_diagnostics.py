@@ -1,0 +1,425 @@
+"""The failures, on histories of which it is known what they show."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers import assert_trees_equal
+
+from jaxgan import MODELS, GANConfig, TrainConfig
+from jaxgan.adversarial import diagnostics
+from jaxgan.adversarial.diagnostics import diagnose, signs
+from jaxgan.history import member_history
+from jaxgan.model import Finding
+from jaxgan.report import plots, texts
+from jaxgan.run import checkpoint, saved, training
+from jaxgan.run.journal import read_history
+
+GAN = MODELS["gan"]
+
+HEALTHY = {
+    "gen_loss": 0.7,
+    "disc_loss": 1.4,
+    "real_accuracy": 0.6,
+    "fake_accuracy": 0.6,
+    "diversity": 0.9,
+    "logit_spread": 0.5,
+    "gen_grad_norm": 1.0,
+    "disc_grad_norm": 1.0,
+    "gen_param_norm": 10.0,
+    "disc_param_norm": 10.0,
+}
+
+
+def history(epochs: int, *, steps: int = 500, **columns) -> list[dict]:
+    """A healthy run but for some columns: a number, or one for each epoch.
+
+    `gen_swing` and `disc_swing` are standard deviations of the losses over the steps of an epoch.
+    """
+    values = {k: np.broadcast_to(v, epochs) for k, v in (HEALTHY | columns).items()}
+    for network in ("gen", "disc"):
+        swing = values.pop(f"{network}_swing", 0.0)
+        values[f"{network}_loss_square"] = values[f"{network}_loss"] ** 2 + np.square(swing)
+    return [
+        {"epoch": i + 1, "step": steps * (i + 1), **{k: float(v[i]) for k, v in values.items()}}
+        for i in range(epochs)
+    ]
+
+
+def as_population(*members: list[dict]) -> list[dict]:
+    rows = zip(*members, strict=True)
+    own = ("epoch", "step")
+    return [
+        {k: row[0][k] if k in own else [member[k] for member in row] for k in row[0]}
+        for row in rows
+    ]
+
+
+def findings_of(rows: list[dict]) -> list[Finding]:
+    """The failures of one run."""
+    (findings,) = diagnose(rows).findings
+    return findings
+
+
+def found(rows: list[dict]) -> list[tuple[str, int, int]]:
+    """The failures of one run, with the first and the last epoch of each."""
+    for finding in findings_of(rows):
+        first, last = finding.epochs[0], finding.epochs[-1]
+        assert finding.epochs == tuple(range(first, last + 1))
+    return [(f.name, f.epochs[0], f.epochs[-1]) for f in findings_of(rows)]
+
+
+def names(rows: list[dict]) -> list[list[str]]:
+    """The failures seen at the end of each epoch, `[epochs][members]`."""
+    return diagnose(rows).names([row["epoch"] for row in rows])
+
+
+def lines(rows: list[dict], **settings) -> list[str]:
+    return texts.finding_lines(diagnose(rows).findings, len(rows), GAN, settings)
+
+
+def stops(rows: list[dict]) -> bool:
+    """Whether a run with this history stops, if it is to stop on a failure."""
+    run = object.__new__(training._Training)
+    run._model, run._settings, run._failed = GAN, TrainConfig(stop_on_failure=True), False
+    run._diagnose(rows)
+    return run._failed
+
+
+def vanishing(norm=0.05, known=0.95, epochs=7, **columns) -> list[dict]:
+    """Vanishing gradients from the third epoch on."""
+    after = epochs - 2
+    return history(
+        epochs,
+        gen_grad_norm=[0.4, 1.0, *after * [norm]],
+        real_accuracy=[0.6, 0.6, *after * [known]],
+        fake_accuracy=[0.6, 0.6, *after * [0.99]],
+        **columns,
+    )
+
+
+def test_a_healthy_history_shows_nothing():
+    assert found(history(30)) == []
+    assert names(history(3)) == 3 * [[""]]
+    assert (diagnose([]).findings, names([]), stops([]), stops(history(30))) == (
+        [[]],
+        [],
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({}, True),
+        ({"norm": 0.051}, False),
+        ({"norm": 0.0}, True),
+        ({"known": 0.949}, False),
+        ({"epochs": 6}, False),
+        # No warm-up: it may end after some dozens of steps.
+        ({"steps": 10}, True),
+    ],
+)
+def test_vanishing_gradients(change, seen):
+    assert found(vanishing(**change)) == ([("vanishing gradients", 7, 7)] if seen else [])
+
+
+def test_the_evidence_and_the_remedies_of_vanishing_gradients():
+    (finding,) = findings_of(vanishing(norm=1e-5, known=0.9876, epochs=12))
+    assert finding.epochs == (7, 8, 9, 10, 11, 12)
+    for number in ("98.7%", "from 1 to 1e-05"):
+        assert number in finding.evidence
+    assert "--loss non_saturating" in finding.remedies
+
+
+def test_without_a_gradient_there_is_neither_mode_collapse_nor_swing():
+    # Step 1,000 is in the epoch in which the gradients have vanished.
+    swings = {"gen_swing": 1.0, "disc_swing": 1.0}
+    rows = vanishing(epochs=15, diversity=0.1, steps=145, **swings)
+    assert found(rows) == [("vanishing gradients", 7, 15)]
+    assert found(vanishing(epochs=15, diversity=0.1, steps=145, known=0.9, **swings)) == [
+        ("mode collapse", 7, 15),
+        ("no convergence", 10, 15),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("diversity", "steps", "epoch"),
+    [
+        (0.499, 500, 5),
+        (0.5, 500, None),
+        ([0.9, 0.1, 0.1, 0.1, 0.1, 0.9, 0.1, 0.1], 500, None),
+        ([0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], 500, 7),
+        # Not before step 1,000.
+        (0.1, 142, 8),
+        (0.1, 124, None),
+        # By a fifth and more within five epochs it rises.
+        (0.1 * 1.21 ** (np.arange(8) / 4), 500, None),
+        (0.1 * 1.19 ** (np.arange(8) / 4), 500, 5),
+    ],
+)
+def test_mode_collapse(diversity, steps, epoch):
+    rows = history(8, diversity=diversity, steps=steps)
+    assert found(rows) == ([("mode collapse", epoch, 8)] if epoch else [])
+
+
+def test_a_collapse_that_is_over_is_a_finding_with_an_end():
+    rows = history(12, diversity=[*7 * [0.123], *5 * [0.9]])
+    assert found(rows) == [("mode collapse", 5, 7)]
+    assert "12.3%" in findings_of(rows)[0].evidence
+    (line,) = lines(rows)
+    assert line.startswith("mode collapse, epoch 5 to 7: ")
+    assert not stops(rows)
+    assert stops(rows[:7])
+
+
+def test_a_collapse_that_comes_back_is_one_finding():
+    rows = history(20, diversity=[*6 * [0.1], *4 * [0.9], *6 * [0.1], *4 * [0.9]])
+    (finding,) = findings_of(rows)
+    assert finding.epochs == (5, 6, 15, 16)
+    assert [name for (name,) in names(rows)].count("mode collapse") == 4
+
+
+def deviation(share: float) -> float:
+    """The deviation of a loss around 1.4 that is this share of its root mean square."""
+    return 1.4 * share / np.sqrt(1 - share**2)
+
+
+@pytest.mark.parametrize(
+    ("share", "before", "steps", "seen"),
+    [
+        (0.251, 0.251, 500, True),
+        (0.249, 0.249, 500, False),
+        (0.4, 0.51, 500, False),
+        (0.4, 0.49, 500, True),
+        (0.4, 0.1, 500, True),
+        (0.4, 0.4, 99, False),
+    ],
+)
+def test_losses_that_swing_and_do_not_settle(share, before, steps, seen):
+    swing = np.repeat([deviation(before), deviation(share)], 5)
+    losses = {"gen_loss": 1.4, "disc_loss": 1.4, "gen_swing": swing, "disc_swing": swing}
+    rows = history(10, steps=steps, **losses)
+    assert found(rows) == ([("no convergence", 10, 10)] if seen else [])
+    if seen:
+        assert f"{share:.0%} of their size" in findings_of(rows)[0].evidence
+    for network in ("gen", "disc"):
+        # Both losses have to swing.
+        assert found(history(10, steps=steps, **(losses | {f"{network}_swing": 0.3}))) == []
+
+
+def test_the_swing_of_losses_around_zero_is_compared_with_the_spread_of_the_logits():
+    """Wasserstein losses end so: only the differences between batches are left."""
+    losses = {"gen_loss": 0.0, "disc_loss": 0.0, "gen_swing": 0.1, "disc_swing": 0.1}
+    assert found(history(10, **losses, logit_spread=0.39)) == [("no convergence", 10, 10)]
+    assert found(history(10, **losses, logit_spread=0.41)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "suggested"),
+    [
+        ({}, ["--pac 2", "--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"]),
+        ({"pac": 4}, ["--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"]),
+        ({"unroll_steps": 5, "loss": "relativistic"}, ["--pac 2"]),
+        ({"loss": "hinge"}, ["--pac 2", "--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"]),
+    ],
+)
+def test_remedies_that_a_run_has_are_not_suggested(settings, suggested):
+    (line,) = lines(history(8, diversity=0.1), **vars(GANConfig(**settings)))
+    assert line.split("; try ")[1] == ", or ".join(suggested)
+
+
+def test_a_run_that_has_all_remedies_gets_no_suggestion():
+    settings = vars(GANConfig(pac=2, unroll_steps=5, loss="relativistic"))
+    (line,) = lines(history(8, diversity=0.1), **settings)
+    assert line.endswith("of that of two real images")
+
+
+def test_a_remedy_for_vanishing_gradients_of_the_minimax_loss_is_the_other_loss():
+    for loss, there in (("minimax", True), ("non_saturating", False)):
+        (line,) = lines(vanishing(), **vars(GANConfig(loss=loss)))
+        assert ("--loss non_saturating" in line) == there
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(9, 500), (10, 99)])
+def test_the_diagnosis_of_a_short_run_has_a_caveat(epochs, steps):
+    for rows in (history(epochs, steps=steps), []):
+        caveat = diagnose(rows).caveat
+        assert caveat is not None
+        assert "the run is short" in caveat
+    assert diagnose(history(10, steps=100)).caveat is None
+
+
+def test_a_swing_is_that_over_all_steps_of_the_window():
+    rng = np.random.default_rng(0)
+    losses = rng.normal(0.5, 1, (2, 9, 40)) + rng.normal(0, 1, (2, 9, 1))
+    means, squares = losses.mean(-1), np.square(losses).mean(-1)
+    rows = history(9, gen_loss=means[0], disc_loss=means[1], logit_spread=0.01)
+    for row, square in zip(rows, squares.T, strict=True):
+        row |= {"gen_loss_square": square[0], "disc_loss_square": square[1]}
+    last = losses[:, -5:].reshape(2, -1)
+    expected = last.std(axis=1).min() / np.sqrt(np.square(last).mean(axis=1).max())
+    np.testing.assert_allclose(signs(rows)["swing"][-1], expected)
+    assert np.isnan(signs(rows)["swing"][:4]).all()
+
+
+@pytest.mark.parametrize(("factor", "seen"), [(2.01, True), (1.99, False)])
+@pytest.mark.parametrize("network", ["gen", "disc"])
+def test_parameters_that_grow_without_end(network, factor, seen):
+    norms = [*6 * [10.0], *6 * [5.0], 10 * factor]
+    rows = history(13, **{f"{network}_param_norm": norms})
+    assert found(rows) == ([("no convergence", 13, 13)] if seen else [])
+    if seen:
+        assert "2.0 times" in findings_of(rows)[0].evidence
+
+
+def test_parameters_that_grow_from_a_small_start_are_no_failure():
+    # From a healthy run on Fashion-MNIST, with layers twice as wide as the reference's.
+    norms = [42, 64, 83, 97, 108, 117, 125, 132, 138, 144, 149, 153]
+    assert found(history(12, disc_param_norm=norms)) == []
+    steady = 1.2 ** np.arange(12)
+    assert found(history(12, disc_param_norm=steady)) == [("no convergence", 11, 12)]
+
+
+def test_two_failures_at_once_are_both_named():
+    rows = history(10, diversity=0.1, gen_swing=2.0, disc_swing=2.0)
+    assert found(rows) == [("mode collapse", 5, 10), ("no convergence", 10, 10)]
+    assert names(rows)[3:] == [[""], *5 * [["mode collapse"]], ["mode collapse+no convergence"]]
+
+
+def random_history(seed: int) -> list[dict]:
+    """A walk that goes through all three failures, in and out."""
+    rng = np.random.default_rng(seed)
+    walk = np.exp(rng.normal(0, 0.5, (len(HEALTHY), 60)).cumsum(axis=1))
+    columns = dict(zip(HEALTHY, walk, strict=True))
+    certain = rng.random(60).cumsum() % 9 < 5
+    columns |= {"real_accuracy": np.where(certain, 0.99, 0.5), "fake_accuracy": np.full(60, 0.99)}
+    swings = {"gen_swing": walk[0] * rng.random(60), "disc_swing": walk[1] * rng.random(60)}
+    return history(60, **swings, **columns)
+
+
+def test_the_findings_of_an_epoch_do_not_depend_on_later_ones():
+    """So a run that was interrupted shows the same as one that was not."""
+    shown = set()
+    for seed in range(8):
+        rows = random_history(seed)
+        whole = names(rows)
+        for n in range(1, 61):
+            assert names(rows[:n]) == whole[:n]
+        for finding in findings_of(rows):
+            first = finding.epochs[0]
+            assert finding._replace(epochs=(first,)) in findings_of(rows[:first])
+            shown.add(finding.name)
+    assert shown == {"vanishing gradients", "mode collapse", "no convergence"}
+
+
+def test_the_members_of_a_population_are_diagnosed_one_by_one():
+    members = [random_history(seed) for seed in range(4)]
+    rows = as_population(*members)
+    assert diagnose(rows).findings == [findings_of(member) for member in members]
+    assert [member_history(rows, i) for i in range(4)] == members
+    columns = [[name for (name,) in names(member)] for member in members]
+    assert names(rows) == [list(epoch) for epoch in zip(*columns, strict=True)]
+
+
+def test_a_diverged_member_shows_nothing_and_does_not_hide_the_others():
+    nan = {name: [0.1, *7 * [np.nan]] for name in HEALTHY}
+    diverged, collapsed, healthy = history(8, **nan), history(8, diversity=0.1), history(8)
+    rows = as_population(diverged, collapsed, healthy)
+    assert [len(member) for member in diagnose(rows).findings] == [0, 1, 0]
+    (line,) = lines(rows)
+    assert line.startswith("mode collapse in 1 of 3 members (1); member 1, epoch 5 to the last: ")
+    assert not stops(rows)
+    assert stops(as_population(diverged, collapsed))
+
+
+def test_the_ratios_of_few_modes_in_the_text_are_those_of_a_ring():
+    points = np.exp(2j * np.pi * np.arange(8) / 8)
+
+    def mean_distance(modes):
+        return np.abs(points[modes][:, None] - points[modes]).mean()
+
+    for modes, said in (
+        ([0, 1], "0.30 for 2 neighbours"),
+        ([0, 1, 2], "0.52 for 3"),
+        ([0, 1, 2, 3], "0.69 for 4"),
+        ([0, 4], "0.80 for 2 opposite modes"),
+        ([0, 1, 2, 3, 4, 5, 6], "0.98 for 7"),
+    ):
+        ratio = mean_distance(modes) / mean_distance(range(8))
+        assert said.startswith(f"{ratio:.2f} ")
+        assert said in " ".join(str(diagnostics.__doc__).split())
+
+
+@pytest.fixture
+def run(tiny, images, tmp_path, monkeypatch):
+    """Trains on images of noise. The generator gets few latents, so its samples are too alike."""
+    monkeypatch.setattr(diagnostics, "WARM_UP", 15)
+    np.save(tmp_path / "images.npy", images[..., 0])
+
+    def train(name: str, **changes) -> training.Outcome:
+        settings = TrainConfig(
+            dataset=str(tmp_path / "images.npy"),
+            epochs=9,
+            batch_size=16,
+            devices=1,
+            sample_every=9,
+        )
+        config = dataclasses.replace(tiny, latent_dim=4, discriminator_dropout=(0.0,))
+        settings = dataclasses.replace(settings, **changes)
+        return training.train(GAN, config, settings, tmp_path / name)
+
+    return train
+
+
+def names_in(folder) -> list[str]:
+    """The last column of metrics.csv."""
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    return [row.rsplit(",", 1)[1] for row in rows[1:]]
+
+
+def test_a_run_that_collapses_says_so_once_or_can_be_told_to_stop(run, capsys):
+    whole = run("whole")
+    assert (len(whole.history), whole.stopped_on_failure) == (9, False)
+    # 2 steps an epoch: step 15 is in the eighth.
+    assert names_in(whole.workdir) == [*7 * [""], "mode collapse", "mode collapse"]
+    (finding,) = whole.diagnosis.findings[0]
+    assert (finding.name, finding.epochs) == ("mode collapse", (8, 9))
+    printed = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in printed if line.startswith("mode collapse, epoch 8: ")]
+    assert "--pac 2" in line
+    assert printed.index(line) == [line[:9] for line in printed].index("epoch 8/9") + 1
+    assert names(read_history(whole.workdir, GAN)) == names(whole.history)
+
+    for _ in range(2):
+        # The second time there is nothing to do: the failure is still there.
+        cut = run("cut", stop_on_failure=True)
+        assert (cut.stopped_on_failure, len(cut.history), cut.stopped_by) == (True, 8, None)
+        assert checkpoint.steps(cut.workdir) == [16]
+    # It can still be resumed.
+    assert run("cut").trained == 1
+    states = [saved.load_state(GAN, outcome.workdir)[0] for outcome in (cut, whole)]
+    assert_trees_equal(*states)
+    assert names_in(cut.workdir) == names_in(whole.workdir)
+
+
+def test_a_population_stops_when_all_its_members_have_failed(run, capsys):
+    outcome = run("run", population=2, stop_on_failure=True)
+    first = [member[0].epochs[0] for member in diagnose(outcome.history).findings]
+    assert outcome.stopped_on_failure
+    assert len(outcome.history) == max(first)
+    assert f"mode collapse in {first.count(8)} of 2 members" in capsys.readouterr().out
+    assert "" not in names_in(outcome.workdir)[-2:]
+
+
+def test_the_figure_marks_the_failures_and_takes_any_numbers():
+    # A gradient of zero, and a diverged member.
+    nan = dict.fromkeys(HEALTHY, np.nan)
+    rows = as_population(history(2, gen_grad_norm=0.0, disc_grad_norm=0.0), history(2, **nan))
+    plain, marked = (
+        plots.diagnosis_png(rows, diagnostics.CURVES, marks)
+        for marks in ({}, {"mode collapse": [1]})
+    )
+    assert plain != marked
+    plots.diagnosis_png(history(1), diagnostics.CURVES, {})

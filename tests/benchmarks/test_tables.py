@@ -1,0 +1,392 @@
+"""The benchmarks that train a row of a table for each method."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from judges import make_judge
+
+from jaxgan import GANConfig, TrainConfig, create_state, data
+from jaxgan.data.mixtures import RING
+
+SMALL = {"generator_widths": (8,), "discriminator_widths": (8,), "discriminator_dropout": (0.0,)}
+"""Fields of GANConfig."""
+
+
+def rows_in(path: Path) -> list[dict]:
+    return json.loads(path.read_text())["rows"]
+
+
+class Line(nn.Module):
+    """A generator of points."""
+
+    @nn.compact
+    def __call__(self, latents):
+        return nn.Dense(2)(latents).reshape(-1, 1, 1, 2)
+
+
+class Plane(nn.Module):
+    """A discriminator of points."""
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(1)(nn.tanh(nn.Dense(8)(images.reshape(images.shape[0], -1))))[:, 0]
+
+
+@pytest.fixture
+def mixtures():
+    import mixtures
+
+    return mixtures
+
+
+@pytest.fixture
+def small_mixtures(mixtures, monkeypatch):
+    """The benchmark with small networks, whose programs are compiled fast."""
+    monkeypatch.setattr(mixtures, "SHARED", mixtures.SHARED | {"generator": Line()})
+    monkeypatch.setitem(mixtures.SHARED, "discriminator", Plane())
+    return mixtures
+
+
+@pytest.mark.parametrize("name", ["ring", "grid"])
+def test_every_method_of_the_mixtures_is_a_gan_that_can_be_built(mixtures, monkeypatch, name):
+    monkeypatch.setattr("sys.argv", ["mixtures.py"])
+    args = mixtures.parse()
+    assert (args.steps, args.seeds, args.batch_size) == (10_500, 10, 128)
+    configs = {method: mixtures.make_config(name, method, args) for method in mixtures.METHODS}
+    assert {config.image_shape for config in configs.values()} == {(1, 1, 2)}
+    assert len(set(configs.values())) == len(configs)
+    assert configs["R1"].r1 == "cosine:1:0.001:10500"
+    expected = {"relativistic+R1+R2": ("relativistic", 1), "PacGAN4": ("non_saturating", 4)}
+    for method, (loss, pac) in expected.items():
+        assert (configs[method].loss, configs[method].pac) == (loss, pac)
+
+
+def test_a_quick_table_of_the_mixtures_has_other_defaults(mixtures, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["mixtures.py", "--quick", "--seeds", "3"])
+    args = mixtures.parse()
+    assert (args.seeds, args.steps, args.json.name) == (3, 1_000, "mixtures_quick.json")
+    assert args.methods == ["GAN", "PacGAN2", "relativistic+R1+R2+EMA"]
+
+
+def test_rows_of_the_mixtures_are_trained_once(small_mixtures, run, monkeypatch, tmp_path):
+    mixtures = small_mixtures
+    file, trained = tmp_path / "rows.json", []
+    train_row = mixtures.train_row
+
+    def noted(data, method, args):
+        trained.append((data, method, args.seeds))
+        return train_row(data, method, args)
+
+    monkeypatch.setattr(mixtures, "train_row", noted)
+    options = ["--data", "ring", "--steps", "10", "--batch-size", "32", "--json", file]
+    run(mixtures, *options, "--seeds", "2", "--methods", "GAN")
+    out, _ = run(mixtures, *options, "--seeds", "2", "--methods", "PacGAN2,GAN")
+    assert "10 steps of 32 points" in out
+    assert "PacGAN's nets, 10 seeds (arXiv 1712.04086)" in out
+    assert trained == [("ring", "GAN", 2), ("ring", "PacGAN2", 2)]
+    assert [row["method"] for row in rows_in(file)] == ["GAN", "PacGAN2"]
+    (name,) = [name for name in np.load("runs/rows.npz") if name.startswith("ring GAN ")]
+    assert np.load("runs/rows.npz")[name].shape == (6, 500, 2)
+    picture = tmp_path / "samples.png"
+    before = rows_in(file)
+    monkeypatch.setattr(mixtures, "ROUNDS", 1)
+    monkeypatch.setattr(mixtures, "STRETCH", 2)
+    at_the_end = ["--rates", "--picture", picture]
+    run(mixtures, *options, "--seeds", "2", "--methods", "GAN", *at_the_end)
+    assert len(trained) == 2
+    names = [
+        {k for k in old if old[k] != new[k]} for old, new in zip(before, rows_in(file), strict=True)
+    ]
+    assert names == [{"steps_per_second"}, set()]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    # Rows of other settings are not trained over.
+    with pytest.raises(SystemExit, match="with other settings: choose another --json"):
+        run(mixtures, *options, "--seeds", "1", "--methods", "GAN")
+    assert len(rows_in(file)) == 2
+    one = [*options[:-1], tmp_path / "one.json", "--seeds", "1", "--methods", "GAN"]
+    run(mixtures, *one)
+    assert trained[2:] == [("ring", "GAN", 1)]
+    (row,) = rows_in(tmp_path / "one.json")
+    assert (row["seeds"], row["modes_se"]) == (1, None)
+    for name in ("modes_mean", "high_quality_mean", "reverse_kl_mean", "failed_share", "step_mb"):
+        assert math.isfinite(row[name])
+
+
+def test_what_seeds_say_together(mixtures):
+    whole = [RING.draw(2_500, seed)[0] for seed in range(9)]
+    summed = mixtures.sum_up(whole, "ring")
+    assert (summed["modes_mean"], summed["modes_se"], summed["failed_share"]) == (8, 0, 0)
+    assert summed["high_quality_mean"] == pytest.approx(100 * (1 - math.exp(-4.5)), abs=0.3)
+    # Wilson's interval of 0 in n ends at z^2 / (n + z^2).
+    assert summed["failed_low"] == 0
+    assert summed["failed_high"] == pytest.approx(3.8415 / (9 + 3.8415), abs=1e-4)
+    one_lost = [points[RING.centers[0] @ points.T < 0.9] for points in whole[:1]]
+    diverged = [np.full((2_500, 2), np.nan)]
+    summed = mixtures.sum_up(whole + one_lost + diverged, "ring")
+    assert summed["modes_mean"] == pytest.approx((9 * 8 + 7 + 0) / 11)
+    assert summed["modes_se"] == pytest.approx(np.std([8] * 9 + [7, 0], ddof=1) / math.sqrt(11))
+    assert summed["failed_share"] == pytest.approx(2 / 11)
+    assert summed["reverse_kl_mean"] == pytest.approx(
+        (math.log(8 / 7) + math.log(8)) / 11, abs=2e-3
+    )
+
+
+def test_an_unknown_method_is_named(mixtures, run, capsys):
+    with pytest.raises(SystemExit):
+        run(mixtures, "--methods", "GAN,nonsense")
+    assert "unknown method 'nonsense'; known are GAN, minimax" in capsys.readouterr().err
+
+
+def test_a_method_whose_seeds_all_diverge_has_a_row(small_mixtures, run, monkeypatch, tmp_path):
+    monkeypatch.setitem(small_mixtures.METHODS, "GAN", {"generator_lr": 1e30})
+    options = ["--data", "ring", "--steps", "10", "--batch-size", "32", "--seeds", "2"]
+    file = tmp_path / "rows.json"
+    run(small_mixtures, *options, "--methods", "GAN", "--json", file)
+    (row,) = rows_in(file)
+    assert (row["modes_mean"], row["high_quality_mean"], row["failed_share"]) == (0, 0, 1)
+    assert row["reverse_kl_mean"] == pytest.approx(math.log(8))
+    assert row["steps_per_second"] is None
+
+
+@pytest.fixture
+def remedies():
+    import remedies
+
+    return remedies
+
+
+def test_rows_of_the_remedies_are_trained_once(remedies, run, monkeypatch, tmp_path):
+    monkeypatch.setitem(remedies.METHODS, "reference", SMALL)
+    monkeypatch.setitem(remedies.METHODS, "EMA", SMALL | {"ema_decay": 0.999})
+    file, picture = tmp_path / "rows.json", tmp_path / "samples.png"
+    options = ["--dataset", "digits", "--epochs", "2", "--seeds", "2", "--json", file]
+    run(remedies, *options, "--methods", "EMA")
+    (first,) = rows_in(file)
+    run(remedies, *options, "--methods", "reference,EMA", "--picture", picture)
+    reference, ema = rows_in(file)
+    assert (reference["method"], ema["method"]) == ("reference", "EMA")
+    assert ema == first  # not trained again: its seconds would differ
+    assert ema["settings"]["ema_decay"] == 0.999
+    # The average is of no influence on training.
+    assert ema["diversity"] == reference["diversity"]
+    assert ema["diversity"]["sd"] > 0
+    # But of one on the samples that are scored.
+    assert ema["fd"]["mean"] != reference["fd"]["mean"] > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_remedy_whose_seeds_all_diverge_has_a_row(remedies, run, monkeypatch, tmp_path):
+    monkeypatch.setitem(remedies.METHODS, "reference", SMALL | {"generator_lr": 1e30})
+    file = tmp_path / "rows.json"
+    options = ["--dataset", "digits", "--epochs", "1", "--seeds", "2", "--json", file]
+    out, _ = run(remedies, *options, "--methods", "reference")
+    (row,) = rows_in(file)
+    assert (row["diverged"], row["fd"]["mean"], row["steps_per_second"]) == (2, None, None)
+    assert out.splitlines()[-1].split()[-1] == "2"
+
+
+def test_every_remedy_is_a_gan_that_can_be_built(remedies, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["remedies.py"])
+    args = remedies.parse()
+    images = np.zeros((600, 8, 8, 1), np.uint8)
+    configs = [remedies.make_config(method, images, args) for method in remedies.METHODS]
+    assert len(set(configs)) == len(configs)
+    # Over 10 epochs of 5 steps.
+    assert remedies.make_config("instance noise", images, args).instance_noise == "linear:0.3:0:50"
+
+
+def test_the_published_rows_are_those_of_this_version(mixtures, remedies, monkeypatch):
+    """So a benchmark that is called with a published file finds all of its rows."""
+    import recipes
+
+    images = np.zeros((60_000, 28, 28, 1), np.uint8)
+    for module, keys in ((mixtures, ("data", "method")), (remedies, ("method",)), (recipes, ())):
+        monkeypatch.setattr("sys.argv", [f"{module.__name__}.py"])
+        args = module.parse()
+        results = Path(module.__file__).parent / "results" / f"{module.__name__}.json"
+        for row in rows_in(results):
+            arguments = [row[key] for key in keys or ("preset",)]
+            more = () if module is mixtures else (images,)
+            assert module.settings(*arguments, *more, args) == row["settings"], arguments
+
+
+def test_failures_and_false_alarms_are_counted(run, tmp_path):
+    import planted_failures
+
+    file = tmp_path / "rows.json"
+    cases = ("--cases", "Dirac GAN", "R1, Dirac GAN")
+    out, _ = run(planted_failures, *cases, "--seeds", 2, "--json", file)
+    assert "2 of 2 failures seen, 0 false alarms in 2 healthy runs" in out
+    planted, healthy = rows_in(file)
+    assert planted["seen"] == {
+        "vanishing gradients": 0,
+        "mode collapse": 0,
+        "no convergence": 2,
+    }
+    assert healthy["any"] == 0
+    assert healthy["signs"]["swing"][1] < 0.01 < 0.25 < planted["signs"]["swing"][1]
+
+
+@pytest.fixture
+def search():
+    import search
+
+    return search
+
+
+def test_every_corner_of_what_is_searched_is_a_gan_that_can_be_built(search):
+    images = np.zeros((600, 8, 8, 1), np.uint8)
+    for name, distribution in search.SPACE.items():
+        ends = getattr(distribution, "choices", None) or (distribution.low, distribution.high)
+        for value in ends:
+            search.make_config(search.KNOWN[0] | {name: value}, images, 10)
+    params = search.KNOWN[0] | {"falling_lr": True, "instance_noise": 0.1, "dropout": 0.5}
+    config = search.make_config(params | {"pac": 2}, images, 10)
+    # Over 10 epochs of 5 steps.
+    assert (config.lr_scale, config.instance_noise) == ("cosine:1:0:50", "linear:0.1:0:50")
+    assert config.discriminator_dropout == (0.25, 0.15, 0.1)
+    assert (config.generator_b1, config.discriminator_b2) == (0.5, 0.999)
+
+
+def test_a_packed_discriminator_of_the_search_is_no_larger_than_the_reference(search):
+    images = np.zeros((600, 28, 28, 1), np.uint8)
+
+    def parameters(config):
+        state = jax.eval_shape(lambda: create_state(jax.random.key(0), config))
+        return sum(x.size for x in jax.tree.leaves(state.discriminator.params))
+
+    packed = search.make_config(search.KNOWN[0] | {"pac": 2}, images, 10)
+    assert 0.9 * 242_177 < parameters(packed) < 242_177
+
+
+def test_trials_of_the_search_are_logged_and_gone_on_with(search, run, monkeypatch, tmp_path):
+    small = GANConfig((8, 8, 1), **SMALL)
+    asked = []
+
+    def make_config(params, images, epochs):
+        asked.append(params)
+        return small if len(asked) != 2 else dataclasses.replace(small, generator_lr=1e30)
+
+    monkeypatch.setattr(search, "make_config", make_config)
+    monkeypatch.setattr(search, "EARLY", 1)
+    file = tmp_path / "log.json"
+    options = ["--dataset", "digits", "--epochs", 2, "--seeds", 2, "--json", file]
+    run(search, *options, "--trials", 2)
+    first = json.loads(file.read_text())["trials"]
+    assert [trial["params"] for trial in first] == asked == search.KNOWN[:2]
+    assert [trial["state"] for trial in first] == ["COMPLETE", "FAIL"]
+    assert first[0]["early_fd"] != first[0]["fd"] > 0
+    out, _ = run(search, *options, "--trials", 4)
+    trials = json.loads(file.read_text())["trials"]
+    assert trials[:2] == first
+    assert len(asked) == 4
+    assert trials[2]["params"] == search.KNOWN[2]
+    # The same GAN as in the first trial: to the bit, since the seeds are the same.
+    assert trials[2]["fd"] == first[0]["fd"]
+    assert "3 whole trials" in out
+    # Optuna is told all that it would know, had it been one run.
+    told = search.as_optuna(trials[0])
+    assert (told.value, told.intermediate_values) == (first[0]["fd"], {1: first[0]["early_fd"]})
+    assert search.as_optuna(trials[1]).state.name == "FAIL"
+    with pytest.raises(SystemExit, match=r"other settings \(dataset digits, epochs 2, seeds 2\)"):
+        run(search, *options, "--seeds", 3)
+
+
+def test_a_trial_that_is_worse_than_the_median_ends_early(search, run, monkeypatch, tmp_path):
+    scores = {"early_fd": 1e-6, "fd": 1e-6, "recall": 0.5, "coverage": 0.5, "seconds": 1}
+    log = [{"params": search.KNOWN[0], "state": "COMPLETE", **scores}] * 9
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps({"dataset": "digits", "epochs": 2, "seeds": 1, "trials": log}))
+    monkeypatch.setattr(search, "make_config", lambda *_: GANConfig((8, 8, 1), **SMALL))
+    monkeypatch.setattr(search, "EARLY", 1)
+    options = ["--dataset", "digits", "--epochs", 2, "--seeds", 1, "--json", file]
+    run(search, *options, "--trials", 10)
+    trial = json.loads(file.read_text())["trials"][-1]
+    assert (trial["state"], trial["fd"]) == ("PRUNED", None)
+    assert trial["early_fd"] > 1e-6
+
+
+def test_trials_by_hand_are_logged(search, run, tmp_path):
+    """They are runs of scripts/train.py."""
+    from jaxgan import MODELS
+    from jaxgan.run import training
+
+    np.save(tmp_path / "images.npy", data.load("digits").images[:120])
+    config = GANConfig(**SMALL, loss="hinge", lr_scale="cosine:1:0.1:99")
+    settings = TrainConfig(
+        str(tmp_path / "images.npy"), epochs=3, batch_size=60, seed=5, evaluate_every=2
+    )
+    outcome = training.train(MODELS["gan"], config, settings, tmp_path / "run")
+    log = tmp_path / "log.json"
+    out, _ = run(search, "--add", tmp_path / "run", "--json", log)
+    (trial,) = json.loads(log.read_text())["trials"]
+    assert trial["settings"] == {
+        "image_shape": [8, 8, 1],
+        **{name: list(value) for name, value in SMALL.items()},
+        "loss": "hinge",
+        "lr_scale": "cosine:1:0.1:99",
+    }
+    assert (trial["batch_size"], trial["seed"]) == (60, 5)
+    assert trial["features"] == "pca64, train, n=60"
+    assert list(trial["scores"]) == ["2", "3"]
+    expected = outcome.history[-1][f"coverage({trial['features']})"]
+    assert trial["scores"]["3"]["coverage"] == pytest.approx(expected)
+    assert "loss=hinge" in out
+    before = log.read_text()
+    assert "loss=hinge" in run(search, "--add", "--json", log).out
+    assert log.read_text() == before
+
+
+def test_presets_are_scored_by_two_judges(run, monkeypatch, tmp_path):
+    import recipes
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(recipes, "STRETCH", 2)
+    monkeypatch.setattr(recipes, "ROUNDS", 2)
+    monkeypatch.setitem(recipes.PRESETS, "reference", (GANConfig(**SMALL), TrainConfig()))
+    judges = [make_judge(tmp_path / f"{i}.safetensors", seed=i, name=f"judge{i}") for i in (0, 1)]
+    file, picture = tmp_path / "rows.json", tmp_path / "samples.png"
+    options = ["--dataset", "digits", "--epochs", 1, "--seeds", 2, "--num", 60, "--json", file]
+    options += ["--judges", ",".join(judges), "--presets", "reference"]
+    run(recipes, *options, "--seeds", 1)
+    ((first,),) = [row["runs"] for row in rows_in(file)]
+    run(recipes, *options)
+    (row,) = rows_in(file)
+    assert row["runs"][0] == first  # it continues from there
+    assert [each["seed"] for each in row["runs"]] == [0, 1]
+    names = [f"fd({judge}, train, n=60)" for judge in ("judge0", "judge1")]
+    values = [[each["scores"][name] for each in row["runs"]] for name in names]
+    assert len({value for of_judge in values for value in of_judge}) == 4
+    assert row["time_beside_reference"] == 1
+    floor = json.loads(file.read_text())["real images"]
+    assert all(floor[name] < min(of_judge) for name, of_judge in zip(names, values, strict=True))
+    out, _ = run(recipes, *options, "--picture", picture)
+    assert rows_in(file) == [row]  # not trained again: its seconds would differ
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "2 of 2" in out
+    assert names[1] in out
+    with pytest.raises(SystemExit, match="has reference with other settings: choose another"):
+        run(recipes, *options, "--num", 61)
+
+
+def test_a_preset_that_diverges_has_a_run_without_scores(run, monkeypatch, tmp_path):
+    import recipes
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(recipes, "STRETCH", 1)
+    monkeypatch.setattr(recipes, "ROUNDS", 1)
+    diverging = GANConfig(**SMALL, generator_lr=1e30)
+    monkeypatch.setitem(recipes.PRESETS, "reference", (diverging, TrainConfig()))
+    judge = make_judge(tmp_path / "j.safetensors")
+    options = ["--dataset", "digits", "--epochs", 1, "--seeds", 1, "--num", 60, "--judges", judge]
+    file = tmp_path / "rows.json"
+    out, _ = run(recipes, *options, "--presets", "reference", "--json", file)
+    (row,) = rows_in(file)
+    assert row["runs"] == [{"seed": 0, "seconds": None, "scores": None}]
+    assert "0 of 1" in out

@@ -1,0 +1,143 @@
+"""What several test files share."""
+
+import contextlib
+import functools
+import io
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from PIL import Image
+
+from jaxgan import cli, train_step
+
+ROOT = Path(__file__).parents[1]
+RNG = jax.random.key(5)
+
+
+def assert_trees_equal(a, b):
+    """Equal structures, and leaves equal to the bit."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_trees_close(a, b):
+    """Parameters, moments, counters and metrics, equal within the rounding of float32.
+
+    Relative to the largest entry of each leaf, since second moments are as small as 1e-7.
+    """
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        atol = 2e-5 * float(np.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=atol)
+
+
+def train(state, batches, rng=RNG, step=train_step):
+    """The plain loop: the last state, and the metrics of all steps."""
+    history = []
+    for batch in batches:
+        state, metrics = step(state, batch, rng)
+        history.append(metrics)
+    return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
+
+
+def latents_of(rng, step: int, n: int, size: int):
+    """The latents that `train_step` draws at a step: `[n, size]`."""
+    return jax.random.normal(jax.random.split(jax.random.fold_in(rng, step), 7)[0], (n, size))
+
+
+def make_mesh(devices: int = 2):
+    """Devices along the axis "data"."""
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def make_shard_map(step, mesh, check_vma: bool = True):
+    """The step with the batch split along the axis "data", compiled."""
+    return jax.jit(
+        jax.shard_map(
+            functools.partial(step, axis_name="data"),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec("data"), PartitionSpec()),
+            out_specs=PartitionSpec(),
+            check_vma=check_vma,
+        )
+    )
+
+
+def placed(tree, *axes, devices: int = 2):
+    """A tree of arrays on the devices of `make_mesh`, split along these axes."""
+    return jax.device_put(tree, NamedSharding(make_mesh(devices), PartitionSpec(*axes)))
+
+
+class Point(nn.Module):
+    """A generator of one parameter, with no use of the latents: the Dirac-GAN's (1801.04406)."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, latents):
+        theta = self.param("theta", nn.initializers.constant(self.start), ())
+        return jnp.broadcast_to(theta, (latents.shape[0], 1, 1, 1))
+
+
+class Slope(nn.Module):
+    """A discriminator of one parameter, D(x) = psi x."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, images):
+        return self.param("psi", nn.initializers.constant(self.start), ()) * images[:, 0, 0, 0]
+
+
+def script(name: str, *arguments, status: int = 0, **environment) -> tuple[str, str]:
+    """Runs a script in a process: its output and errors. Fails if the exit status is another."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def here(name: str, *arguments, status: int = 0) -> tuple[str, str]:
+    """As `script`, but in this process, which has imported and compiled most of it already."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        # These settings would outlive the script.
+        patch.setattr(cli, "quieten", lambda: None)
+        patch.setattr(cli, "keep_programs", lambda: None)
+        patch.setattr("gc.set_threshold", lambda *_: None)
+        patch.setattr("signal.signal", lambda *_: None)
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as end,
+        ):
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    assert end.value.code == status, out.getvalue() + err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+def picture(path: Path) -> np.ndarray:
+    """The pixels of a picture file."""
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """The files of a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,428 @@
+"""Scores of whole sets of images, and `scripts/evaluate.py`."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from datasets import write_set
+from helpers import assert_trees_equal, here, picture
+from judges import make_judge
+from sklearn.decomposition import PCA
+
+from jaxgan import MODELS, JaxganError, TrainConfig, data, loop
+from jaxgan.data.pixels import to_uint8
+from jaxgan.errors import NonFiniteError
+from jaxgan.metrics import evaluation
+from jaxgan.metrics.frechet import frechet_distance
+from jaxgan.metrics.neighbours import nearest, prdc
+from jaxgan.report import plots
+from jaxgan.run import population, saved, training
+from jaxgan.run.journal import read_history
+
+GAN = MODELS["gan"]
+SMALL = (
+    *("--generator-widths", 16, "--latent-dim", 8),
+    *("--discriminator-widths", 16, "--discriminator-dropout", 0.3),
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "jaxgan" / "features"
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[data.Dataset, data.Dataset]:
+    return data.load("digits", "train"), data.load("digits", "test")
+
+
+def test_scores_have_the_names_of_what_they_depend_on(digits, tmp_path):
+    extractor = evaluation.make_extractor(digits[0], make_judge(tmp_path / "j.safetensors"))
+    reference = evaluation.make_reference(extractor, *digits)
+    n = 200
+    test = evaluation.first(reference.test, n)
+    scores = evaluation.evaluate(reference, test)
+    train = reference.train.features
+    assert scores["fd(untrained, train, n=200)"] == frechet_distance(train[:n], test.features)
+    assert scores["coverage(untrained, train, n=200)"] == prdc(train[:n], test.features).coverage
+    # The test images are new themselves.
+    assert scores["memorisation(untrained, train, n=200)"] == 0.5
+    assert len(scores) == 12
+    json.dumps(scores)
+    # The training images, in any order, are copies.
+    copies = evaluation.evaluate(reference, evaluation.first(reference.train, n))
+    assert copies["memorisation(untrained, train, n=200)"] > 0.99
+    assert copies["fd(untrained, train, n=200)"] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_array_equal(extractor.extract(reference.images[:9]).features, train[:9])
+
+
+def test_features_of_real_images_are_kept(digits, cache, tmp_path):
+    def reference(seed, train=digits[0]):
+        made = evaluation.make_extractor(train, make_judge(tmp_path / "j.safetensors", seed))
+        calls = []
+        counted = made._replace(extract=lambda images: calls.append(1) or made.extract(images))
+        return evaluation.make_reference(counted, train, digits[1]), len(calls)
+
+    first, calls = reference(0)
+    again, later = reference(0)
+    assert (calls, later) == (2, 0)
+    for one, other in ((first.train, again.train), (first.test, again.test)):
+        np.testing.assert_array_equal(one.features, other.features)
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    # A judge of the same name with other weights, and other images.
+    other, calls = reference(1)
+    assert calls == 2
+    assert (other.train.features != first.train.features).any()
+    assert reference(0, digits[0]._replace(images=digits[0].images[:500]))[1] == 1
+    # Damaged files are made again.
+    for length in (99, 0):
+        for file in cache.iterdir():
+            file.write_bytes(file.read_bytes()[:length])
+        assert reference(0)[1] == 2
+        assert reference(0)[1] == 0
+
+
+def test_features_by_other_components_are_not_taken_for_these(digits, monkeypatch):
+    own = evaluation.make_extractor(digits[0])
+    assert own.digest == evaluation.make_extractor(digits[0]).digest
+    fit = PCA.fit
+
+    def turned(self, *args):
+        fit(self, *args).components_[3] *= -1
+        return self
+
+    monkeypatch.setattr(PCA, "fit", turned)
+    assert own.digest != evaluation.make_extractor(digits[0]).digest
+
+
+def test_the_bundled_judge_is_for_its_own_data(digits):
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), np.uint8)
+    clothes = digits[0]._replace(images=images, name="fashion_mnist")
+    assert evaluation.make_extractor(clothes).name == "fashion-cnn-v1"
+    assert evaluation.make_extractor(clothes._replace(name="own")).name.startswith("pca")
+    resized = clothes._replace(images=images[:, ::2, ::2])
+    assert evaluation.make_extractor(resized).name.startswith("pca")
+
+
+def test_the_floor_is_of_other_images_than_samples_are_compared_with(digits):
+    train, test = digits
+    extractor = evaluation.make_extractor(train)
+    reference = evaluation.make_reference(extractor, train, test)
+    assert (evaluation.floor(reference, 90).features == reference.test.features[:90]).all()
+    with pytest.raises(JaxganError, match=r"scores of 298 samples .* need 298 test images"):
+        evaluation.floor(reference, 298)
+    reference = evaluation.make_reference(extractor, train, None)
+    assert (evaluation.floor(reference, 90).features == reference.train.features[90:180]).all()
+    assert len(evaluation.floor(reference, 750).features) == 750
+    with pytest.raises(JaxganError, match=r"scores of 751 samples .* need 1502 training images"):
+        evaluation.floor(reference, 751)
+
+
+def test_without_a_judge_the_features_are_principal_components(digits):
+    extractor = evaluation.make_extractor(digits[0])
+    assert extractor.name == "pca64"
+    test = extractor.extract(digits[1].images)
+    assert (test.features.shape, test.probabilities) == ((297, 64), None)
+    # All 64 of them are a rotation, which does not change distances.
+    pixels = digits[1].images.reshape(297, 64) / 127.5
+    np.testing.assert_allclose(
+        np.linalg.norm(test.features[1:] - test.features[:-1], axis=1),
+        np.linalg.norm(pixels[1:] - pixels[:-1], axis=1),
+        rtol=1e-4,
+    )
+    reference = evaluation.make_reference(extractor, digits[0], None)
+    scores = evaluation.evaluate(reference, test)
+    assert [name.split("(")[0] for name in scores] == [
+        *("fd", "kid", "precision", "recall", "density", "coverage")
+    ]
+    assert evaluation.class_shares(test) is None
+    with pytest.raises(JaxganError, match=r"samples are \(4, 4, 1\), and the real images \(8, 8"):
+        extractor.extract(np.zeros((3, 4, 4, 1), np.uint8))
+
+
+def test_class_shares_are_of_the_likeliest_classes():
+    features = evaluation.Features(np.zeros((4, 2)), np.eye(3)[[0, 0, 2, 0]])
+    assert evaluation.class_shares(features) == [0.75, 0, 0.25]
+
+
+def test_scores_that_say_nothing_are_refused(digits, tmp_path):
+    reference = evaluation.make_reference(evaluation.make_extractor(digits[0]), *digits)
+    with pytest.raises(JaxganError, match=r"from 50 samples to .* 1500, got 49"):
+        evaluation.evaluate(reference, evaluation.first(reference.test, 49))
+    wrong = make_judge(tmp_path / "j.safetensors", shape=(9, 9, 1))
+    with pytest.raises(JaxganError, match=r"untrained takes images of \(9, 9, 1\).*train_judge"):
+        evaluation.make_extractor(digits[0], wrong)
+
+
+def test_samples_are_drawn_in_parts_of_a_key_each(monkeypatch):
+    monkeypatch.setattr(evaluation, "_CHUNK", 4)
+    rng = jax.random.key(0)
+
+    def sample(rng, n):
+        return jax.random.uniform(rng, (n, 2, 2, 1), minval=-1.0)
+
+    found = evaluation.draw(sample, rng, 6)
+    expected = np.concatenate([to_uint8(sample(part, 4)) for part in jax.random.split(rng, 2)])
+    np.testing.assert_array_equal(found, expected[:6])
+    assert found.dtype == np.uint8
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs on digits."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, options in (("plain", ()), ("averaged", ("--ema-decay", 0.9))):
+        options += ("--epochs", 1, "--workdir", folder / name)
+        here("train.py", "--dataset", "digits", *SMALL, *options)
+    return folder
+
+
+def test_runs_stand_side_by_side_beside_real_images(runs, digits, tmp_path, monkeypatch):
+    drawn = []
+    draw = plots.evaluation_png
+    monkeypatch.setattr(plots, "evaluation_png", lambda *args: drawn.append(args) or draw(*args))
+    options = ("--json", tmp_path / "scores.json", "--plot", tmp_path / "scores.png")
+    judge = make_judge(tmp_path / "j.safetensors")
+    folders = (runs / "plain", runs / "averaged")
+    out, _ = here("evaluate.py", *folders, "--judge", judge, *options)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    columns = ["real images", str(folders[0]), str(folders[1]), f"{folders[1]} (not averaged)"]
+    assert list(scores) == columns
+    fd = [column["fd(untrained, train, n=297)"] for column in scores.values()]
+    # After an epoch of twelve steps a generator makes noise.
+    assert max(fd[0] * 5, 1e-3) < min(fd[1:])
+    assert fd[2] != fd[3]
+    line = next(line for line in out.splitlines() if line.startswith("fd(untrained, train, n=297)"))
+    assert line.split()[-4:] == [f"{value:.4g}" for value in fd]
+
+    # The figure: ten real images; ten samples of each and the training images nearest to them.
+    ((strips, shares),) = drawn
+    assert (tmp_path / "scores.png").read_bytes() == draw(strips, shares)
+    samples = columns[1:]
+    assert set(strips) == {"real images", *samples, *(f"nearest to {name}" for name in samples)}
+    reference = evaluation.make_reference(evaluation.make_extractor(digits[0], judge), *digits)
+    np.testing.assert_array_equal(strips["real images"], reference.images[:10])
+    for name in samples:
+        features = reference.extractor.extract(strips[name]).features
+        at = nearest(features, reference.train.features)
+        np.testing.assert_array_equal(strips[f"nearest to {name}"], reference.images[at])
+    state, _ = saved.load_state(GAN, folders[0])
+    own = evaluation.draw(lambda rng, n: GAN.sample(state, rng, n), jax.random.key(0), 10)
+    np.testing.assert_array_equal(strips[columns[1]], own)
+    assert list(shares) == columns
+    assert all(sum(share) == pytest.approx(1) for share in shares.values())
+
+
+def test_files_of_samples_are_scored(runs, digits, tmp_path):
+    def scores(samples, *options):
+        file = tmp_path / "scores.json"
+        here("evaluate.py", *options, "--samples", samples, "--json", file)
+        return json.loads(file.read_text())
+
+    # The smallest set determines the number of samples for all, also for the floor.
+    here("sample.py", "--workdir", runs / "plain", "--num", 60, "--out", tmp_path / "few.npz")
+    found = scores(tmp_path / "few.npz", runs / "plain")
+    assert list(found) == ["real images", str(runs / "plain"), str(tmp_path / "few.npz")]
+    names = {name.split("(")[1] for column in found.values() for name in column}
+    assert names == {"pca64, train, n=60)"}
+    # A file sorted by class, with more images than are scored: they are drawn from all of it.
+    images, labels = digits[0].images, digits[0].labels
+    np.save(tmp_path / "sorted.npy", images[labels.argsort(kind="stable"), ..., 0])
+    fd = "fd(pca64, train, n=297)"
+    real, of_samples = scores(tmp_path / "sorted.npy", "--dataset", "digits").values()
+    assert of_samples[fd] < 1.5 * real[fd]
+    # Data without a test split: other training images are the floor.
+    real, of_samples = scores(
+        tmp_path / "sorted.npy", "--dataset", tmp_path / "sorted.npy"
+    ).values()
+    assert real.keys() == of_samples.keys()
+    assert 0 < real["fd(pca64, train, n=750)"] < 1
+
+
+def test_a_damaged_test_split_is_not_taken_for_none(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (200, 28, 28), np.uint8)
+    write_set(tmp_path, images, np.arange(200, dtype=np.uint8) % 10)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(b"")
+    np.save(tmp_path / "samples.npy", images)
+    options = ("--dataset", "mnist", "--data-dir", tmp_path)
+    for script in (
+        ("evaluate.py", "--samples", tmp_path / "samples.npy"),
+        ("train_judge.py", "--out", tmp_path / "judge.safetensors"),
+    ):
+        assert "t10k-images-idx3-ubyte.gz" in here(*script, *options, status=2)[1]
+
+
+@pytest.fixture
+def error():
+    """Runs evaluate.py, which has to refuse its arguments: the line of the error."""
+
+    def run(*arguments) -> str:
+        err = here("evaluate.py", *arguments, status=2)[1]
+        (line,) = [line for line in err.splitlines() if "error" in line]
+        return line
+
+    return run
+
+
+def test_runs_that_cannot_be_evaluated_are_refused_in_one_line(runs, error, tmp_path):
+    assert "nothing to evaluate" in error()
+    assert "is not a run folder" in error(tmp_path)
+    for dataset in ("ring", "digits"):
+        options = ("--dataset", dataset, *SMALL, "--epochs", 0)
+        here("train.py", *options, "--workdir", tmp_path / dataset)
+    assert "a run on ring is scored when it ends" in error(tmp_path / "ring")
+    assert "different data cannot be compared: digits, ring" in error(
+        runs / "plain", tmp_path / "ring"
+    )
+    assert "has no checkpoint yet" in error(tmp_path / "digits")
+    (tmp_path / "config.json").write_text("{}")
+    assert str(tmp_path) in error(tmp_path)
+
+
+def test_options_of_evaluate_are_checked(runs, error, tmp_path):
+    assert "from 50 samples" in error(runs / "plain", "--num", 20)
+    assert "--num must be 1 or more, got 0" in error(runs / "plain", "--num", 0)
+    assert "--seed must be from 0" in error(runs / "plain", "--seed", -1)
+    assert "--plot must be NAME.png" in error(runs / "plain", "--plot", "scores.jpg")
+    (tmp_path / "file").write_text("")
+    assert "cannot write to" in error(runs / "plain", "--json", tmp_path / "file" / "a")
+    np.save(tmp_path / "small.npy", np.zeros((60, 5, 5), np.uint8))
+    assert "small.npy are (5, 5, 1), and the real ones (8, 8, 1)" in error(
+        "--samples", tmp_path / "small.npy", "--dataset", "digits"
+    )
+
+
+FD = "fd(pca64, train, n=750)"
+
+
+def evaluated(workdir, *options, epochs=5) -> list[dict]:
+    """The history of a run on digits that is evaluated every other epoch."""
+    options = (*options, "--evaluate-every", 2, "--checkpoint-every", 100, "--epochs", epochs)
+    here("train.py", "--dataset", "digits", *SMALL, *options, "--workdir", workdir)
+    return read_history(workdir, GAN)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched")
+    return folder, evaluated(folder, "--ema-decay", 0.9)
+
+
+def test_a_run_is_evaluated_while_it_trains(watched, digits):
+    folder, history = watched
+    assert [FD in row for row in history] == [False, True, False, True, True]
+    # The same scores come from the newest checkpoint, with its average and without.
+    state, _ = saved.load_state(GAN, folder)
+    reference = evaluation.make_reference(evaluation.make_extractor(digits[0]), digits[0], None)
+    rng = loop.make_rngs(0).pictures
+    for prefix, drawn in (("", state), ("raw_", state.replace(ema=None))):
+        images = evaluation.draw(lambda rng, n, drawn=drawn: GAN.sample(drawn, rng, n), rng, 750)
+        scores = evaluation.evaluate(reference, reference.extractor.extract(images))
+        for name in ("fd", "precision", "recall", "density", "coverage"):
+            name = f"{name}(pca64, train, n=750)"
+            assert history[-1][prefix + name] == pytest.approx(scores[name], rel=1e-9)
+    floor = evaluation.evaluate(reference, evaluation.floor(reference, 750))
+    assert {f"real_{name}" for name in floor if not name.startswith("kid")} <= set(history[-1])
+    assert history[-1][f"real_{FD}"] == history[1][f"real_{FD}"] == pytest.approx(floor[FD])
+    assert history[-1][FD] != history[-1][f"raw_{FD}"]
+    # The curves have a panel of the distances.
+    assert (folder / "curves.png").read_bytes() == plots.curves_png(history, GAN.curves)
+    assert picture(folder / "curves.png").shape[1] == 1500
+
+
+def test_the_best_checkpoint_is_kept_and_sampled(watched, tmp_path):
+    folder, history = watched
+    rows = [row for row in history if FD in row]
+    best = min(rows, key=lambda row: row[FD])
+    state, epochs = saved.load_state(GAN, folder, best=True)
+    assert (epochs, int(state.step)) == (best["epoch"], best["step"])
+    out, _ = here("sample.py", "--workdir", folder, "--best", "--out", tmp_path / "best.png")
+    assert f"after {best['epoch']} epochs" in out
+    assert "--best needs a --workdir" in here("sample.py", "--best", status=2)[1]
+
+
+def test_a_resumed_run_is_evaluated_as_one_that_was_not_stopped(watched, tmp_path):
+    expected = watched[1]
+    evaluated(tmp_path, "--ema-decay", 0.9, epochs=4)
+    found = evaluated(tmp_path, "--ema-decay", 0.9)
+    timed = ("seconds", "steps_per_second")
+    for row, other in zip(found, expected, strict=True):
+        assert {k: v for k, v in row.items() if k not in timed} == {
+            k: v for k, v in other.items() if k not in timed
+        }
+
+
+def test_evaluating_does_not_change_what_is_trained(watched, tmp_path):
+    options = ("--epochs", 5, "--ema-decay", 0.9, "--workdir", tmp_path)
+    here("train.py", "--dataset", "digits", *SMALL, *options)
+    assert_trees_equal(saved.load_state(GAN, tmp_path)[0], saved.load_state(GAN, watched[0])[0])
+    error = here("sample.py", "--workdir", tmp_path, "--best", status=2)[1]
+    assert "no finite score in its newest checkpoint" in error
+
+
+@pytest.mark.parametrize("at_once", [2, 1])
+def test_each_member_of_a_population_is_evaluated(at_once, digits, tmp_path, monkeypatch):
+    # Also in parts, as with more members than the memory holds.
+    monkeypatch.setattr(population, "members_at_once", lambda *_: at_once)
+    settings = TrainConfig(dataset="digits", epochs=2, population=2, evaluate_every=2, devices=1)
+    history = training.train(toy.MODEL, toy.ToyConfig(), settings, tmp_path / "run").history
+    assert FD not in history[0]
+    reference = evaluation.make_reference(evaluation.make_extractor(digits[0]), digits[0], None)
+    for i in range(2):
+        state, _ = saved.load_state(toy.MODEL, tmp_path / "run", i)
+        rng = loop.make_rngs(i).pictures
+        scores = evaluation.evaluate_in_training(
+            reference, lambda rng, n, state=state: toy.sample(state, rng, n), rng
+        )
+        for name, value in scores.items():
+            assert history[1][name][i] == pytest.approx(value, rel=1e-9), name
+    assert len(set(history[1][FD])) == 2
+    assert not any(name.startswith("raw_") for name in history[1])
+
+
+def test_the_best_row_is_found_among_those_that_were_evaluated():
+    nan, inf = float("nan"), float("inf")
+    history = [{"epoch": i} for i in range(1, 6)]
+    assert evaluation.best_row([]) is None
+    assert evaluation.best_row(history) is None
+    for row, value in zip(history, (None, 3.0, nan, 2.0, inf), strict=True):
+        row |= {} if value is None else {FD: value, f"raw_{FD}": 1.0}
+    assert evaluation.best_row(history)["epoch"] == 4
+    members = [
+        {"epoch": 1, FD: [nan, 5.0]},
+        {"epoch": 2, FD: [nan, nan]},
+        {"epoch": 3, FD: [4.0, 6]},
+    ]
+    assert evaluation.best_row(members)["epoch"] == 3
+    assert evaluation.best_member(members[0]) == 1
+    assert evaluation.best_row([{FD: nan}]) is None
+    # A distance by another extractor, of an earlier version, does not count.
+    mixed = [{"epoch": 1, "fd(other)": 0.1}, {"epoch": 2, FD: 3.0}, {"epoch": 3, FD: 2.0}]
+    assert evaluation.best_row(mixed)["epoch"] == 3
+
+
+def test_a_generator_that_has_diverged_has_no_scores(digits):
+    def sample(rng, n):
+        return jnp.full((n, 8, 8, 1), jnp.nan)
+
+    with pytest.raises(NonFiniteError, match="the generator has diverged"):
+        evaluation.draw(sample, jax.random.key(0), 3)
+    reference = evaluation.make_reference(evaluation.make_extractor(digits[0]), digits[0], None)
+    scores = evaluation.evaluate_in_training(reference, sample, jax.random.key(0))
+    assert len(scores) == 5
+    assert np.isnan(list(scores.values())).all()
+
+
+def test_data_that_cannot_be_evaluated_in_training_leave_no_folder(tmp_path):
+    np.save(tmp_path / "few.npy", np.zeros((99, 5, 5), np.uint8))
+    for dataset, reason in (
+        ("ring", "is for images"),
+        (tmp_path / "few.npy", "at least 100 images"),
+    ):
+        options = ("--evaluate-every", 1, "--workdir", tmp_path / "run")
+        assert reason in here("train.py", "--dataset", dataset, *options, status=2)[1]
+        assert not (tmp_path / "run").exists()

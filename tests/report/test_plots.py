@@ -1,0 +1,459 @@
+"""Pictures, by their pixels."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgan.adversarial import diagnostics
+from jaxgan.model import Curve
+from jaxgan.report import plots
+
+# The colours in which matplotlib draws one line after the other.
+COLORS = {
+    "C0": (31, 119, 180),
+    "C1": (255, 127, 14),
+    "C2": (44, 160, 44),
+    "C3": (214, 39, 40),
+    "C4": (148, 103, 189),
+    "C5": (140, 86, 75),
+}
+
+
+def opened(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image)
+
+
+def mask(picture: np.ndarray, color, tolerance: float = 50) -> np.ndarray:
+    """Where a picture has a colour, a name in COLORS or RGB."""
+    color = np.array(COLORS[color] if isinstance(color, str) else color)
+    return np.abs(picture[..., :3].astype(int) - color).sum(axis=-1) < tolerance
+
+
+# Grids
+
+
+def test_grid_reads_row_by_row():
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) + np.zeros((5, 2, 3, 1), np.uint8) + 1
+    grid = plots.image_grid(images)
+    assert grid.shape == (4, 9, 1)
+    expected = np.array([[1, 2, 3], [4, 5, 0]], np.uint8).repeat(2, axis=0).repeat(3, axis=1)
+    np.testing.assert_array_equal(grid[..., 0], expected)
+    row = plots.image_grid(images, columns=5)
+    np.testing.assert_array_equal(row[..., 0], np.tile(np.arange(1, 6).repeat(3), (2, 1)))
+
+
+def test_grid_has_each_pixel_of_each_image():
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), np.uint8)
+    grid = plots.image_grid(images, columns=3)
+    for i, image in enumerate(images):
+        at = np.array([4, 5]) * divmod(i, 3)
+        np.testing.assert_array_equal(grid[at[0] : at[0] + 4, at[1] : at[1] + 5], image)
+    floats = (images.astype(np.float32) - 127.5) / 127.5
+    np.testing.assert_array_equal(plots.image_grid(floats, columns=3), grid)
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(1, ()), (3, (3,)), (4, (4,)), (2, ())])
+def test_grid_png_is_enlarged_without_smoothing(channels, shape):
+    images = np.random.default_rng(0).integers(0, 256, (4, 14, 14, channels), np.uint8)
+    picture = opened(plots.enlarged_png(plots.image_grid(images)))
+    assert picture.shape == (448, 448, *shape)
+    shown = images[..., :1] if channels == 2 else images
+    grid = plots.image_grid(shown).reshape(28, 28, *shape)
+    np.testing.assert_array_equal(picture, grid.repeat(16, axis=0).repeat(16, axis=1))
+
+
+def test_large_pictures_keep_their_size():
+    image = np.random.default_rng(0).integers(0, 256, (9, 700, 3), np.uint8)
+    np.testing.assert_array_equal(opened(plots.enlarged_png(image)), image)
+    np.testing.assert_array_equal(opened(plots.png(image[:, :20])), image[:, :20])
+
+
+def test_the_real_images_of_a_picture_are_drawn_from_all_and_the_same_each_time():
+    images = np.arange(200, dtype=np.uint8).reshape(200, 1, 1, 1)
+    chosen = plots.choose_real(images).ravel()
+    assert len(set(chosen)) == 16
+    assert chosen.max() > 100
+    np.testing.assert_array_equal(plots.choose_real(images).ravel(), chosen)
+    points = np.zeros((9999, 1, 1, 2), np.float32)
+    assert len(plots.choose_real(points)) == plots.samples_shown((1, 1, 2)) == 2500
+
+
+# Animations
+
+
+def frames(animation: bytes) -> tuple[list[np.ndarray], list[int]]:
+    """The frames, RGB, and how many milliseconds each is shown."""
+    found, durations = [], []
+    with Image.open(io.BytesIO(animation)) as image:
+        for i in range(image.n_frames):
+            image.seek(i)
+            found.append(np.asarray(image.convert("RGB")))
+            durations.append(image.info["duration"])
+    return found, durations
+
+
+def write_frames(folder, images) -> list:
+    paths = [folder / f"{i}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(plots.png(image))
+    return paths
+
+
+def test_gif_shows_the_pixels_of_each_frame(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    found, durations = frames(plots.gif(write_frames(tmp_path, images)))
+    np.testing.assert_array_equal(found, images.repeat(3, axis=-1))
+    # Eight seconds in all; the last frame stays for two.
+    assert durations == [2000, 2000, 2000, 2000]
+    _, durations = frames(plots.gif(write_frames(tmp_path, images), seconds=1))
+    assert durations == [250, 250, 250, 2000]
+
+
+def test_gif_of_colours(tmp_path):
+    # Those of its palette, multiples of 51.
+    images = 51 * np.random.default_rng(0).integers(0, 6, (3, 8, 8, 3), np.uint8)
+    found, _ = frames(plots.gif(write_frames(tmp_path, images)))
+    np.testing.assert_array_equal(found, images)
+
+
+def test_gif_keeps_the_last_frame_and_bounds_their_number(tmp_path):
+    images = [np.full((8, 8, 1), 30 * i, np.uint8) for i in range(7)]
+    found, _ = frames(plots.gif(write_frames(tmp_path, images), most=3))
+    assert [frame[0, 0, 0] for frame in found] == [0, 90, 180]
+
+
+def test_gif_leaves_out_a_damaged_frame(tmp_path):
+    paths = write_frames(tmp_path, [np.full((8, 8, 1), 30 * i, np.uint8) for i in range(3)])
+    paths[1].write_bytes(b"rubbish")
+    found, _ = frames(plots.gif(paths))
+    assert [frame[0, 0, 0] for frame in found] == [0, 60]
+
+
+# Curves
+
+
+def constant(*values, epochs: int = 5) -> list[dict]:
+    """A history whose metrics a, b, ... have these values in each epoch."""
+    row = dict(zip("abcdef", values, strict=False))
+    return [{"epoch": i + 1, **row} for i in range(epochs)]
+
+
+def rows(picture: np.ndarray, color) -> np.ndarray:
+    """For each column the lowest row that has the colour; NaN if none has. Legends are higher."""
+    found = mask(picture, color)
+    lowest = found.shape[0] - 1 - found[::-1].argmax(axis=0)
+    return np.where(found.any(axis=0), lowest, np.nan)
+
+
+def row_of(value: float, curve: Curve) -> float:
+    """The row at which a curve of this value is drawn."""
+    found = rows(opened(plots.curves_png(constant(value), [curve])), "C0")
+    # Of the whole line, without the line in the legend.
+    return float(np.nanmedian(found))
+
+
+def test_a_falling_curve_falls_and_a_constant_one_does_not():
+    history = [{"epoch": i + 1, "a": 1 - i / 5, "b": 0.0} for i in range(6)]
+    picture = opened(plots.curves_png(history, [Curve("loss", {"a": "a", "b": "b"})]))
+    assert picture.shape[:2] == (400, 500)
+    falling, flat = rows(picture, "C0"), rows(picture, "C1")
+    columns = np.flatnonzero(np.isfinite(falling))
+    assert len(columns) > 350
+    line = np.polynomial.Polynomial.fit(columns, falling[columns], 1)
+    # A row counts downwards.
+    assert line(columns[-1]) - line(columns[0]) > 250
+    np.testing.assert_allclose(falling[columns], line(columns), atol=3)
+    shared = np.flatnonzero(np.isfinite(flat) & np.isfinite(falling))
+    assert np.ptp(flat[shared]) <= 1
+    # Both end at 0.
+    assert falling[columns[-1]] == pytest.approx(flat[shared[-1]], abs=3)
+
+
+def test_each_curve_is_in_its_own_panel():
+    curves = [Curve("loss", {"a": "a"}, (0, 2)), Curve("score", {"b": "b"}, (0, 1))]
+    history = constant(1.0, 0.5)
+    picture = opened(plots.curves_png(history, curves))
+    assert picture.shape[:2] == (400, 1000)
+    for i, curve in enumerate(curves):
+        alone = opened(plots.curves_png(history, [curve]))
+        panel = picture[:, 500 * i : 500 * (i + 1)]
+        np.testing.assert_allclose(np.nanmedian(rows(panel, "C0")), np.nanmedian(rows(alone, "C0")))
+        assert np.isfinite(rows(panel, "C0")).sum() > 350
+
+
+def test_an_axis_with_limits_does_not_depend_on_the_values():
+    score = Curve("score", {"a": "a"}, (0, 1))
+    quarter, half, three_quarters = (row_of(value, score) for value in (0.25, 0.5, 0.75))
+    assert quarter - half > 70
+    assert quarter - half == pytest.approx(half - three_quarters, abs=1)
+    # Without limits it does: a constant curve is in the middle.
+    free = Curve("score", {"a": "a"})
+    assert row_of(0.25, free) == pytest.approx(row_of(0.75, free), abs=1)
+
+
+def test_on_a_logarithmic_axis_equal_ratios_are_equally_far():
+    curve = Curve("loss", {"a": "a"}, (0.1, 10_000), "log")
+    found = [row_of(value, curve) for value in (1, 10, 100, 1000)]
+    np.testing.assert_allclose(np.diff(found), (found[3] - found[0]) / 3, atol=1)
+    assert found[0] - found[3] > 150
+
+
+def test_a_symlog_axis_has_a_place_for_zero():
+    curve = Curve("norm", {"a": "a", "b": "b", "c": "c"}, scale="symlog")
+    picture = opened(plots.curves_png(constant(0.0, 1e-6, 1.0), [curve]))
+    zero, small, one = (np.nanmedian(rows(picture, f"C{i}")) for i in range(3))
+    assert zero - small > 30
+    assert small - one > 30
+
+
+def test_scores_of_samples_get_a_panel_with_a_logarithmic_axis():
+    history = constant(1.0) + constant(1.0)
+    for i, row in enumerate(history):
+        row["epoch"] = i + 1
+        if i % 2:
+            row |= {"fd(j)": 10.0, "real_fd(j)": 1.0, "raw_fd(j)": 100.0, "kid(j)": 5.0}
+    picture = opened(plots.curves_png(history, [Curve("loss", {"a": "a"})]))
+    assert picture.shape[:2] == (400, 1000)
+    panel = picture[:, 500:]
+    found = [np.nanmedian(rows(panel, color)) for color in ("C0", "C1", "C2")]
+    samples, real, raw = found
+    assert real > samples > raw
+    assert real - samples == pytest.approx(samples - raw, abs=2)
+    assert not mask(panel, "C3").any()
+
+
+def test_a_band_shows_the_deviation_over_the_steps():
+    # Mean 1, mean of the squares 1.25: a deviation of 0.5.
+    history = [{**row, "a_square": 1.25} for row in constant(1.0)]
+    curve = Curve("loss", {"a": "a"}, (0, 2))
+    low, middle, high = (row_of(value, curve) for value in (0.5, 1.0, 1.5))
+    picture = opened(plots.curves_png(history, [curve._replace(deviation=True)]))
+    # A fifth of C0 over white.
+    band = np.argwhere(mask(picture, (210, 228, 240), 12).sum(axis=1) > 100)[:, 0]
+    assert band.min() == pytest.approx(high, abs=3)
+    assert band.max() == pytest.approx(low, abs=3)
+    assert np.nanmedian(rows(picture, "C0")) == pytest.approx(middle, abs=1)
+    assert not (mask(opened(plots.curves_png(history, [curve])), (210, 228, 240), 12)).any()
+
+
+def test_thin_lines_are_the_members_and_a_thick_one_the_mean_of_the_finite():
+    curve = Curve("loss", {"a": "a"}, (0, 4))
+    history = [{"epoch": i + 1, "a": [1.0, 3.0, float("nan")]} for i in range(5)]
+    picture = opened(plots.curves_png(history, [curve])).astype(int)
+    blue = picture[..., 2] - picture[..., 0]
+    assert np.nanmedian(rows(picture, "C0")) == pytest.approx(row_of(2, curve), abs=1)
+    # The line in the legend is in few columns.
+    lines = np.flatnonzero((blue > 15).sum(axis=1) > 200)
+    for value in (1, 2, 3):
+        assert np.abs(lines - row_of(value, curve)).min() <= 2
+    assert len(lines) < 15
+    # All members have diverged: no line, and no error.
+    history = [{"epoch": i + 1, "a": [float("nan")] * 3} for i in range(5)]
+    picture = opened(plots.curves_png(history, [curve]))
+    assert mask(picture, "C0").sum(axis=1).max() < 50
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_few_epochs_have_markers(epochs):
+    curve = Curve("loss", {"a": "a"}, (0, 2))
+    picture = opened(plots.curves_png(constant(1.0, epochs=epochs), [curve]))
+    # A dot is higher than a line, and is not in the upper half, where the legend is.
+    found = mask(picture[150:], "C0").sum(axis=0)
+    assert found.max() >= 4
+
+
+# Diagnosis
+
+METRICS = {
+    name: value
+    for curve in diagnostics.CURVES
+    for name, value in zip(curve.metrics.values(), (0.2, 0.3), strict=False)
+}
+
+
+def history_of(diversity: float = 0.3, epochs: int = 9) -> list[dict]:
+    row = METRICS | {"diversity": diversity, "gen_loss_square": 0.1, "disc_loss_square": 0.1}
+    return [{"epoch": i + 1, **row} for i in range(epochs)]
+
+
+def panels(picture: np.ndarray) -> list[np.ndarray]:
+    height, width = (size // 2 for size in picture.shape[:2])
+    return [picture[y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
+
+
+def vertical(panel: np.ndarray, color: str) -> np.ndarray:
+    """The columns with a vertical line of dashes in a colour."""
+    return np.flatnonzero(mask(panel, color, 60).sum(axis=0) > 40)
+
+
+def test_failures_are_vertical_lines_in_all_four_panels():
+    marks = {"vanishing gradients": [5], "mode collapse": [1, 9]}
+    picture = opened(plots.diagnosis_png(history_of(), diagnostics.CURVES, marks))
+    assert picture.shape[:2] == (800, 1000)
+    for panel in panels(picture):
+        columns = np.flatnonzero(np.isfinite(rows(panel, "C0")))
+        first, last = columns[0], columns[-1]
+        assert vertical(panel, "C3").mean() == pytest.approx((first + last) / 2, abs=3)
+        found = vertical(panel, "C4")
+        assert found.min() == pytest.approx(first, abs=3)
+        assert found.max() == pytest.approx(last, abs=3)
+    healthy = opened(plots.diagnosis_png(history_of(), diagnostics.CURVES, {}))
+    assert not mask(healthy, "C3").any()
+
+
+def test_failures_of_one_epoch_do_not_hide_each_other():
+    marks = {"vanishing gradients": [5], "mode collapse": [5], "no convergence": [5]}
+    picture = opened(plots.diagnosis_png(history_of(), diagnostics.CURVES, marks))
+    for panel in panels(picture):
+        places = [vertical(panel, color) for color in ("C3", "C4", "C5")]
+        assert np.ptp([place.mean() for place in places]) <= 1
+
+
+def test_the_last_panel_names_the_failures_and_begins_at_zero():
+    marks = {"mode collapse": [5]}
+    plain, marked = (
+        panels(opened(plots.diagnosis_png(history_of(), diagnostics.CURVES, chosen)))
+        for chosen in ({}, marks)
+    )
+    # A line in the legend, beside the vertical one.
+    in_legend = [(mask(panel, "C3").sum(axis=1) > 15).sum() for panel in marked]
+    assert in_legend[:3] == [0, 0, 0]
+    assert in_legend[3] >= 1
+    assert (plain[3] != marked[3]).any()
+    low, middle, high = (
+        np.nanmedian(
+            rows(
+                panels(opened(plots.diagnosis_png(history_of(value), diagnostics.CURVES, {})))[3],
+                "C0",
+            )
+        )
+        for value in (0.2, 0.4, 0.6)
+    )
+    assert low - middle == pytest.approx(middle - high, abs=1)
+    assert low - high > 80
+
+
+# Evaluation
+
+PURE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], np.uint8)
+
+
+def strip(colors: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(colors[:, None, None], (len(colors), 6, 6, 3))
+
+
+def test_strips_show_their_images_side_by_side_and_one_below_the_other():
+    strips = {"real images": strip(PURE), "samples": strip(PURE[::-1])}
+    picture = opened(plots.evaluation_png(strips, {}))
+    half = picture.shape[0] // 2
+    places = {}
+    for i, color in enumerate(PURE):
+        for j, part in enumerate((picture[:half], picture[half:])):
+            at = np.argwhere(mask(part, color))
+            assert len(at) > 500
+            places[i, j] = at.mean(axis=0)
+    for j in (0, 1):
+        assert np.ptp([places[i, j][0] for i in range(4)]) < 2
+        steps = np.diff([places[i, j][1] for i in range(4)])
+        np.testing.assert_allclose(steps, (1 - 2 * j) * np.abs(steps[0]), atol=2)
+    for i in range(4):
+        assert places[i, 0][1] == pytest.approx(places[3 - i, 1][1], abs=2)
+
+
+def test_gray_levels_are_not_stretched():
+    levels = np.array([100, 120, 140, 160], np.uint8)
+    images = np.broadcast_to(levels[:, None, None, None], (4, 6, 6, 1))
+    picture = opened(plots.evaluation_png({"samples": images}, {}))
+    for level in levels:
+        assert mask(picture, (level, level, level), 4).sum() > 500
+
+
+def test_gray_strips_are_gray():
+    levels = np.array([0, 100, 255], np.uint8)
+    images = np.broadcast_to(levels[:, None, None, None], (3, 6, 6, 1))
+    picture = opened(plots.evaluation_png({"samples": images}, {}))
+    assert mask(picture, (100, 100, 100), 4).sum() > 500
+
+
+def heights(picture: np.ndarray, color: str) -> list[int]:
+    """The heights of the bars of a colour, from left to right."""
+    found = mask(picture, color)
+    base = np.flatnonzero(found.sum(axis=1) > 15).max()
+    columns = np.flatnonzero(found[base - 2])
+    bars = np.split(columns, np.flatnonzero(np.diff(columns) > 1) + 1)
+    tops = [found[: base + 1, bar[len(bar) // 2]][::-1] for bar in bars]
+    return [int(top.argmin()) for top in tops]
+
+
+def test_bars_are_as_high_as_the_shares():
+    strips = {"real images": strip(PURE), "samples": strip(PURE)}
+    shares = {"real images": [0.25, 0.25, 0.25, 0.25], "samples": [0.1, 0.2, 0.3, 0.4]}
+    picture = opened(plots.evaluation_png(strips, shares))
+    right = picture[:, picture.shape[1] * 8 // 13 :]
+    even, rising = heights(right, "C0"), heights(right, "C1")
+    assert even == pytest.approx([even[0]] * 4, abs=1)
+    assert even[0] > 40
+    np.testing.assert_allclose(rising, even[0] * np.array([0.4, 0.8, 1.2, 1.6]), atol=2)
+
+
+# Scatter plots
+
+CORNERS = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], float).reshape(4, 1, 1, 2)
+
+
+def blue(picture: np.ndarray) -> np.ndarray:
+    return picture[..., 2].astype(int) - picture[..., 0] > 60
+
+
+def place(x: float, y: float) -> np.ndarray:
+    """Where in the picture (row, column) a point is drawn."""
+    points = np.broadcast_to([x, y], (5, 1, 1, 2))
+    return np.argwhere(blue(plots.scatter(points, CORNERS))).mean(axis=0)
+
+
+def test_scatter_draws_points_to_one_scale_on_axes_of_the_real_ones():
+    center, right, up = place(0, 0), place(1, 0), place(0, 1)
+    unit = right[1] - center[1]
+    assert unit > 100
+    # A row counts downwards.
+    np.testing.assert_allclose(right - center, [0, unit], atol=1)
+    np.testing.assert_allclose(up - center, [-unit, 0], atol=1)
+    # The axes reach half as far again as the real points. Points beyond are on the frame.
+    np.testing.assert_allclose(place(90, -70) - center, [1.5 * unit, 1.5 * unit], atol=2)
+    np.testing.assert_allclose(place(1.4, 0) - center, [0, 1.4 * unit], atol=1)
+
+
+def test_scatter_shows_the_real_points_and_nothing_of_a_diverged_member():
+    picture = plots.scatter(np.full((5, 1, 1, 2), np.nan), CORNERS)
+    assert picture.shape == (448, 448, 3)
+    assert not blue(picture).any()
+    center = place(0, 0)
+    unit = place(1, 0)[1] - center[1]
+    gray = np.argwhere((picture == 204).all(axis=-1)) - center
+    gray = gray[np.abs(gray).max(axis=1) < 1.4 * unit]  # without the letters beside the axes
+    np.testing.assert_allclose(gray.mean(axis=0), 0, atol=1)
+    np.testing.assert_allclose(np.abs(gray), unit, atol=8)
+
+
+def test_scatter_has_a_panel_for_each_member():
+    # Of three members, two points each: in the middle, far left, nowhere.
+    points = np.array([[0, 0], [0, 0], [-1, 0], [-1, 0], [np.nan, 0], [np.nan, 0]])
+    picture = plots.scatter(points.reshape(6, 1, 1, 2), CORNERS, columns=2)
+    half = picture.shape[0] // 2
+    parts = [picture[:half, :half], picture[:half, half:], picture[half:]]
+    first, second = (np.argwhere(blue(part)).mean(axis=0) for part in parts[:2])
+    assert first[0] == pytest.approx(second[0], abs=1)
+    assert first[1] > second[1] + 40
+    assert not blue(parts[2]).any()
+
+
+def test_a_picture_of_points_is_a_scatter_plot_and_of_images_a_grid():
+    points = CORNERS / 2
+    np.testing.assert_array_equal(plots.picture(points, CORNERS), plots.scatter(points, CORNERS))
+    images = np.random.default_rng(0).integers(0, 256, (6, 1, 2, 1), np.uint8)
+    np.testing.assert_array_equal(
+        plots.picture(images, images, 2), plots.image_grid(images, columns=2)
+    )

@@ -1,0 +1,319 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_trees_equal, contents
+
+from jaxgan import JaxganError, create_state
+from jaxgan.run.checkpoint import KEEP, Checkpoint, RunFolder, read_config, restore, restore_step
+
+CONFIG = {"jaxgan": "0.4.0", "gan": {"widths": (3, 4), "lr": 0.1}, "train": {"epochs": 5}}
+
+
+@pytest.fixture
+def state():
+    """A small tree: a checkpoint takes any."""
+    weights = jax.random.normal(jax.random.key(0), (5, 3))
+    return {"weights": weights, "half": weights.astype(jnp.bfloat16), "step": jnp.int32(0)}
+
+
+def saved(path: Path, state, steps) -> list[Checkpoint]:
+    """A folder with a checkpoint for each of the steps; gives what was saved."""
+    folder = RunFolder(path, CONFIG)
+    checkpoints = []
+    for step in steps:
+        arrays = jax.tree.map(lambda x, step=step: x + jnp.asarray(step, x.dtype), state)
+        checkpoints.append(Checkpoint(arrays, {"step": step, "history": [0.1, step]}))
+        folder.save(step, checkpoints[-1])
+    folder.close()
+    return checkpoints
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that are needed to read it."""
+    names = ("_CHECKPOINT_METADATA", "commit_success.txt")
+    return [file for file in folder.rglob("*") if file.is_file() and file.name not in names]
+
+
+def test_what_is_saved_comes_back_to_the_bit(tmp_path, tiny):
+    state = create_state(jax.random.key(0), tiny)
+    expected = saved(tmp_path / "run", state, [7])[0]
+    folder = RunFolder(tmp_path / "run", CONFIG)
+    found = folder.restore(Checkpoint(state, None))
+    folder.close()
+    assert found is not None
+    assert_trees_equal(found.arrays, expected.arrays)
+    assert found.record == expected.record
+
+
+def test_last_three_are_kept(tmp_path, state):
+    saved(tmp_path, state, [1, 2, 3, 4, 5])
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [3, 4, 5]
+    assert KEEP == 3
+
+
+def test_the_best_is_kept_beside_them_until_there_is_a_better_one(tmp_path, state):
+    def kept():
+        return sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2), (6, 2)):
+        # Each in a process of its own, as far as the folder can tell.
+        folder = RunFolder(tmp_path, CONFIG)
+        folder.save(step, Checkpoint(state, {"step": step}), best)
+        folder.close()
+    assert kept() == [2, 4, 5, 6]
+    assert restore_step(tmp_path, 2, Checkpoint(state, None)).record == {"step": 2}
+    folder = RunFolder(tmp_path, CONFIG)
+    for step, best in ((7, 7), (8, 7)):
+        folder.save(step, Checkpoint(state, {}), best)
+    folder.close()
+    assert kept() == [6, 7, 8]
+
+
+def test_one_checkpoint_that_cannot_be_used_is_an_error(tmp_path, state):
+    saved(tmp_path, state, [1, 2])
+    like = Checkpoint(state, None)
+    with pytest.raises(JaxganError, match="3 cannot be used: it does not exist"):
+        restore_step(tmp_path, 3, like)
+    file = next((tmp_path / "checkpoints" / "1").rglob("d/*"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(JaxganError, match=r"1 cannot be used: .* has changed"):
+        restore_step(tmp_path, 1, like)
+    with pytest.raises(JaxganError, match="2 cannot be used"):
+        restore_step(tmp_path, 2, Checkpoint({"another": jnp.zeros(3)}, None))
+
+
+def test_saving_is_safe_while_the_state_is_donated(tmp_path):
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    # Large, so that the save is still under way when the steps begin.
+    state = {"weights": jnp.arange(2_000_000.0)}
+    expected = jax.tree.map(np.array, state)
+    folder = RunFolder(tmp_path, CONFIG)
+    folder.save(1, Checkpoint(state, None))
+    for _ in range(20):
+        before, state = state, step(state)
+    assert before["weights"].is_deleted()
+    folder.close()
+    found = restore(tmp_path, Checkpoint(state, None))
+    assert found is not None
+    assert_trees_equal(found[0].arrays, expected)
+
+
+def test_an_empty_folder_has_nothing_to_restore(tmp_path, state):
+    folder = RunFolder(tmp_path / "deep" / "run", CONFIG)
+    assert folder.restore(Checkpoint(state, None)) is None
+    folder.close()
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "empty", "flip a bit"])
+def test_any_damage_to_any_file_of_the_newest_is_seen(tmp_path, state, damage):
+    checkpoints = saved(tmp_path / "whole", state, [1, 2])
+    names = [
+        f.relative_to(tmp_path / "whole") for f in data_files(tmp_path / "whole/checkpoints/2")
+    ]
+    assert len(names) > 8
+    for i, name in enumerate(names):
+        run = tmp_path / str(i)
+        shutil.copytree(tmp_path / "whole", run)
+        content = bytearray((run / name).read_bytes())
+        if damage == "delete":
+            (run / name).unlink()
+        elif damage == "truncate":
+            (run / name).write_bytes(content[: len(content) // 2])
+        elif damage == "empty":
+            (run / name).write_bytes(b"")
+        else:
+            content[len(content) // 2] ^= 1
+            (run / name).write_bytes(content)
+        folder = RunFolder(run, CONFIG)
+        with pytest.warns(UserWarning, match=r"checkpoints/2 cannot be used and is skipped: .+"):
+            found = folder.restore(Checkpoint(state, None))
+        assert found is not None
+        assert_trees_equal(found.arrays, checkpoints[0].arrays)
+        # The run continues from there, and saves the same step again.
+        folder.save(2, checkpoints[1])
+        folder.close()
+        again = restore(run, Checkpoint(state, None))
+        assert again is not None
+        assert again[1] == 2
+        assert_trees_equal(again[0].arrays, checkpoints[1].arrays)
+        assert (run / "damaged" / "2").is_dir()
+
+
+def test_all_damaged_is_an_error_that_changes_nothing(tmp_path, state):
+    saved(tmp_path, state, [1, 2, 3])
+    for step in (1, 2, 3):
+        for file in data_files(tmp_path / "checkpoints" / str(step)):
+            file.write_bytes(file.read_bytes()[:5])
+    before = contents(tmp_path)
+    folder = RunFolder(tmp_path, CONFIG)
+    with (
+        pytest.warns(UserWarning, match="cannot be used and is skipped"),
+        pytest.raises(JaxganError, match=r"no checkpoint in .* can be used; nothing was changed"),
+    ):
+        folder.restore(Checkpoint(state, None))
+    folder.close()
+    assert contents(tmp_path) == before
+
+
+def test_unfinished_saves_are_skipped(tmp_path, state):
+    expected = saved(tmp_path, state, [1])[0]
+    # As a kill leaves it: Orbax gives a step this name until it is complete.
+    shutil.copytree(
+        tmp_path / "checkpoints" / "1", tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    )
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp" / "arrays" / "_METADATA").unlink()
+    folder = RunFolder(tmp_path, CONFIG)
+    found = folder.restore(Checkpoint(state, None))
+    assert found is not None
+    assert_trees_equal(found.arrays, expected.arrays)
+    folder.save(2, expected)
+    folder.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_another_config_is_refused_by_its_fields(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    before = (tmp_path / "config.json").read_bytes()
+    gan = {"widths": (3, 5), "lr": 0.1, "more": 1}
+    changed = CONFIG | {"gan": gan, "train": {"epochs": 6}}
+    with pytest.raises(JaxganError) as error:
+        RunFolder(tmp_path, changed, frozenset(["train.epochs"]))
+    for field in ("gan.widths: [3, 4] -> [3, 5]", "gan.more: None -> 1", "choose another"):
+        assert field in str(error.value)
+    assert "epochs" not in str(error.value)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_free_fields_may_change_and_are_written(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    longer = CONFIG | {"train": {"epochs": 9}}
+    RunFolder(tmp_path, longer, frozenset(["train.epochs"])).close()
+    assert read_config(tmp_path)["train"]["epochs"] == 9
+
+
+@pytest.mark.parametrize("version", ["0.3.9", "0.5.0", "1.4.0"])
+def test_a_folder_of_another_minor_version_is_refused(tmp_path, version):
+    RunFolder(tmp_path, CONFIG | {"jaxgan": version}).close()
+    before = contents(tmp_path)
+    with pytest.raises(JaxganError) as error:
+        RunFolder(tmp_path, CONFIG, frozenset(["jaxgan"]))
+    for part in (f"was written by jaxgan {version}", "jaxgan 0.4.0 cannot", "another --workdir"):
+        assert part in str(error.value)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_of_another_patch_version_is_taken(tmp_path):
+    RunFolder(tmp_path, CONFIG | {"jaxgan": "0.4.7"}).close()
+    RunFolder(tmp_path, CONFIG, frozenset(["jaxgan"])).close()
+    assert read_config(tmp_path)["jaxgan"] == "0.4.0"
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    holder = RunFolder(tmp_path, CONFIG)
+    with pytest.raises(JaxganError, match="in use by another process"):
+        RunFolder(tmp_path, CONFIG)
+    holder.close()
+    RunFolder(tmp_path, CONFIG).close()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(JaxganError, match=r"not a run folder.*thesis\.tex"):
+        RunFolder(tmp_path, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(JaxganError, match="not a run folder"):
+        read_config(tmp_path)
+
+
+def test_files_that_a_kill_leaves_before_the_config_are_no_obstacle(tmp_path):
+    for name in (".lock", ".config.json.partial"):
+        (tmp_path / name).write_text("")
+    RunFolder(tmp_path, CONFIG).close()
+    assert read_config(tmp_path)["gan"]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b"])
+def test_paths_that_orbax_would_take_for_patterns_are_refused(tmp_path, name):
+    with pytest.raises(JaxganError, match="must not contain"):
+        RunFolder(tmp_path / name, CONFIG)
+    assert not (tmp_path / name).exists()
+
+
+def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(tmp_path, state):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(JaxganError, match="cannot be read"):
+        restore(tmp_path, Checkpoint(state, None))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"gan": 3}'])
+def test_a_foreign_config_is_an_error(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(JaxganError, match=r"config\.json cannot be read"):
+        RunFolder(tmp_path, CONFIG)
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JaxganError, match=r"cannot write to .*file/run.*Not a directory"):
+        RunFolder(tmp_path / "file" / "run", CONFIG)
+
+
+def test_a_damaged_config_is_an_error(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    (tmp_path / "config.json").write_text('{"gan": ')
+    with pytest.raises(JaxganError, match=r"config\.json cannot be read"):
+        RunFolder(tmp_path, CONFIG)
+
+
+FULL_DISK = """
+import resource, sys
+import jax.numpy as jnp
+from jaxgan import JaxganError, cli
+from jaxgan.run.checkpoint import Checkpoint, RunFolder, restore
+state = {"weights": jnp.arange(500_000.0)}
+cli.quieten()
+folder = RunFolder(sys.argv[1], {})
+folder.save(1, Checkpoint(state, None))
+folder.close()
+folder = RunFolder(sys.argv[1], {})
+# The kernel's own limit on the size of a file: writing past it fails as on a full disk.
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    folder.save(2, Checkpoint(state, None))
+    folder.close()
+except JaxganError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+_, step = restore(folder.path, Checkpoint(state, None))
+print("restored", step)
+"""
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_the_last_checkpoint(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    error, restored = done.stdout.splitlines()
+    assert error.startswith(f"cannot write to {tmp_path / 'run'}: ")
+    assert "File too large" in error
+    assert "Earlier checkpoints are intact" in error
+    assert restored == "restored 1"
+    assert not done.stderr
+
+
+def test_config_json_can_be_read(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    text = (tmp_path / "config.json").read_text()
+    assert json.loads(text) == CONFIG | {"gan": {"widths": [3, 4], "lr": 0.1}}
+    assert text.endswith("}\n")

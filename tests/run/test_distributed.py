@@ -1,0 +1,178 @@
+"""One run of two processes, as a user starts them: real processes, on loopback."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers import ROOT, here, picture
+
+from jaxgan import MODELS, loop, sample
+from jaxgan.report import plots
+from jaxgan.run import checkpoint, saved
+
+GAN = MODELS["gan"]
+
+# Small, and with a large epsilon: Adam would lift the rounding of gradients that are 0.
+OPTIONS = [
+    *("--batch-size", "16", "--generator-widths", "32", "--latent-dim", "8"),
+    *("--discriminator-widths", "32", "--discriminator-dropout", "0.3"),
+    *("--adam-eps", "1e-3", "--checkpoint-every", "1"),
+]
+
+
+@pytest.fixture
+def dataset(tmp_path) -> list[str]:
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    return ["--dataset", str(tmp_path / "images.npy"), *OPTIONS]
+
+
+def start(*arguments, **environment) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "2", **environment},
+    )
+
+
+def start_two(*arguments, **environment) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", 2]
+    return [start(*arguments, *together, "--process-id", i, **environment) for i in range(2)]
+
+
+def start_under_slurm(*arguments) -> list[subprocess.Popen]:
+    """As `srun --ntasks 2` would on this host."""
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}
+    return [start(*arguments, **job, SLURM_PROCID=str(i), SLURM_LOCALID=str(i)) for i in range(2)]
+
+
+def finish(*processes: subprocess.Popen, status: int = 0) -> list[tuple[str, str]]:
+    outputs = [process.communicate(timeout=120) for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == status, output
+    return outputs
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Parameters, moments, sums and metrics are equal within the rounding of sums in another order.
+
+    Scores of samples are equal within the rounding of pixels, which may change neighbours.
+    """
+    found, expected = (
+        checkpoint.restore(path, saved.checkpoint_like(GAN, path)) for path in (folder, other)
+    )
+    assert found is not None
+    assert expected is not None
+    assert found[1] == expected[1]
+    leaves = [jax.tree.leaves(restored[0].arrays) for restored in (found, expected)]
+    for a, b in zip(*leaves, strict=True):
+        atol = 1e-4 * float(np.abs(b).max())
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=atol)
+    rows = [
+        list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
+        for path in (folder, other)
+    ]
+    for a, b in zip(*rows, strict=True):
+        for name in ("gen_loss", "disc_loss", "real_score", "fake_score"):
+            assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-4)
+        assert a.keys() == b.keys()
+        for name in (name for name in a if name.startswith(("fd(", "coverage("))):
+            # Empty in an epoch that was not evaluated.
+            score, expected_score = (float(row[name] or "nan") for row in (a, b))
+            assert score == pytest.approx(expected_score, rel=0.02, abs=0.02, nan_ok=True), name
+
+
+def test_two_processes_train_save_and_resume_to_what_one_device_does(tmp_path, dataset):
+    one, two = tmp_path / "one", tmp_path / "two"
+    evaluated = [*dataset, "--evaluate-every", "1", "--epochs", 1]
+    processes = start_under_slurm(*evaluated, "--workdir", two)
+    here("train.py", *evaluated, "--workdir", one)
+    first, second = finish(*processes)
+    assert_same_run(two, one)
+    assert "epoch 1/1" in first[0]
+    assert "(pca64, train, n=100)" in first[0]
+    assert "epoch" not in second[0]  # only the first prints and writes
+    # Each resumes the run of the other.
+    processes = start_two(*dataset, "--workdir", one, "--epochs", 2)
+    out, _ = here("train.py", *dataset, "--workdir", two, "--epochs", 2)
+    assert f"resuming {two} after 1 epochs" in out
+    assert f"resuming {one} after 1 epochs" in finish(*processes)[0][0]
+    assert_same_run(two, one)
+    assert (one / "samples" / "image_at_epoch_0002.png").exists()
+
+
+def wait_for_epochs(folder: Path, epochs: int, processes) -> None:
+    table = folder / "metrics.csv"
+    for _ in range(1200):
+        if table.exists() and len(table.read_text().splitlines()) > epochs:
+            return
+        assert all(process.poll() is None for process in processes), processes[0].communicate()
+        time.sleep(0.1)
+    raise AssertionError(f"no {epochs} epochs in two minutes")
+
+
+def test_if_one_is_killed_the_other_ends_and_the_run_resumes(tmp_path, dataset):
+    folder = tmp_path / "run"
+    here("train.py", *dataset, "--workdir", folder, "--epochs", 1)
+    # Neither during a save, nor with a second device that waits in vain: then the other is told
+    # only by jax, which ends it.
+    options = [*dataset, "--checkpoint-every", 10**6, "--workdir", folder]
+    processes = start_two(*options, "--epochs", 10**6, JAX_NUM_CPU_DEVICES="1")
+    wait_for_epochs(folder, 3, processes)
+    processes[1].kill()
+    _, errors = processes[0].communicate(timeout=150)
+    processes[1].communicate()
+    if processes[0].returncode == -signal.SIGABRT:
+        assert "another task died" in errors
+    else:
+        assert processes[0].returncode == 4, errors
+        assert "error: another process of this run has ended" in errors
+        assert "run the same commands again" in errors
+        assert "Traceback" not in errors
+    output, _ = here("train.py", *options, "--epochs", 2)
+    assert f"resuming {folder} after 1 epochs" in output
+
+
+def test_two_processes_share_a_population_and_a_signal_to_one_stops_and_saves_both(
+    tmp_path, dataset
+):
+    two, options = tmp_path / "two", [*dataset, "--population", "5"]
+    processes = start_two(*options, "--workdir", two, "--epochs", 10**6)
+    wait_for_epochs(two, 5, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    first, _ = finish(*processes, status=128 + signal.SIGTERM)
+    assert "stopped by SIGTERM and saved" in first[0]
+    best = json.loads((two / "report.json").read_text())["best"]
+    state, epochs = saved.load_state(GAN, two)
+    grid = plots.image_grid(sample(state, loop.make_rngs(best).pictures, 16))
+    shown = picture(two / "best.png")
+    np.testing.assert_array_equal(shown[::14, ::14], grid[..., 0])
+    # One process trains the same population, from where they stopped and from the start.
+    for folder in (two, tmp_path / "one"):
+        options += ["--epochs", epochs + 1, "--devices", 1]
+        here("train.py", *options, "--workdir", folder)
+    assert_same_run(two, tmp_path / "one")
+
+
+def test_both_report_what_one_cannot_do(tmp_path, dataset):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    first, second = finish(*start_two(*dataset, "--workdir", tmp_path / "taken"), status=2)
+    assert "is not a run folder" in first[1]
+    assert "error: another process of this run could not open" in second[1]
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["notes.txt"]

@@ -1,0 +1,234 @@
+"""The files that people read. The pictures themselves are tested in tests/report/test_plots.py."""
+
+import csv
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+from helpers import picture
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from jaxgan import MODELS
+from jaxgan.errors import JaxganError
+from jaxgan.report import plots
+from jaxgan.run import journal
+from jaxgan.run.journal import Events, Journal, read_history
+
+GAN = MODELS["gan"]
+ROW = {"epoch": 1, "step": 7, "gen_loss": 0.1 + 0.2, "seconds": 1.5}
+# The columns that the diagnosis needs, of a healthy run.
+HEALTHY = {
+    "gen_loss": 0.7,
+    "logit_spread": 0.5,
+    "gen_loss_square": 0.49,
+    "disc_loss": 1.4,
+    "disc_loss_square": 1.96,
+    "real_accuracy": 0.6,
+    "fake_accuracy": 0.6,
+    "diversity": 0.9,
+    "gen_grad_norm": 1.0,
+    "disc_grad_norm": 1.0,
+    "gen_param_norm": 9.0,
+    "disc_param_norm": 9.0,
+}
+TWO_MEMBERS = [{"member": 0, "seed": 0}, {"member": 1, "seed": 1}]
+
+
+def make_journal(path: Path, labels=({},), model=GAN) -> Journal:
+    return Journal(path, model, labels, Events(path, wanted=False))
+
+
+def write_epoch(writer: Journal, history: list[dict], model=GAN) -> None:
+    writer.write_epoch(history, journal.diagnose(model, history))
+
+
+def read_events(folder: Path) -> list[Event]:
+    """All records: a length, its checksum, the event, its checksum."""
+    events = []
+    for path in sorted(folder.iterdir()):
+        raw = path.read_bytes()
+        while raw:
+            (length,) = struct.unpack("<Q", raw[:8])
+            events.append(Event.FromString(raw[12 : 12 + length]))
+            raw = raw[16 + length :]
+    return events
+
+
+def test_events_have_the_row_and_remove_those_after_the_checkpoint(tmp_path):
+    events = Events(tmp_path / "tensorboard", wanted=True)
+    events.begin(6)
+    events.write_row(ROW)
+    events.write_row({"step": 9, "gen_loss": [1.0, float("nan"), 3.0]})
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    events.write_image(pixels, 7)
+    events.close()
+    found = read_events(tmp_path / "tensorboard")
+    starts = [e.step for e in found if e.session_log.status == SessionLog.START]
+    assert starts == [7]
+    values = [
+        (v.tag, e.step, v.simple_value)
+        for e in found
+        for v in e.summary.value
+        if v.WhichOneof("value") == "simple_value"
+    ]
+    # Of a population the mean over the members that have not diverged.
+    assert values == [("gen_loss", 7, np.float32(0.3)), ("seconds", 7, 1.5), ("gen_loss", 9, 2)]
+    (image,) = [v.image for e in found for v in e.summary.value if v.HasField("image")]
+    (tmp_path / "image.png").write_bytes(image.encoded_image_string)
+    np.testing.assert_array_equal(picture(tmp_path / "image.png"), pixels)
+
+
+def test_without_events_there_is_no_folder(tmp_path):
+    events = Events(tmp_path / "tensorboard", wanted=False)
+    events.begin(0)
+    events.write_row(ROW)
+    events.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_metrics_csv_has_every_bit_and_is_cut_on_resuming(tmp_path):
+    writer = make_journal(tmp_path)
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+    first = {**HEALTHY, **ROW}
+    second = first | {"epoch": 2, "step": 14}
+    writer.begin([], 0, images)
+    write_epoch(writer, [first, second])
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == f"epoch,step,{','.join([*HEALTHY, 'seconds', 'failures'])}"
+    assert [line[:26] for line in lines[1:]] == [
+        "1,7,0.30000000000000004,0.",
+        "2,14,0.30000000000000004,0",
+    ]
+    assert [line[-5:] for line in lines[1:]] == 2 * [",1.5,"]
+    assert read_history(tmp_path, GAN) == [first, second]
+    writer.begin([first], 7, images)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == lines[:2]
+
+
+@pytest.mark.parametrize("labels", [[{}], TWO_MEMBERS])
+def test_a_score_that_some_epochs_lack_is_empty_there(tmp_path, labels):
+    score = "fd(judge, train, n=50)"
+    rows = [{**HEALTHY, **ROW, "epoch": epoch} for epoch in (1, 2, 3)]
+    rows[1][score] = 1 / 3
+    expected = ["", repr(1 / 3), ""]
+    if len(labels) > 1:
+        fixed = ("epoch", "step")
+        rows = [{k: v if k in fixed else [v, v] for k, v in row.items()} for row in rows]
+        rows[1][score] = [1 / 3, 0.5]
+        expected = ["", "", repr(1 / 3), "0.5", "", ""]
+    write_epoch(make_journal(tmp_path, labels), rows)
+    with (tmp_path / "metrics.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [line[score] for line in table] == expected
+    assert list(table[0])[-1] == "failures"
+    found = read_history(tmp_path, GAN)
+    assert [row.get(score) for row in found] == [row.get(score) for row in rows]
+
+
+def test_metrics_csv_names_the_failures_of_each_epoch_and_member(tmp_path):
+    row = {name: [value, value] for name, value in HEALTHY.items()} | {"diversity": [0.9, 0.1]}
+    history = [{"epoch": i + 1, "step": 300 * (i + 1), **row} for i in range(6)]
+    write_epoch(make_journal(tmp_path, TWO_MEMBERS), history)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [row["failures"] for row in rows] == [*9 * [""], "mode collapse", "", "mode collapse"]
+    read = read_history(tmp_path, GAN)
+    assert [row["diversity"] for row in read] == 6 * [[0.9, 0.1]]
+    assert [row["step"] for row in read] == [row["step"] for row in history]
+
+
+def test_a_population_of_one_is_read_as_a_population(tmp_path):
+    row = {name: [value] for name, value in HEALTHY.items()} | {"epoch": 1, "step": 7}
+    write_epoch(make_journal(tmp_path, TWO_MEMBERS[:1]), [row])
+    (read,) = read_history(tmp_path, GAN)
+    # As written, but for the columns that tell the members apart.
+    assert {name: read[name] for name in row} == row
+
+
+def test_a_model_without_a_diagnosis_has_no_column_of_failures(tmp_path):
+    row = {"epoch": 1, "step": 7, "loss": 0.25}
+    write_epoch(make_journal(tmp_path, model=toy.MODEL), [row], toy.MODEL)
+    assert (tmp_path / "metrics.csv").read_text() == "epoch,step,loss\n1,7,0.25\n"
+    assert read_history(tmp_path, toy.MODEL) == [row]
+
+
+def test_a_metrics_csv_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(JaxganError, match=r"has no metrics\.csv"):
+        read_history(tmp_path, GAN)
+    for text, message in (
+        ("epoch,step,gen_loss\n1,2,3\n", "another version of jaxgan: it has no column"),
+        ("epoch,step,gen_loss\n1,2,x\n", "cannot be read"),
+        ("epoch,step,gen_loss\n1\n", "cannot be read"),
+    ):
+        (tmp_path / "metrics.csv").write_text(text)
+        with pytest.raises(JaxganError, match=message):
+            read_history(tmp_path, GAN)
+
+
+def frames(path: Path) -> list[np.ndarray]:
+    """The frames of an animation, as gray images."""
+    found = []
+    with Image.open(path) as animation:
+        for i in range(animation.n_frames):
+            animation.seek(i)
+            found.append(np.asarray(animation.convert("L")))
+    return found
+
+
+def test_the_animation_has_the_pictures_of_the_epochs_of_the_history_alone(tmp_path):
+    writer = make_journal(tmp_path)
+    scores = {"disc_loss": 1.0, "real_score": 0.5, "fake_score": 0.5}
+    history = [ROW | scores | {"epoch": i + 1} for i in range(4)]
+    samples = np.random.default_rng(0).uniform(-1, 1, (4, 16, 4, 4, 1))
+    for i in range(4):
+        writer.write_samples(history[: i + 1], samples[i])
+    writer.end(history[:2])
+    animated = frames(tmp_path / "training.gif")
+    assert len(animated) == 2
+    for i, frame in enumerate(animated):
+        shown = picture(tmp_path / "samples" / f"image_at_epoch_000{i + 1}.png")
+        np.testing.assert_array_equal(frame, shown)
+        # A grid of four by four, enlarged 28 times.
+        np.testing.assert_array_equal(shown[::28, ::28], plots.image_grid(samples[i])[..., 0])
+
+
+def test_the_pictures_are_of_the_images_that_were_given(tmp_path):
+    rng = np.random.default_rng(0)
+    real, samples = rng.integers(0, 256, (2, 40, 4, 4, 1), np.uint8)
+    writer = make_journal(tmp_path)
+    writer.begin([], 0, real)
+    writer.write_member("best", samples[:16])
+    writer.write_samples([ROW], samples, 8)
+    for name, images, columns, scale in (
+        ("real", plots.choose_real(real), None, 28),
+        ("best", samples[:16], None, 28),
+        ("samples/image_at_epoch_0001", samples, 8, 14),
+    ):
+        grid = plots.image_grid(images, columns)[..., 0]
+        shown = picture(tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(shown, grid.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def test_the_report_is_written_as_json(tmp_path):
+    make_journal(tmp_path).write_report({"best": 3, "summary": [{"loss_sd": None}]})
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found == {"best": 3, "summary": [{"loss_sd": None}]}
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "is_first", lambda: False)
+    writer = make_journal(tmp_path)
+    writer.begin([], 0, np.zeros((3, 4, 4, 1), np.uint8))
+    write_epoch(writer, [{**HEALTHY, **ROW}])
+    writer.write_samples([ROW], np.zeros((3, 4, 4, 1)))
+    writer.write_report({})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "real.png").mkdir()
+    with pytest.raises(JaxganError, match="cannot write to"):
+        make_journal(tmp_path).begin([], 0, np.zeros((3, 4, 4, 1), np.uint8))

@@ -1,0 +1,300 @@
+"""A run in a folder: trained, saved, resumed, reported. See also tests/test_scripts.py."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from flax import struct
+from helpers import assert_trees_equal, contents, here, picture
+
+from jaxgan import MODELS, JaxganError, TrainConfig, data
+from jaxgan.errors import NonFiniteError
+from jaxgan.metrics.modes import mode_scores
+from jaxgan.model import Curve
+from jaxgan.report import plots
+from jaxgan.run import checkpoint, loop, members, population, saved, training
+
+MODEL, CONFIG = toy.MODEL, toy.ToyConfig()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, images) -> TrainConfig:
+    """Of a population of six."""
+    folder = tmp_path_factory.mktemp("data")
+    np.save(folder / "images.npy", images[..., 0])
+    return TrainConfig(
+        dataset=str(folder / "images.npy"),
+        epochs=2,
+        batch_size=5,
+        checkpoint_every=1,
+        population=3,
+        sweep=("lr=0.01,0.1",),
+        devices=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def run_folder(settings, tmp_path_factory) -> tuple[Path, training.Outcome]:
+    folder = tmp_path_factory.mktemp("population") / "run"
+    return folder, training.train(MODEL, CONFIG, settings, folder)
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def restored(folder: Path) -> checkpoint.Checkpoint:
+    found = checkpoint.restore(folder, saved.checkpoint_like(MODEL, folder))
+    assert found is not None
+    return found[0]
+
+
+def enlarged(grid: np.ndarray, width: int) -> np.ndarray:
+    """A grid `[H, W, 1]` as the picture of this width shows it."""
+    scale = width // grid.shape[1]
+    return grid[..., 0].repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def test_each_member_has_its_rows_and_the_report_sums_them_up(run_folder):
+    folder, outcome = run_folder
+    rows = read_table(folder)
+    labels = [(row["epoch"], row["member"], row["seed"], row["lr"]) for row in rows]
+    assert labels == [
+        (epoch, str(i), str(i % 3), ["0.01", "0.1"][i // 3])
+        for epoch in ("1", "2")
+        for i in range(6)
+    ]
+    report = json.loads((folder / "report.json").read_text())
+    losses = [float(row["loss"]) for row in rows[6:]]
+    assert report["summary"][1]["loss_mean"] == pytest.approx(np.mean(losses[3:]))
+    assert (report["best"], report["worst"]) == (np.argmin(losses), np.argmax(losses))
+    assert outcome.history[-1]["loss"] == losses
+    assert outcome.report._asdict() == report
+    assert (outcome.trained, outcome.stopped_by, outcome.diagnosis) == (2, None, None)
+    assert outcome.scores is None
+
+
+def test_the_folder_says_what_was_trained(run_folder, settings):
+    folder, _ = run_folder
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model"] == "toy"
+    assert config["toy"] == {"image_shape": [6, 5, 1], "lr": 0.1, "noise": 0.1}
+    assert config["train"]["sweep"] == list(settings.sweep)
+    assert (config["data"]["name"], config["data"]["images"]) == ("images.npy", 32)
+
+
+def test_the_pictures_are_the_samples_of_the_members(run_folder, images):
+    folder, outcome = run_folder
+    states = restored(folder).arrays["state"]
+    rngs = population.make_rngs([{"seed": i % 3} for i in range(6)]).pictures
+
+    def samples(i):
+        return toy.sample(population.member(states, i), rngs[i], 16)
+
+    for name in ("best", "worst"):
+        shown = picture(folder / f"{name}.png")
+        grid = plots.image_grid(samples(getattr(outcome.report, name)))
+        np.testing.assert_array_equal(shown, enlarged(grid, shown.shape[1]))
+    # A row for each of six members, the first eight samples of each. They were drawn in one program
+    # for all, which may round a value in the middle of two levels to either.
+    shown = picture(folder / "samples" / "image_at_epoch_0002.png")
+    rows = np.concatenate([samples(i)[:8] for i in range(6)])
+    grid = enlarged(plots.image_grid(rows, 8), shown.shape[1])
+    assert shown.shape == grid.shape
+    np.testing.assert_allclose(shown.astype(int), grid, atol=1)
+    shown = picture(folder / "real.png")
+    grid = plots.image_grid(plots.choose_real(images))
+    np.testing.assert_array_equal(shown, enlarged(grid, shown.shape[1]))
+    expected = plots.curves_png(outcome.history, MODEL.curves)
+    assert (folder / "curves.png").read_bytes() == expected
+
+
+def test_resumed_it_is_the_same_population_to_the_bit(run_folder, settings, tmp_path):
+    training.train(MODEL, CONFIG, dataclasses.replace(settings, epochs=1), tmp_path)
+    # On any number of devices: members do not depend on each other.
+    outcome = training.train(MODEL, CONFIG, dataclasses.replace(settings, devices=4), tmp_path)
+    assert outcome.trained == 1
+    assert_trees_equal(restored(tmp_path).arrays, restored(run_folder[0]).arrays)
+
+
+def test_in_parts_it_is_saved_resumed_and_reported_alike(
+    run_folder, settings, tmp_path, monkeypatch
+):
+    folder, _ = run_folder
+    monkeypatch.setattr(population, "members_at_once", lambda *_: 2)
+    training.train(MODEL, CONFIG, dataclasses.replace(settings, epochs=1), tmp_path)
+    training.train(MODEL, CONFIG, settings, tmp_path)
+    assert_trees_equal(restored(tmp_path).arrays, restored(folder).arrays)
+    for name in ("report.json", "best.png"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_another_population_is_refused(run_folder, settings):
+    folder, _ = run_folder
+    before = contents(folder)
+    for change, message in (
+        ({"population": 2, "sweep": ("lr=1,2,3",)}, r"train\.population: 3 -> 2"),
+        ({"sweep": ("lr=0.01,2",)}, r"train\.sweep: .*0\.1'\] -> \['.*0\.01,2'\]"),
+        ({"population": None, "sweep": ()}, "holds a run of another configuration"),
+    ):
+        with pytest.raises(JaxganError, match=message):
+            training.train(MODEL, CONFIG, dataclasses.replace(settings, **change), folder)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("sweep", ["rate=1", "lr=-1"])
+def test_a_sweep_that_cannot_be_leaves_no_folder(settings, tmp_path, sweep):
+    settings = dataclasses.replace(settings, sweep=(sweep,))
+    with pytest.raises(JaxganError, match=r"cannot differ in 'rate', only in lr|lr must be above"):
+        training.train(MODEL, CONFIG, settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_members_that_diverge_are_counted_and_the_others_continue(settings, tiny, tmp_path):
+    settings = dataclasses.replace(settings, sweep=("generator_lr=1e38,1e-4",), tensorboard=True)
+    gan, folder = MODELS["gan"], tmp_path / "run"
+    # Of the 32 images no smaller batch is left: one program less.
+    settings = dataclasses.replace(settings, batch_size=8)
+    training.train(gan, tiny, dataclasses.replace(settings, epochs=1), folder)
+    outcome = training.train(gan, tiny, settings, folder)
+    assert len(outcome.history) == 2
+    report = json.loads((folder / "report.json").read_text())
+    assert report["diverged"] == [0, 1, 2]
+    numbers = [(group["members"], group["diverged"]) for group in report["summary"]]
+    assert numbers == [(3, 3), (3, 0)]
+    rows = read_table(folder)
+    assert [np.isnan(float(row["gen_loss"])) for row in rows] == 2 * (3 * [True] + 3 * [False])
+    distances = [abs(float(row["disc_loss"]) - 2 * np.log(2)) for row in rows[-3:]]
+    assert (report["best"], report["worst"]) == (
+        3 + np.argmin(distances),
+        3 + np.argmax(distances),
+    )
+    assert (folder / "curves.png").read_bytes() == plots.curves_png(outcome.history, gan.curves)
+    # A diverged member cannot be sampled, but its history can be described.
+    options = ("--workdir", folder, "--out", tmp_path / "samples.npz")
+    assert "has diverged" in here("sample.py", *options, "--member", 0, status=3)[1]
+    assert not (tmp_path / "samples.npz").exists()
+    here("sample.py", *options, "--member", 3)
+    described = here("diagnose.py", folder, "--member", 0)[0]
+    assert "in which it diverged" in described
+    assert "before it diverged; try lower learning rates" in described
+    described = here("diagnose.py", folder)[0]
+    assert "6 members, of which 3 diverged; means of the others:" in described
+    error = here("diagnose.py", folder, "--member", 6, status=2)[1]
+    assert "has the members 0 to 5, and no member 6" in error
+
+
+def test_a_run_that_diverges_names_its_last_checkpoint(settings, tmp_path):
+    settings = dataclasses.replace(settings, population=None, sweep=())
+    with pytest.raises(NonFiniteError, match=r"in epoch 1: .*; no checkpoint yet, in .*run; lower"):
+        training.train(MODEL, toy.ToyConfig(lr=1e38), settings, tmp_path / "run")
+    # An update of this size overflows after some epochs.
+    with pytest.raises(NonFiniteError, match=r"the last checkpoint is of step \d+, in"):
+        training.train(
+            MODEL,
+            toy.ToyConfig(lr=50),
+            dataclasses.replace(settings, epochs=50),
+            tmp_path / "later",
+        )
+    assert checkpoint.steps(tmp_path / "later")
+
+
+def test_a_mixture_gives_scores_and_a_panel_for_each_member(tmp_path):
+    settings = TrainConfig(dataset="ring", epochs=1, batch_size=20_000, population=3, devices=1)
+    outcome = training.train(MODEL, CONFIG, settings, tmp_path)
+    rngs = population.make_rngs(outcome.labels).pictures
+    points, scores = [], []
+    for i in range(3):
+        state, _ = saved.load_state(MODEL, tmp_path, i)
+        points.append(np.asarray(toy.sample(state, rngs[i], 2500)))
+        scores.append(mode_scores(points[-1].reshape(2500, 2), data.MIXTURES["ring"]))
+    assert scores[0] != scores[1]
+    for name, mean in outcome.scores._asdict().items():
+        values = np.array([getattr(one, name) for one in scores])
+        finite = values[np.isfinite(values)]
+        assert mean == pytest.approx(finite.mean() if len(finite) else np.nan, nan_ok=True), name
+    real = plots.choose_real(data.load("ring").images)
+    shown = picture(tmp_path / "best.png")
+    np.testing.assert_array_equal(shown, plots.scatter(points[outcome.report.best], real))
+    # Two panels in a row.
+    shown = picture(tmp_path / "samples" / "image_at_epoch_0001.png")
+    assert shown.shape == (500, 500, 3)
+    runs = members.make_runs(MODEL, dataclasses.replace(CONFIG, image_shape=(1, 1, 2)), settings)
+    drawn = runs.pictures(restored(tmp_path).arrays["state"], 2500)
+    assert drawn[1] == 1250
+    np.testing.assert_array_equal(shown, plots.scatter(drawn[0], real, 1250))
+
+
+class Sums(NamedTuple):
+    label: jax.Array
+    error: jax.Array
+
+
+class LabelState(struct.PyTreeNode):
+    step: jax.Array
+    config: toy.ToyConfig = struct.field(pytree_node=False)
+
+
+def label_step(state, batch, rng):
+    """Its metrics are the mean label, and how far labels are from the pixels of their images."""
+    assert batch.keys() == {"image", "label"}
+    assert (batch["image"].dtype, batch["label"].dtype) == (jnp.uint8, jnp.int32)
+    pixels = batch["image"][:, 0, 0, 0].astype(jnp.int32)
+    error = jnp.abs(pixels - batch["label"]).sum().astype(jnp.float32)
+    mean = batch["label"].astype(jnp.float32).mean()
+    return state.replace(step=state.step + 1), Sums(mean, error)
+
+
+@pytest.mark.parametrize("population", [None, 2])
+def test_a_step_gets_the_labels_of_its_images(tmp_path, population):
+    labels = np.random.default_rng(0).permutation(32)
+    images = np.broadcast_to(labels.astype(np.uint8).reshape(32, 1, 1), (32, 4, 4))
+    np.savez(tmp_path / "set.npz", images=images, labels=labels)
+    model = MODEL._replace(
+        create_state=lambda rng, config: LabelState(jnp.int32(0), config),
+        train_step=label_step,
+        sample=lambda state, rng, n: jnp.zeros((n, *state.config.image_shape)),
+        curves=(Curve("label", {"mean": "label"}),),
+        distance=None,
+    )
+    settings = TrainConfig(
+        dataset=str(tmp_path / "set.npz"), epochs=1, batch_size=8, population=population, devices=1
+    )
+    (row,) = training.train(model, CONFIG, settings, tmp_path / "run").history
+    assert np.ravel(row["label"]) == pytest.approx(labels.mean())
+    assert not np.any(row["error"])
+
+
+def test_the_order_of_a_run_does_not_depend_on_how_it_is_shown(settings, tmp_path):
+    """What a folder shows does not change what is trained."""
+    settings = dataclasses.replace(settings, population=None, sweep=())
+    other = dataclasses.replace(settings, sample_every=9, checkpoint_every=9, tensorboard=True)
+    for name, chosen in (("a", settings), ("b", other)):
+        training.train(MODEL, CONFIG, chosen, tmp_path / name)
+    states = [saved.load_state(MODEL, tmp_path / name)[0] for name in ("a", "b")]
+    assert_trees_equal(*states)
+    assert loop.step(states[0]) == 14
+
+
+def test_processes_that_would_train_different_runs_are_refused(settings, monkeypatch, tmp_path):
+    """Real processes are in test_distributed; here this one is told the numbers of another."""
+    given = []
+    monkeypatch.setattr(training, "agree", lambda values: given.append(values) or values)
+    for changed in ({}, {"data_dir": "elsewhere"}, {"epochs": 3}):
+        training._check_alike(
+            {"jaxgan": "1", "train": vars(settings) | changed, "data": {"sha256": "a"}}
+        )
+    own, elsewhere, other = given
+    # The files may be in another place.
+    assert own == elsewhere != other
+    monkeypatch.setattr(training, "agree", lambda values: np.maximum(values, given[0]))
+    with pytest.raises(JaxganError, match="processes of this run differ in their options or their"):
+        training.train(MODEL, CONFIG, settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

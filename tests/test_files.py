@@ -1,0 +1,96 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxgan import JaxganError, files, processes
+from jaxgan.files import cache_folder, check_writable, disk_errors, write_atomically
+
+
+def test_write_atomically_writes_text_and_bytes_and_nothing_beside_them(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    assert path.read_text() == "old"
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_write_atomically_keeps_the_old_file_if_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    with pytest.raises(TypeError):
+        write_atomically(path, 3)  # pyright: ignore[reportArgumentType]
+    assert path.read_text() == "old"
+    write_atomically(path, "old again")
+
+    def full_disk(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old again"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_check_writable_makes_the_folder_and_leaves_no_file(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    check_writable(path)
+    assert not list(path.parent.iterdir())
+    path.write_text("old")
+    check_writable(path)
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["folder", "file/inside"])
+def test_check_writable_refuses_a_folder_and_a_file_in_a_file(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JaxganError, match=f"cannot write to .*{name}: "):
+        check_writable(tmp_path / name)
+
+
+# tensorstore reports a full disk as ValueError, Orbax's threads as RuntimeError.
+@pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError])
+def test_errors_of_the_disk_become_one_line(error):
+    with (
+        pytest.raises(JaxganError, match=r"^cannot write to there: full\. All is well\. Make"),
+        disk_errors(Path("there"), "All is well. "),
+    ):
+        raise error("full\nand more lines")
+    with pytest.raises(JaxganError, match=f"there: {error.__name__}"), disk_errors(Path("there")):
+        raise error
+
+
+@pytest.mark.parametrize("error", [JaxganError("mine"), TypeError("no error of the disk")])
+def test_other_errors_stay_as_they_are(error):
+    with pytest.raises(type(error), match=str(error)), disk_errors(Path("there")):
+        raise error
+
+
+def test_the_loss_of_another_process_is_no_error_of_the_disk(monkeypatch):
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    assert files.is_lost_process(RuntimeError("Gloo: connection closed"))
+    with pytest.raises(RuntimeError, match="Gloo"), disk_errors(Path("there")):
+        raise RuntimeError("Gloo: connection closed")
+
+
+def test_the_cache_is_where_the_user_keeps_caches(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("compiled") == tmp_path / "jaxgan" / "compiled"
+    # The standard ignores relative paths.
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for platform, place in (("linux", ".cache"), ("darwin", "Library/Caches")):
+        monkeypatch.setattr("sys.platform", platform)
+        assert cache_folder("features") == tmp_path / "home" / place / "jaxgan" / "features"
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    def no_home(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert cache_folder("compiled") is None

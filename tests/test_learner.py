@@ -1,0 +1,159 @@
+import copy
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import RNG, assert_trees_equal
+
+from jaxgan import create_state, train_step
+from jaxgan.learner import average, create, descend, forward
+
+INPUTS = np.array([[1.0, -2.0], [0.5, 4.0]], np.float32)
+
+
+class Affine(nn.Module):
+    """w x + b, without an argument `train`."""
+
+    @nn.compact
+    def __call__(self, x):
+        w = self.param("w", nn.initializers.constant(2.0), ())
+        return w * x + self.param("b", nn.initializers.constant(-1.0), ())
+
+
+class Mode(nn.Module):
+    """Gives 1 in training passes and 0 in others; counts the training passes."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        passes = self.variable("counts", "passes", lambda: jnp.zeros((), jnp.int32))
+        if train:
+            passes.value = passes.value + 1
+        return jnp.full(x.shape[:1], float(train))
+
+
+def learner_of(module, tx=None):
+    return create(module, tx or optax.sgd(0.1), RNG, INPUTS)
+
+
+def test_a_new_learner_has_parameters_collections_and_no_steps():
+    learner = learner_of(Mode())
+    assert learner.params == {}
+    assert learner.collections == {"counts": {"passes": 0}}
+    assert learner_of(Affine()).params == {"w": 2, "b": -1}
+    # A weak type would become another type in a checkpoint, and cost a trace.
+    assert (learner.step, learner.step.dtype, learner.step.weak_type) == (0, jnp.int32, False)
+
+
+def test_forward_passes_train_only_to_modules_that_take_it():
+    outputs, same = forward(learner_of(Affine()), INPUTS, RNG)
+    np.testing.assert_array_equal(outputs, 2 * INPUTS - 1)
+    assert same.collections == {}
+    learner = learner_of(Mode())
+    training, after = forward(learner, INPUTS, RNG)
+    np.testing.assert_array_equal(training, [1, 1])
+    assert after.collections == {"counts": {"passes": 1}}
+    other, unchanged = forward(after, INPUTS)
+    np.testing.assert_array_equal(other, [0, 0])
+    assert unchanged.collections == after.collections
+
+
+def test_forward_draws_dropout_from_its_rng_in_training_alone():
+    class Dropped(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.Dropout(0.5, deterministic=not train)(x)
+
+    learner = learner_of(Dropped())
+    x = np.ones((50, 2), np.float32)
+    run = jax.jit(lambda rng: forward(learner, x, rng)[0])
+    first, again, other = (np.asarray(run(jax.random.key(i))) for i in (0, 0, 1))
+    np.testing.assert_array_equal(np.unique(first), [0, 2])
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    np.testing.assert_array_equal(forward(learner, x)[0], x)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # w = 2 and b = -1, by gradients of 5 and -30 and a learning rate of 0.1.
+        ({}, (1.5, 2.0)),
+        ({"scale": 0.5}, (1.75, 0.5)),
+        ({"scale": jnp.float32(0.5)}, (1.75, 0.5)),
+        ({"clip": 1.75}, (1.5, 1.75)),
+        ({"scale": 2.0, "clip": 0.25}, (0.25, 0.25)),
+        # Parameters are clipped, not the update.
+        ({"scale": 0.0, "clip": 0.5}, (0.5, -0.5)),
+    ],
+)
+def test_descend_scales_the_update_and_clips_the_parameters(options, expected):
+    learner = learner_of(Affine())
+    after = descend(learner, {"w": jnp.float32(5), "b": jnp.float32(-30)}, **options)
+    np.testing.assert_allclose((after.params["w"], after.params["b"]), expected, rtol=1e-6)
+    assert after.step == 1
+    assert learner.step == 0
+
+
+def test_the_scale_does_not_change_the_moments_of_adam():
+    learner = learner_of(Affine(), optax.inject_hyperparams(optax.adam)(0.1))
+    grads = {"w": jnp.float32(3), "b": jnp.float32(-2)}
+    whole, part = jax.jit(lambda: tuple(descend(learner, grads, s) for s in (1.0, 0.25)))()
+    assert_trees_equal(whole.opt_state, part.opt_state)
+    for name, sign in (("w", -1), ("b", 1)):
+        # Adam's first update is the learning rate.
+        for after, scale in ((whole, 1), (part, 0.25)):
+            moved = after.params[name] - learner.params[name]
+            np.testing.assert_allclose(moved, 0.1 * scale * sign, rtol=1e-5)
+
+
+def test_average_has_its_closed_form():
+    mean, params = {"a": jnp.array([2.0, -1.0])}, {"a": jnp.array([0.0, 5.0])}
+    update = jax.jit(average, static_argnames="decay")
+    for decay in (0.0, 0.5, 0.999):
+        for step in (0, 3, 8, 100, 10**6):
+            now = min(decay, (1 + step) / (10 + step))
+            found = update(mean, params, decay, jnp.int32(step))
+            expected = [now * 2, now * -1 + (1 - now) * 5]
+            np.testing.assert_allclose(found["a"], expected, rtol=1e-6, atol=1e-6)
+    # If the parameters stay the same, the distance of the mean from them shrinks in n steps by the
+    # product of (1 + t) / (10 + t) for t < n, which is 9! / ((n + 1) ... (n + 9)).
+    found = mean
+    for step in range(12):
+        found = update(found, params, 0.999, jnp.int32(step))
+    rest = math.factorial(9) / math.prod(range(13, 22))
+    np.testing.assert_allclose(found["a"], [2 * rest, 5 - 6 * rest], rtol=1e-5)
+
+
+def test_average_keeps_the_types_of_the_parameters():
+    mean = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.bfloat16)}
+    with jax.numpy_dtype_promotion("standard"):
+        found = average(mean, mean, 0.9, jnp.int32(3))
+    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, mean)
+
+
+def test_a_deep_copy_of_a_state_is_the_same_to_jit(tiny, images):
+    traces = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, images, train: bool = False):
+            traces.append(images.shape)
+            return nn.Dense(1)(images.reshape(images.shape[0], -1))
+
+    config = dataclasses.replace(tiny, generator_widths=(), discriminator=Counted())
+    state = create_state(RNG, config)
+    after = train_step(state, images, RNG)
+    once = len(traces)
+    copied = copy.deepcopy(state)
+    assert copied is not state
+    assert jax.tree.structure(copied) == jax.tree.structure(state)
+    assert_trees_equal(train_step(copied, images, RNG), after)
+    assert len(traces) == once
+    # Also if the copy is of a state that took steps.
+    train_step(copy.deepcopy(after[0]), images, RNG)
+    assert len(traces) == once
