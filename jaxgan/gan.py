@@ -393,7 +393,7 @@ def _pack(images: jax.Array, pac: int) -> jax.Array:
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 class _StaticParts(NamedTuple):

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxgan.errors import JaxganError
@@ -26,7 +27,9 @@ def value(schedule: Schedule, step: jax.Array) -> Any:
     if kind == "exponential":
         return optax.exponential_decay(start, steps, end / start, end_value=end)(step)
     # optax's cosine ends at a share of its start. This one goes from any number to any other.
-    return end + (start - end) * optax.cosine_decay_schedule(1.0, steps)(step)
+    return end + (start - end) * optax.cosine_decay_schedule(1.0, steps)(
+        jnp.asarray(step, jnp.float32)
+    )
 
 
 def ends(schedule: Schedule) -> tuple[float, float]:

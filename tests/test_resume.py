@@ -29,7 +29,7 @@ def save_images(folder: Path, n: int) -> list[str]:
 
 
 def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path):
-    options = [*save_images(tmp_path, 200), "--epochs", "60", "--checkpoint-every", "1"]
+    options = [*save_images(tmp_path, 200), "--epochs", "30", "--checkpoint-every", "1"]
     here("train.py", *options, "--workdir", tmp_path / "reference")
     seed = random.SystemRandom().randrange(10**6)
     moments, differences = kill_resume.trial(
@@ -89,9 +89,10 @@ def test_a_stopped_run_saves_within_an_epoch_and_says_how_to_resume(
 
 
 def test_a_diverging_run_ends_with_3_and_keeps_the_last_good_checkpoint(tmp_path):
-    options = [*save_images(tmp_path, 200), "--epochs", "100", "--checkpoint-every", "1"]
+    options = [*save_images(tmp_path, 200), "--epochs", "30", "--checkpoint-every", "1"]
     # Updates of this size overflow after some epochs.
-    options += ["--discriminator-lr", "400"]
+    options += ["--discriminator-lr", "3000", "--discriminator-widths", "16", "16", "16"]
+    options += ["--discriminator-dropout", "0.5", "0.3", "0.2"]
     process = kill_resume.start(tmp_path / "run", options)
     error = process.communicate()[1].decode()
     assert process.returncode == 3, error

@@ -58,7 +58,7 @@ def distance(images: jax.Array) -> jax.Array:
     """
     pairs = images.shape[0] // 2
     pixels = images[: 2 * pairs].reshape(pairs, 2, math.prod(images.shape[1:]))
-    pixels = pixels.astype(jnp.promote_types(images.dtype, jnp.float32))
+    pixels = pixels.astype(jnp.float32) if images.dtype.itemsize < 4 else pixels
     first, second = pixels[:, 0], pixels[:, 1]
     # The compiler may fuse the subtraction with the operations before it. Then equal pixels could
     # differ by rounding.

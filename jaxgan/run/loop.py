@@ -81,7 +81,7 @@ def start_run(
     metrics = jax.eval_shape(layout.map(metrics_of, 0, None), state, batch)
     # A sum of hundreds of bfloat16 numbers would be too inaccurate.
     totals = jax.tree.map(
-        lambda m: jnp.zeros(m.shape, jnp.promote_types(m.dtype, jnp.float32)), metrics
+        lambda m: jnp.zeros(m.shape, m.dtype if m.dtype.itemsize >= 4 else jnp.float32), metrics
     )
     return Run(state, totals, [], 0.0)
 
@@ -380,9 +380,8 @@ def _finite(state, layout: Layout) -> jax.Array:
     def all_finite(state):
         leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
         # One reduction compiles faster than one for each leaf.
-        widest = functools.reduce(jnp.promote_types, (x.dtype for x in leaves), jnp.bfloat16)
-        flat = [x.ravel().astype(widest) for x in leaves]
-        return jnp.isfinite(jnp.concatenate([*flat, jnp.zeros(1, widest)])).all()
+        flags = [jnp.isfinite(x).ravel() for x in leaves]
+        return jnp.concatenate([*flags, jnp.ones(1, bool)]).all()
 
     return layout.map(all_finite, 0)(state)
 

@@ -17,20 +17,24 @@ def two_sets(n, m, dimensions, shift, scale, seed=0):
 
 
 @pytest.mark.parametrize(
-    "sizes", [(300, 300, 5, 0.0, 1.0), (500, 271, 3, 0.3, 0.6), (64, 600, 20, 5.0, 1.1)]
+    ("sizes", "k", "k_coverage"),
+    [
+        ((300, 300, 5, 0.0, 1.0), 3, 5),
+        ((500, 271, 3, 0.3, 0.6), 4, 1),
+        ((64, 600, 20, 5.0, 1.1), 3, 5),
+    ],
 )
-def test_prdc_is_that_of_its_authors(sizes):
+def test_prdc_is_that_of_its_authors(sizes, k, k_coverage):
     real, fake = two_sets(*sizes)
     # Far from the origin, where a difference of squares would lose its digits.
     real, fake = real + 1000, fake + 1000
-    for k, k_coverage in ((3, 5), (4, 1)):
-        found = prdc(real, fake, k, k_coverage)
-        first = compute_prdc(real.astype(np.float64), fake.astype(np.float64), k)
-        second = compute_prdc(real.astype(np.float64), fake.astype(np.float64), k_coverage)
-        for name in ("precision", "recall"):
-            assert getattr(found, name) == pytest.approx(first[name], abs=1e-9)
-        for name in ("density", "coverage"):
-            assert getattr(found, name) == pytest.approx(second[name], abs=1e-9)
+    found = prdc(real, fake, k, k_coverage)
+    first = compute_prdc(real.astype(np.float64), fake.astype(np.float64), k)
+    second = compute_prdc(real.astype(np.float64), fake.astype(np.float64), k_coverage)
+    for name in ("precision", "recall"):
+        assert getattr(found, name) == pytest.approx(first[name], abs=1e-9)
+    for name in ("density", "coverage"):
+        assert getattr(found, name) == pytest.approx(second[name], abs=1e-9)
 
 
 def test_of_equal_distributions_density_and_coverage_are_what_theory_says():
@@ -53,14 +57,14 @@ def test_a_generator_of_one_sample_has_precision_and_no_recall():
 
 
 def test_memorisation_is_the_share_of_pairs_in_which_the_sample_is_nearer():
-    train, unseen = two_sets(90, 40, 3, 0, 1)
+    train, test = two_sets(90, 40, 3, 0, 1)
     samples = np.concatenate([train[:20], train[20:50] + 0.3])
-    own, others = (cdist(x, train).min(axis=1) for x in (samples, unseen))
+    own, others = (cdist(x, train).min(axis=1) for x in (samples, test))
     expected = np.sign(others[:, None] - own) / 2 + 0.5
-    assert memorisation(train, unseen, samples) == pytest.approx(expected.mean(), abs=1e-9)
-    assert memorisation(train, unseen, train[:10]) == 1
-    assert memorisation(train, unseen, unseen) == 0.5
-    assert memorisation(train, unseen, unseen + 100) == 0
+    assert memorisation(train, test, samples) == pytest.approx(expected.mean(), abs=1e-9)
+    assert memorisation(train, test, train[:10]) == 1
+    assert memorisation(train, test, test) == 0.5
+    assert memorisation(train, test, test + 100) == 0
 
 
 @pytest.mark.parametrize(
