@@ -60,7 +60,8 @@ def main() -> None:
         rows.write()
     print(table(rows.content["real images"], found))
     if args.picture and (samples := rows.samples(found.values())):
-        harness.save_picture(args.picture, harness.draw_rows(samples))
+        real = {"real images": test[: PICTURED * args.seeds]}
+        harness.save_picture(args.picture, harness.draw_rows(real | samples))
 
 
 def parse() -> argparse.Namespace:

@@ -114,7 +114,9 @@ def _read(workdir: str | Path, section: str, kind: type) -> Any:
     """A section of config.json as a config of the class `kind`."""
     described = checkpoint.read_config(workdir)
     version = str(described.get("jaxgan"))
-    fields: Mapping[str, Any] = described.get(section, {})
+    fields: Any = described.get(section)
+    if not isinstance(fields, Mapping):
+        raise JaxganError(f"{workdir} is not a run folder: its config.json has no {section!r}")
     known = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in fields.items():
         if value is not None and name in known and known[name].type is Any:

@@ -301,7 +301,7 @@ def random_history(seed: int) -> list[dict]:
 
 def test_the_findings_of_an_epoch_do_not_depend_on_later_ones():
     """So a run that was interrupted shows the same as one that was not."""
-    shown = set()
+    found_names = set()
     for seed in range(8):
         rows = random_history(seed)
         whole = names(rows)
@@ -310,8 +310,8 @@ def test_the_findings_of_an_epoch_do_not_depend_on_later_ones():
         for finding in findings_of(rows):
             first = finding.epochs[0]
             assert finding._replace(epochs=(first,)) in findings_of(rows[:first])
-            shown.add(finding.name)
-    assert shown == {"vanishing gradients", "mode collapse", "no convergence"}
+            found_names.add(finding.name)
+    assert found_names == {"vanishing gradients", "mode collapse", "no convergence"}
 
 
 def test_the_members_of_a_population_are_diagnosed_one_by_one():
@@ -404,7 +404,7 @@ def test_a_run_that_collapses_says_so_once_or_can_be_told_to_stop(run, capsys):
     assert names_in(cut.workdir) == names_in(whole.workdir)
 
 
-def test_a_population_stops_when_all_its_members_have_failed(run, capsys):
+def test_a_population_stops_when_all_its_members_show_a_failure(run, capsys):
     outcome = run("run", population=2, stop_on_failure=True)
     first = [member[0].epochs[0] for member in diagnose(outcome.history).findings]
     assert outcome.stopped_on_failure

@@ -332,8 +332,8 @@ def test_start_measures_imports_and_first_steps(run, tmp_path):
     report = json.loads((tmp_path / "b.json").read_text())
     assert "start.py --repeats 1" in report["command"]
     assert f"jax {jax.__version__}" in report["versions"]
-    dependencies, own, cold, warm = (row["median"] for row in report["seconds"].values())
-    assert own < dependencies < warm < cold
+    assert len(report["seconds"]) == 4
+    assert all(row["median"] > 0 for row in report["seconds"].values())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "images.npy"]
 
 

@@ -281,7 +281,6 @@ def test_runs_that_cannot_be_evaluated_are_refused_in_one_line(runs, error, tmp_
     assert "has no checkpoint yet" in error(tmp_path / "digits")
 
 
-@pytest.mark.xfail(strict=True, reason="saved._read takes a missing section for an empty one")
 def test_a_config_without_the_settings_of_the_run_is_refused_in_one_line(error, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert str(tmp_path) in error(tmp_path)

@@ -50,7 +50,8 @@ def metrics_of(run: loop.Run) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in timings} for row in run.history]
 
 
-def test_in_turns_each_member_is_its_single_run_to_the_bit(tiny, images, optimized):
+@pytest.mark.optimized
+def test_in_turns_each_member_is_its_single_run_to_the_bit(tiny, images):
     members = population.train_population(
         GAN, tiny, images, SEEDS[:3], generator_lr=RATES[:3], devices=1, vectorize=False, **SETTINGS
     )
