@@ -72,7 +72,9 @@ def descend(learner: Learner, grads: Any, scale: Any = 1.0, clip: float = 0.0) -
       scale: a factor for the update.
       clip: keeps each parameter within plus and minus this; 0 does not clip.
     """
-    updates, opt_state = learner.tx.update(grads, learner.opt_state, learner.params)
+    # Adam in optax raises a float to an integer power, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = learner.tx.update(grads, learner.opt_state, learner.params)
     params = jax.tree.map(lambda p, u: (p + scale * u).astype(p.dtype), learner.params, updates)
     if clip:
         params = jax.tree.map(lambda p: jnp.clip(p, -clip, clip), params)

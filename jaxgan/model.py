@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxgan.history import History
+from jaxgan.history import History, finite_members
 
 
 class Curve(NamedTuple):
@@ -59,6 +59,12 @@ class Diagnosis(NamedTuple):
                 for epoch in finding.epochs:
                     member.setdefault(epoch, []).append(finding.name)
         return [["+".join(member.get(epoch, [])) for member in names] for epoch in epochs]
+
+    def all_failed(self, row: Mapping[str, Any]) -> bool:
+        """Whether all members that have not diverged show a failure at the end of an epoch."""
+        (names,) = self.names([row["epoch"]])
+        finite = np.atleast_1d(finite_members(row))
+        return all(name for name, alive in zip(names, finite, strict=True) if alive)
 
 
 class Model(NamedTuple):

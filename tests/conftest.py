@@ -51,13 +51,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 import numpy as np
-import optax
 import pytest
 
 import jaxgan
-
-# Adam in optax raises a float to an integer power.
-optax.tree.bias_correction = jax.numpy_dtype_promotion("standard")(optax.tree.bias_correction)
 
 
 def pytest_configure(config):

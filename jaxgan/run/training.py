@@ -17,7 +17,7 @@ import numpy as np
 from jaxgan import data
 from jaxgan.data.pixels import are_points
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
-from jaxgan.history import finite_mean, finite_members
+from jaxgan.history import finite_mean
 from jaxgan.metrics import evaluation
 from jaxgan.metrics.modes import ModeScores, mode_scores
 from jaxgan.model import Diagnosis, Model
@@ -268,9 +268,7 @@ class _Training:
     def _diagnose(self, history: list[dict[str, Any]]) -> None:
         self._diagnosis = diagnose(self._model, history)
         if self._settings.stop_on_failure and self._diagnosis is not None and history:
-            (names,) = self._diagnosis.names([history[-1]["epoch"]])
-            finite = np.atleast_1d(finite_members(history[-1]))
-            self._failed = all(name for name, alive in zip(names, finite, strict=True) if alive)
+            self._failed = self._diagnosis.all_failed(history[-1])
 
     def _new_findings(self, epoch: int, state: Any) -> list[str]:
         """A line for each failure that is seen for the first time in this epoch."""
