@@ -138,6 +138,12 @@ def picture(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
+def colors(path: Path) -> set[tuple[int, int, int]]:
+    """The colours in a picture file, (red, green, blue)."""
+    with Image.open(path) as image:
+        return {color for _, color in image.convert("RGB").getcolors(2**24)}
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     """The files of a folder."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -20,6 +20,8 @@ OPTIONS = [
     *("--batch-size", "16", "--generator-widths", "32", "--latent-dim", "8"),
     *("--discriminator-widths", "32", "--discriminator-dropout", "0.3"),
 ]
+STEPS = 4_000
+"""Of an epoch that is long enough to be stopped in."""
 
 
 def save_images(folder: Path, n: int) -> list[str]:
@@ -29,11 +31,11 @@ def save_images(folder: Path, n: int) -> list[str]:
 
 
 def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path):
-    options = [*save_images(tmp_path, 200), "--epochs", "30", "--checkpoint-every", "1"]
+    options = [*save_images(tmp_path, 200), "--epochs", "15", "--checkpoint-every", "1"]
     here("train.py", *options, "--workdir", tmp_path / "reference")
     seed = random.SystemRandom().randrange(10**6)
     moments, differences = kill_resume.trial(
-        tmp_path, tmp_path / "reference", options, kills=3, seed=seed, seconds=1.0
+        tmp_path, tmp_path / "reference", options, kills=2, seed=seed, seconds=0.5
     )
     assert not differences, f"seed {seed}, killed {moments}"
     assert any(moment != "too late" for moment in moments), f"seed {seed}"
@@ -53,7 +55,7 @@ def test_the_comparison_finds_a_difference(tmp_path):
 def long_epochs(tmp_path_factory) -> tuple[list[str], Path]:
     """Options of a run whose epochs are long enough to stop in them, and such a run, finished."""
     folder = tmp_path_factory.mktemp("long")
-    options = [*save_images(folder, 150_000), "--epochs", "1"]
+    options = [*save_images(folder, 16 * STEPS), "--epochs", "1"]
     here("train.py", *options, "--workdir", folder / "reference")
     return options, folder / "reference"
 
@@ -70,7 +72,7 @@ def test_a_stopped_run_saves_within_an_epoch_and_says_how_to_resume(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True)
     os.close(slave)
     err = ""
-    while not re.search(r" [1-9]\d*/9375 ", err):
+    while not re.search(rf" [1-9]\d*/{STEPS} ", err):
         err += os.read(master, 4096).decode(errors="replace")
     process.send_signal(number)
     out, _ = process.communicate()
@@ -81,7 +83,7 @@ def test_a_stopped_run_saves_within_an_epoch_and_says_how_to_resume(
     assert (python, Path(train)) == ("python", kill_resume.TRAIN)
     steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
     assert len(steps) == 1
-    assert 0 < steps[0] < 9375
+    assert 0 < steps[0] < STEPS
 
     out, _ = here("train.py", *arguments)
     assert f"resuming {workdir}" in out

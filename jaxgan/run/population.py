@@ -124,7 +124,8 @@ def create_states(model: Model, config: Any, members: Sequence[Member]) -> Any:
     # In parts, since one device may not hold all members.
     for at in range(0, len(members), _CREATED_AT_ONCE):
         part = members[at : at + _CREATED_AT_ONCE]
-        states = jax.vmap(lambda rng: model.create_state(rng, config))(make_rngs(part).init)
+        # One after the other: a batched program may round an initial value differently.
+        states = jax.lax.map(lambda rng: model.create_state(rng, config), make_rngs(part).init)
         values = {name: jnp.array([member[name] for member in part]) for name in names}
         parts.append(jax.device_get(with_hyperparameters(model, states, **values)))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)

@@ -38,7 +38,6 @@ from jaxgan import (
 from jaxgan.gan import _pack
 from jaxgan.run import population, saved, training
 from jaxgan.run.checkpoint import RunFolder
-from jaxgan.run.devices import make_layout
 
 GAN = MODELS["gan"]
 # Batches, images, latents and layers are of size 8: each new shape takes time to compile.
@@ -361,6 +360,7 @@ EVERYTHING = {
     "lr_scale": "exponential:1:0.1:8",
     "ema_decay": 0.9,
     "spectral_norm": True,
+    "discriminator_dropout": (0.5,),
 }
 """Options that make the state larger, or depend on the step, or draw numbers."""
 
@@ -375,28 +375,36 @@ def images():
     return np.asarray(make_batches()).reshape(32, 4, 2, 1)
 
 
+FIT = {"batch_size": 8, "epochs": 2, "progress": False}
+
+
 def fit(run, images, rngs, **options):
-    options = {"batch_size": 8, "epochs": 2, "progress": False} | options
-    return loop.fit(train_step, run, images, rngs, **options)
+    return loop.fit(train_step, run, images, rngs, **FIT, **options)
 
 
-def start_run(state, images, **options):
-    return loop.start_run(train_step, state, images, **options)
+def start_run(state, images):
+    return loop.start_run(train_step, state, images, batch_size=8)
 
 
 @pytest.mark.optimized
 def test_members_in_turns_are_their_single_runs_to_the_bit(everything, images):
-    seeds = (3, 4)
-    singles = [create_state(jax.random.key(seed), everything) for seed in seeds]
-    rngs = jnp.stack([jax.random.key(seed) for seed in seeds])
-    layout = make_layout(1, population=True, vectorize=False)
-    states = jax.tree.map(lambda *xs: np.stack(xs), *singles)
-    together = fit(start_run(states, images, layout=layout), images, rngs, layout=layout)
-    for i, state in enumerate(singles):
-        alone = fit(start_run(state, images), images, rngs[i])
-        assert_trees_equal(population.member(together.state, i), alone.state)
-        for row, expected in zip(together.history, alone.history, strict=True):
-            assert row["penalty"][i] == expected["penalty"]
+    seeds, rates = [2**32 - 1, 0], [everything.generator_lr, 3e-4]
+    options = {"devices": 1, "vectorize": False, **FIT}
+    members = population.train_population(
+        GAN, everything, images, seeds, generator_lr=rates, **options
+    )
+    for i, seed in enumerate(seeds):
+        rngs = loop.make_rngs(seed)
+        state = create_state(rngs.init, everything)
+        if rates[i] != everything.generator_lr:
+            state = population.with_hyperparameters(GAN, state, generator_lr=rates[i])
+        alone = fit(start_run(state, images), images, rngs.training)
+        member = population.member(members.state, i)
+        assert_trees_equal(jax.tree.leaves(member), jax.tree.leaves(alone.state))
+        for row, expected in zip(members.history, alone.history, strict=True):
+            for name in expected.keys() - {"epoch", "step", "seconds", "steps_per_second"}:
+                assert row[name][i] == expected[name]
+    assert members.history[0]["gen_loss"][0] != members.history[0]["gen_loss"][1]
 
 
 def test_stopped_and_resumed_it_is_the_same_run_to_the_bit(everything, images, tmp_path):

@@ -173,6 +173,16 @@ def test_settings_are_what_differs_from_the_reference(harness):
     }
 
 
+def test_rows_of_images_are_drawn_in_order(harness, tmp_path):
+    samples = {
+        name: np.full((3, 4, 4, 1), level, np.uint8) for name, level in (("a", 0), ("b", 90))
+    }
+    harness.save_picture(tmp_path / "rows.png", harness.draw_rows(samples))
+    labels = 160  # at the left
+    rows = np.array_split(picture(tmp_path / "rows.png")[:, labels:], 2)
+    np.testing.assert_allclose([np.median(row) for row in rows], [0, 90], atol=1)
+
+
 def test_a_picture_is_small(harness, tmp_path, monkeypatch):
     noise = np.random.default_rng(0).random((100, 100, 3))
     figure = Figure(figsize=(1, 1))

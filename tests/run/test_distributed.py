@@ -133,7 +133,7 @@ def test_if_one_is_killed_the_other_ends_and_the_run_resumes(tmp_path, dataset):
     # only by jax, which ends it.
     options = [*dataset, "--checkpoint-every", 10**6, "--workdir", folder]
     processes = start_two(*options, "--epochs", 10**6, JAX_NUM_CPU_DEVICES="1")
-    wait_for_epochs(folder, 3, processes)
+    wait_for_epochs(folder, 2, processes)
     processes[1].kill()
     _, errors = processes[0].communicate(timeout=150)
     processes[1].communicate()
@@ -153,7 +153,7 @@ def test_two_processes_share_a_population_and_a_signal_to_one_stops_and_saves_bo
 ):
     two, options = tmp_path / "two", [*dataset, "--population", "5"]
     processes = start_two(*options, "--workdir", two, "--epochs", 10**6)
-    wait_for_epochs(two, 5, processes)
+    wait_for_epochs(two, 2, processes)
     processes[1].send_signal(signal.SIGTERM)
     first, _ = finish(*processes, status=128 + signal.SIGTERM)
     assert "stopped by SIGTERM and saved" in first[0]
