@@ -97,7 +97,7 @@ def assert_same_run(folder: Path, other: Path) -> None:
             assert score == pytest.approx(expected_score, rel=0.02, abs=0.02, nan_ok=True), name
 
 
-def test_two_processes_train_save_and_resume_to_what_one_device_does(tmp_path, dataset):
+def test_two_processes_train_and_save_what_one_device_does(tmp_path, dataset):
     one, two = tmp_path / "one", tmp_path / "two"
     evaluated = [*dataset, "--evaluate-every", "1", "--epochs", 1]
     processes = start_under_slurm(*evaluated, "--workdir", two)
@@ -107,13 +107,7 @@ def test_two_processes_train_save_and_resume_to_what_one_device_does(tmp_path, d
     assert "epoch 1/1" in first[0]
     assert "(pca64, train, n=100)" in first[0]
     assert "epoch" not in second[0]  # only the first prints and writes
-    # Each resumes the run of the other.
-    processes = start_two(*dataset, "--workdir", one, "--epochs", 2)
-    out, _ = here("train.py", *dataset, "--workdir", two, "--epochs", 2)
-    assert f"resuming {two} after 1 epochs" in out
-    assert f"resuming {one} after 1 epochs" in finish(*processes)[0][0]
-    assert_same_run(two, one)
-    assert (one / "samples" / "image_at_epoch_0002.png").exists()
+    assert (two / "samples" / "image_at_epoch_0001.png").exists()
 
 
 def wait_for_epochs(folder: Path, epochs: int, processes) -> None:
