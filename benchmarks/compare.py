@@ -1,9 +1,10 @@
 """Steps per second of the reference GAN in jaxgan and in other libraries, measured in turns.
 
-Each peer is a process that loads, compiles and trains two epochs, and then waits. In each round
-all of them train whole epochs for about --seconds, one after the other. A step is the same work for
-all: a shuffled batch of Fashion-MNIST from memory, both networks updated at once, four metrics
-summed. The losses are means over the first epoch: they show that a peer learns.
+Each peer is a process that loads, compiles and trains two epochs, and then waits. In each round all
+of them train whole epochs for about --seconds, one after the other. A step is the same for all: a
+shuffled batch of Fashion-MNIST from memory, both networks updated at once, four metrics summed.
+jaxgan also computes what its failure detectors need. The losses are means over the first epoch:
+they show that a peer learns.
 
 "bound" is no peer: it is the matrix products of a step alone, in XLA. "large-product" multiplies
 matrices of 2048 x 2048 float32, as a measure of the machine. Printed are medians over the rounds,

@@ -72,7 +72,7 @@ def descend(learner: Learner, grads: Any, scale: Any = 1.0, clip: float = 0.0) -
       scale: a factor for the update.
       clip: keeps each parameter within plus and minus this; 0 does not clip.
     """
-    # Adam in optax raises a float to an integer power, which strict promotion refuses.
+    # optax mixes types (its Adam takes a float to an integer power), strict promotion refuses it.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = learner.tx.update(grads, learner.opt_state, learner.params)
     params = jax.tree.map(lambda p, u: (p + scale * u).astype(p.dtype), learner.params, updates)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxgan.history import History, finite_members
+from jaxgan.history import History, Row, finite_members
 
 
 class Curve(NamedTuple):
@@ -60,8 +60,11 @@ class Diagnosis(NamedTuple):
                     member.setdefault(epoch, []).append(finding.name)
         return [["+".join(member.get(epoch, [])) for member in names] for epoch in epochs]
 
-    def all_failed(self, row: Mapping[str, Any]) -> bool:
-        """Whether all members that have not diverged show a failure at the end of an epoch."""
+    def all_failed(self, row: Row) -> bool:
+        """Whether every member that has not diverged shows a failure at the end of a row's epoch.
+
+        True if all have diverged.
+        """
         (names,) = self.names([row["epoch"]])
         finite = np.atleast_1d(finite_members(row))
         return all(name for name, alive in zip(names, finite, strict=True) if alive)

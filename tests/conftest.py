@@ -20,7 +20,7 @@ import termios
 
 
 def _xla_takes(flag: str) -> bool:
-    """Whether this XLA has a flag. A process with an unknown flag ends."""
+    """Whether XLA knows a flag. It ends a process that sets an unknown one: a child tries it."""
     done = subprocess.run(
         [sys.executable, "-c", "import jax; jax.devices()"],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag},

@@ -138,10 +138,11 @@ def picture(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def colors(path: Path) -> set[tuple[int, int, int]]:
-    """The colours in a picture file, (red, green, blue)."""
+def colors(path: Path, left: int = 0) -> set[tuple[int, int, int]]:
+    """The colors in a picture file, (red, green, blue), without some pixels at the left."""
     with Image.open(path) as image:
-        return {color for _, color in image.convert("RGB").getcolors(2**24)}
+        part = image.convert("RGB").crop((left, 0, *image.size))
+        return {color for _, color in part.getcolors(2**24)}
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

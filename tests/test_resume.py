@@ -20,8 +20,8 @@ OPTIONS = [
     *("--batch-size", "16", "--generator-widths", "32", "--latent-dim", "8"),
     *("--discriminator-widths", "32", "--discriminator-dropout", "0.3"),
 ]
-STEPS = 4_000
-"""Of an epoch that is long enough to be stopped in."""
+STEPS = 6_000
+"""The steps of an epoch. It must still run when the signal arrives."""
 
 
 def save_images(folder: Path, n: int) -> list[str]:

@@ -138,8 +138,8 @@ def make_layout(
 
     By default one run has one device, or all devices if there are several processes. A population
     has all devices. By default its members take steps together on accelerators, which one small
-    model cannot fill. On a CPU they take turns: that is as fast, and on one device equals single
-    runs to the bit.
+    model cannot fill. On a CPU they take turns, which is as fast. On one device each member then
+    equals its single run to the bit.
 
     Raises:
       JaxganError: if there are fewer devices, or if several processes do not use all of theirs.

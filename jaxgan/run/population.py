@@ -1,8 +1,9 @@
 """A population: many runs of a model in one compiled program, each with its own seed.
 
 The members may also differ in hyperparameters. A population is a state whose leaves have a leading
-axis of members. Member i equals the single run of its seed: to the bit if members take turns on one
-device (the default on a CPU), else within rounding, since other programs add up in another order.
+axis of members. Member i equals the single run of its seed. If members take turns (the default on a
+CPU) on one device, they are equal to the bit. Otherwise they are equal within rounding, since the
+compiled program may add numbers in another order.
 """
 
 import dataclasses

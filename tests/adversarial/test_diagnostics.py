@@ -79,7 +79,7 @@ def lines(rows: list[dict], **settings) -> list[str]:
 
 
 def stops(rows: list[dict]) -> bool:
-    """Whether a run with this history stops, if it has to stop on a failure."""
+    """Whether a run with `stop_on_failure` stops after the last epoch of this history."""
     return diagnose(rows).all_failed(rows[-1])
 
 

@@ -396,7 +396,7 @@ def test_members_in_turns_are_their_single_runs_to_the_bit(everything, images):
     for i, seed in enumerate(seeds):
         rngs = loop.make_rngs(seed)
         state = create_state(rngs.init, everything)
-        if rates[i] != everything.generator_lr:
+        if rates[i] != everything.generator_lr:  # else its state has the rate already
             state = population.with_hyperparameters(GAN, state, generator_lr=rates[i])
         alone = fit(start_run(state, images), images, rngs.training)
         member = population.member(members.state, i)

@@ -129,7 +129,7 @@ def test_scaling_measures_each_size(alone, run, tmp_path, few_images, small_netw
         assert row["states_mb"] == 12 * parameters * members / 1e6
         assert row["memory_mb"] > row["states_mb"]
     assert [row["flop_slope"] for row in rows] == [None, 1, None, None]
-    assert any(blue - red > 100 for red, _, blue in colors(plot))  # measured points
+    assert any(blue - red > 100 for red, _, blue in colors(plot))  # the first of the series
     widths = [row | {"sweep": "width"} for row in alone["scaling"]["rows"]]
     assert len(scaling.draw(rows + widths, "a device").axes) == 6
 

@@ -178,7 +178,7 @@ def test_rows_of_images_are_drawn_in_order(harness, tmp_path):
         name: np.full((3, 4, 4, 1), level, np.uint8) for name, level in (("a", 0), ("b", 90))
     }
     harness.save_picture(tmp_path / "rows.png", harness.draw_rows(samples))
-    labels = 160  # at the left
+    labels = 160  # pixels at the left that hold the names
     rows = np.array_split(picture(tmp_path / "rows.png")[:, labels:], 2)
     np.testing.assert_allclose([np.median(row) for row in rows], [0, 90], atol=1)
 

@@ -17,6 +17,8 @@ from jaxgan.data.mixtures import RING
 
 SMALL = {"generator_widths": (8,), "discriminator_widths": (8,), "discriminator_dropout": (0.0,)}
 """Fields of GANConfig."""
+LABELS = 160
+"""Pixels at the left of a picture that hold the names of its rows."""
 
 
 def rows_in(path: Path) -> list[dict]:
@@ -179,7 +181,7 @@ def test_rows_of_the_remedies_are_trained_once(remedies, run, monkeypatch, tmp_p
     assert ema["diversity"]["sd"] > 0
     # But of one on the samples that are scored.
     assert ema["fd"]["mean"] != reference["fd"]["mean"] > 0
-    assert len(colors(drawn)) > 100  # gray levels of the samples
+    assert len(colors(drawn, left=LABELS)) > 100  # gray levels of the samples
 
 
 def test_a_remedy_whose_seeds_all_diverge_has_a_row(remedies, run, monkeypatch, tmp_path):
@@ -369,7 +371,7 @@ def test_presets_are_scored_by_two_judges(run, monkeypatch, tmp_path):
     assert all(floor[name] < min(of_judge) for name, of_judge in zip(names, values, strict=True))
     out, _ = run(recipes, *options, "--picture", drawn)
     assert rows_in(file) == [row]  # not trained again: its seconds would differ
-    assert len(colors(drawn)) > 100
+    assert len(colors(drawn, left=LABELS)) > 100
     assert "2 of 2" in out
     assert names[1] in out
     with pytest.raises(SystemExit, match="has reference with other settings: choose another"):

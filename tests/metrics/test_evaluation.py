@@ -57,7 +57,7 @@ def test_scores_have_the_names_of_what_they_depend_on(digits, tmp_path):
     copies = evaluation.evaluate(reference, evaluation.first(reference.train, n))
     assert copies["memorisation(untrained, train, n=297)"] > 0.99
     assert copies["fd(untrained, train, n=297)"] == pytest.approx(0, abs=1e-6)
-    # A batch of another size may be rounded in another way.
+    # Rounding may depend on the size of the batch.
     few = extractor.extract(reference.images[:9]).features
     np.testing.assert_allclose(few, train[:9], rtol=1e-4, atol=1e-6)
 

@@ -1,4 +1,7 @@
-"""Populations: each member is the single run of its seed, however and wherever they are trained."""
+"""Populations: each member is the single run of its seed, however and wherever they are trained.
+
+That it is so to the bit for members in turns is tested in tests/adversarial/test_remedies.py.
+"""
 
 import dataclasses
 import statistics
