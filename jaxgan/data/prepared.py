@@ -30,7 +30,7 @@ def load(
     image_key, label_key = _keys(name, builder.info.features)
     try:
         source = builder.as_data_source(split=split)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # by tensorflow-datasets, for sets in another file format
         raise JaxganError(
             f"{name} is prepared in {builder.data_path}, but not as array_record: prepare it with "
             "file_format='array_record', in another --data-dir"
