@@ -73,11 +73,9 @@ def train_population(
     for name, value in hyperparameters.items():
         if np.ndim(value) and len(value) != len(seeds):
             raise JaxganError(f"{name} has {len(value)} values for {len(seeds)} seeds")
-    columns = {k: np.broadcast_to(v, len(seeds)).tolist() for k, v in hyperparameters.items()}
-    members = [
-        {"seed": int(seed), **{name: values[i] for name, values in columns.items()}}
-        for i, seed in enumerate(seeds)
-    ]
+    columns: dict[str, list[Any]] = {"seed": [int(seed) for seed in seeds]}
+    columns |= {k: np.broadcast_to(v, len(seeds)).tolist() for k, v in hyperparameters.items()}
+    members = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     layout = make_layout(devices, population=True, vectorize=vectorize)
     states = create_states(model, config, members)
     return fit(
