@@ -18,29 +18,63 @@ What theory says of the time of a step, in FLOPs (see `count_flop` in peers/matm
 - population P: slope 1 once the device is full, so that GAN-steps/s stay; always if in turns.
 The largest point sets the height of each line.
 
-Memory is what the compiler plans for an epoch over all images, without the data set: the states,
-12 bytes for each parameter and member (parameters and two Adam moments), and what steps need.
+Memory is what the compiler plans for an epoch over all images, in MB (10**6 bytes). The table has
+the total without the data set, which is uint8 on the device. It holds the states, 12 bytes for each
+parameter and member (parameters and two Adam moments), and what steps need. The states are donated,
+so the new ones take their place; `loop.fit` needs one more, since it keeps that of its caller. The
+file of --json has all parts.
 """
 
+import dataclasses
+import functools
 import importlib.util
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import harness
 import jax
 import numpy as np
-from memory import Setting, compile_epoch, planned, start
 from peers.matmul_bound import count_flop
 
 import jaxgan
+from jaxgan import loop
+from jaxgan.run.devices import make_layout
 
 GFLOP_PER_SECOND = 60
 """About the rate of two CPU cores. It sets the number of steps of an epoch; a faster device repeats
 the epoch."""
 LEAST_STEPS = 4
 """Of an epoch, so that its start and the order of the data take a small part of the time."""
+
+
+class Setting(NamedTuple):
+    """What is trained."""
+
+    batch_size: int = 128
+    width: int = 1
+    """A factor of all hidden widths of both networks."""
+    members: int | None = None
+    """Of a population; None is a single GAN."""
+    together: bool = False
+    """Whether members take each step together, or in turns."""
+
+    @property
+    def config(self) -> jaxgan.GANConfig:
+        config = jaxgan.GANConfig()
+        return dataclasses.replace(
+            config,
+            generator_widths=tuple(self.width * n for n in config.generator_widths),
+            discriminator_widths=tuple(self.width * n for n in config.discriminator_widths),
+        )
+
+    @property
+    def way(self) -> str:
+        if self.members is None:
+            return "single"
+        return "together" if self.together else "in turns"
+
 
 SWEEPS: dict[str, Callable[[int], list[Setting]]] = {
     "batch": lambda n: [Setting(batch_size=n)],
@@ -100,8 +134,7 @@ class Point:
         part, images = (images[: n * setting.batch_size] for n in (self.steps, all_steps))
         self._program = compile_epoch(setting, len(part))
         whole = self._program if len(part) == len(images) else compile_epoch(setting, len(images))
-        plan = planned(whole, images)
-        self.memory = plan["total_mb"] - plan["data_mb"]
+        self.memory = planned(whole, images)
         self._data = jax.device_put(part)
         self._state, self._rng = start(setting)
         self._epochs, self._epoch = 1, 0
@@ -158,10 +191,52 @@ def make_row(point: Point, times: list[float]) -> dict[str, Any]:
         "gan_steps_per_second": rate * point.members,
         "gflop_per_step": point.gflop,
         "gflop_per_second": rate * point.gflop,
-        "memory_mb": point.memory,
+        "memory_mb": point.memory["total_mb"] - point.memory["data_mb"],
         "states_mb": 12 * count_parameters(point.setting.config) * point.members / 1e6,
         "steps_per_epoch": point.steps,
+        **point.memory,
     }
+
+
+def start(setting: Setting) -> tuple[jaxgan.GANState, jax.Array]:
+    """The untrained state, and the key or the keys of the training."""
+    if setting.members is None:
+        rngs = loop.make_rngs(0)
+        return jaxgan.create_state(rngs.init, setting.config), rngs.training
+    rngs = loop.make_rngs(range(setting.members))
+    states = jax.vmap(lambda rng: jaxgan.create_state(rng, setting.config))(rngs.init)
+    return states, rngs.training
+
+
+def compile_epoch(setting: Setting, n: int) -> jax.stages.Compiled:
+    """`loop.train_epoch` over n images as one program(state, data, rng, epoch).
+
+    It makes the order of the data, trains, and returns the means of the metrics. It donates the
+    state.
+    """
+    layout = make_layout(1, population=setting.members is not None, vectorize=setting.together)
+    epoch = functools.partial(
+        loop.train_epoch, jaxgan.train_step, batch_size=setting.batch_size, layout=layout
+    )
+    state, rng = jax.eval_shape(functools.partial(start, setting))
+    data = jax.ShapeDtypeStruct((n, *setting.config.image_shape), np.uint8)
+    return jax.jit(epoch, donate_argnums=0).lower(state, data, rng, 0).compile()
+
+
+def planned(program: jax.stages.Compiled, images: np.ndarray) -> dict[str, float]:
+    """The memory of an epoch over the images in MB, by the account of the compiler."""
+    plan: Any = program.memory_analysis()
+    arguments, temporary = plan.argument_size_in_bytes, plan.temp_size_in_bytes
+    results, reused = plan.output_size_in_bytes, plan.alias_size_in_bytes
+    parts = {
+        "data": images.nbytes,
+        "arguments": arguments - images.nbytes,
+        "temporary": temporary,
+        "results": results,
+        "reused": reused,
+        "total": arguments + temporary + results - reused,
+    }
+    return {f"{name}_mb": value / 1e6 for name, value in parts.items()}
 
 
 def layers(config: jaxgan.GANConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
