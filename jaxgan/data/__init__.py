@@ -31,7 +31,9 @@ def load(
           files. `load` looks for them in `data_dir` and in $JAXGAN_DATA_DIR (first in a subfolder
           with the name of the set), then in the cache of tensorflow-datasets. Else it downloads
           them into that cache and checks their checksums;
-        `digits`: 1,797 8x8 images that scikit-learn contains (1,500 of them in train);
+        `digits`: 1,797 8x8 images that scikit-learn contains, 1,500 of them in train. They are in
+          the order of their writers there. Here each class is split at random (always in the same
+          way), so that the test images have the distribution of the training images;
         `ring`, `grid`: 100,000 points of a mixture in `MIXTURES`; the labels are the modes;
         `auto`: `fashion_mnist` if it is on this machine or can be downloaded, else `digits` with a
           warning;
@@ -99,14 +101,18 @@ def _auto(split, data_dir, image_size) -> Dataset:
 
 def _digits(split: str) -> Dataset:
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
+    if split not in ("train", "test"):
+        raise NoSplitError(f"digits has the splits train and test, not {split!r}")
     digits: Any = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)
-    part = {"train": slice(0, 1500), "test": slice(1500, None)}
-    if split not in part:
-        raise NoSplitError(f"digits has the splits train and test, not {split!r}")
-    return Dataset(images[part[split]], labels[part[split]], "digits", split)
+    parts = train_test_split(
+        np.arange(len(labels)), train_size=1500, stratify=labels, random_state=0
+    )
+    chosen = parts[("train", "test").index(split)]
+    return Dataset(images[chosen], labels[chosen], "digits", split)
 
 
 def _unknown(name: str) -> str:
