@@ -30,7 +30,9 @@ class Options:
     - fd, kid: distances from the real images; less is better.
     - precision, density: how real the samples look; more is better.
     - recall, coverage: how much of the real variety they have; more is better.
-    - memorisation: 0.5 for new images, 1 for copies of training images.
+    - copies: the share of samples that copy a training image; about 0.01 for new images.
+    - memorisation: how often a sample is nearer to the training images than a test image is. It is
+      1 for copies and 0.5 for new images, but less if samples are bad, and more if all are typical.
     - classifier_score, entropy: how clear and how even the classes are.
     - worst_share: of all classes, the smallest ratio of their shares in samples and real images.
     - worst_class: the class with this ratio.
@@ -69,10 +71,16 @@ def main() -> None:
     reference = evaluation.make_reference(extractor, train, test)
     features = {FLOOR: evaluation.floor(reference, n)}
     scores = {FLOOR: evaluation.evaluate(reference, features[FLOOR])}
+    near = {}
+    if test:
+        near = evaluation.make_copy_references(reference, test)
+        # The last ones: the first set the threshold.
+        scores[FLOOR] |= evaluation.copy_scores(near, evaluation.shuffle(test.images)[::-1][:n])
     drawn = draw(options, n) | {name: images[:n] for name, images in given.items()}
     for name, images in tqdm(drawn.items(), "scoring", disable=None):
         features[name] = extractor.extract(images)
         scores[name] = evaluation.evaluate(reference, features[name])
+        scores[name] |= evaluation.copy_scores(near, images)
     print_table(scores)
     if options.json:
         write(options.json, json.dumps(scores, indent=2) + "\n")

@@ -20,6 +20,7 @@ from jaxgan import data
 from jaxgan.data.pixels import to_uint8
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.files import cache_folder, write_atomically
+from jaxgan.metrics import copies
 from jaxgan.metrics.classifier import class_scores, judge_images, load_judge
 from jaxgan.metrics.frechet import frechet_distance
 from jaxgan.metrics.kid import kernel_distance
@@ -180,6 +181,43 @@ def evaluate(reference: Reference, samples: Features) -> dict[str, Any]:
     return {_named(reference, k, n): v for k, v in found.items()}
 
 
+def make_copy_references(reference: Reference, test: data.Dataset) -> dict[str, copies.Reference]:
+    """What `copy_scores` needs: how near unseen images are to training images.
+
+    Args:
+      reference: the training images.
+      test: unseen images.
+
+    Returns:
+      The references in pixels, and in the features of a judge if there is one, by their names.
+      (Principal components are no other space than pixels.)
+    """
+    unseen = shuffle(test.images)
+    found = {
+        "pixels": copies.make_reference(copies.pixels, copies.pixels(reference.images), unseen)
+    }
+    if reference.train.probabilities is not None:
+
+        def features(images: np.ndarray) -> np.ndarray:
+            return reference.extractor.extract(images).features
+
+        train = reference.train.features
+        found[reference.extractor.name] = copies.make_reference(features, train, unseen)
+    return found
+
+
+def copy_scores(references: Mapping[str, copies.Reference], images: np.ndarray) -> dict[str, float]:
+    """The shares of copies of training images among samples `[N, H, W, C]`, uint8.
+
+    Their names are such as `copies(pixels, train, n=1000)`.
+    """
+    n = min(len(images), copies.IMAGES)
+    return {
+        f"copies({name}, train, n={n})": copies.share(reference, images)
+        for name, reference in references.items()
+    }
+
+
 def draw(sample: Sample, rng: jax.Array, n: int) -> np.ndarray:
     """Draws n samples, uint8 `[n, H, W, C]`, in parts, with a progress bar.
 
@@ -201,6 +239,13 @@ def draw(sample: Sample, rng: jax.Array, n: int) -> np.ndarray:
             raise NonFiniteError("samples are not finite: the generator has diverged")
         parts.append(to_uint8(images))
     return np.concatenate(parts)[:n]
+
+
+def reference_in_training(dataset: data.Dataset) -> Reference:
+    """The reference of the scores in training: as many training images as they need."""
+    extractor = make_extractor(dataset)
+    images = shuffle(dataset.images)[: 2 * IN_TRAINING]
+    return Reference(extractor, images, _extract_cached(extractor, images), None)
 
 
 def evaluate_in_training(
@@ -257,8 +302,12 @@ def least_distance(row: Mapping[str, Any]) -> float:
 
 def best_member(row: Mapping[str, Any]) -> int:
     """The member with the smallest Fréchet distance, by the row of a population."""
-    (values,) = (value for name, value in row.items() if name.startswith(f"{FD}("))
-    return int(np.nanargmin(values))
+    return int(np.nanargmin(row[str(distance_name(row))]))
+
+
+def distance_name(row: Mapping[str, Any]) -> str | None:
+    """The name of the Fréchet distance in a row; None if it was not measured."""
+    return next((name for name in row if name.startswith(f"{FD}(")), None)
 
 
 def _part(features: Features, part: slice) -> Features:

@@ -78,8 +78,10 @@ def memorisation(train: np.ndarray, test: np.ndarray, samples: np.ndarray) -> fl
 
     Returns:
       The probability, in [0, 1]. The distances compared are those to the nearest training image;
-      ties count half. It is 0.5 for new samples of the same distribution, 1 for copies, and far
-      below 0.5 for samples far from all real data.
+      ties count half. It is 0.5 for new samples of the same distribution, and 1 for copies. But it
+      mixes copying with quality: it is far below 0.5 for samples far from all real data, about 0.5
+      if half of the samples are such and half are copies, and above 0.5 if all samples are typical.
+      `metrics.copies` looks for copies alone.
 
     Raises:
       JaxganError: if a shape differs from these, or if a number is not finite.

@@ -230,13 +230,16 @@ def test_files_of_samples_are_scored(runs, digits, tmp_path):
     found = scores(tmp_path / "few.npz", runs / "plain")
     assert list(found) == ["real images", str(runs / "plain"), str(tmp_path / "few.npz")]
     names = {name.split("(")[1] for column in found.values() for name in column}
-    assert names == {"pca64, train, n=60)"}
+    assert names == {"pca64, train, n=60)", "pixels, train, n=60)"}
     # A file sorted by class, with more images than are scored: they are drawn from all of it.
     images, labels = digits[0].images, digits[0].labels
     np.save(tmp_path / "sorted.npy", images[labels.argsort(kind="stable"), ..., 0])
     fd = "fd(pca64, train, n=297)"
     real, of_samples = scores(tmp_path / "sorted.npy", "--dataset", "digits").values()
     assert of_samples[fd] < 1.5 * real[fd]
+    # They are the training images themselves; of unseen images 1% count as copies.
+    copies = "copies(pixels, train, n=297)"
+    assert (of_samples[copies], real[copies]) == (1, pytest.approx(0.01, abs=0.005))
     # Data without a test split: other training images are the floor.
     real, of_samples = scores(
         tmp_path / "sorted.npy", "--dataset", tmp_path / "sorted.npy"
