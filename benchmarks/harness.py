@@ -28,6 +28,7 @@ import jaxgan
 from jaxgan.data import idx
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.files import write_atomically
+from jaxgan.metrics import parts
 from jaxgan.run import loop, population
 
 T = TypeVar("T")
@@ -173,13 +174,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def mean_and_sd(values: Iterable[float]) -> dict[str, float | None]:
-    """The mean and the standard deviation of the values that are finite."""
+def mean_and_interval(values: Iterable[float]) -> Row:
+    """The mean of the n values that are finite, and half of its 95% interval (Student's t)."""
+    from scipy import stats
+
     finite = [value for value in values if math.isfinite(value)]
-    return {
-        "mean": statistics.mean(finite) if finite else None,
-        "sd": statistics.stdev(finite) if len(finite) > 1 else None,
-    }
+    n, half = len(finite), None
+    if n > 1:
+        half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(finite) / math.sqrt(n)
+    return {"mean": statistics.fmean(finite) if finite else None, "half": half, "n": n}
 
 
 def ratio(values: Sequence[float], others: Sequence[float]) -> float:
@@ -218,15 +221,30 @@ def make_trainer(
 
 
 def train(
-    config: jaxgan.GANConfig, images: np.ndarray, seeds: Sequence[int], **options: Any
+    config: jaxgan.GANConfig,
+    images: np.ndarray,
+    seeds: Sequence[int],
+    labels: np.ndarray | None = None,
+    **options: Any,
 ) -> loop.Run | None:
     """A population, trained on one device with the options of `population.train_population`.
 
-    None if all its members have diverged.
+    Its samples are measured as in a run folder. Labels are the classes of the images or the modes
+    of the points. None if all members have diverged.
     """
     gan = jaxgan.MODELS["gan"]
+    measure_one = parts.make_measure(gan, parts.make_parts(images, labels))
+    rngs = loop.make_rngs(list(seeds)).pictures
+
+    def measure(run: loop.Run) -> Row:
+        if not parts.is_due(run.history):
+            return {}
+        found = [measure_one(*one) for one in zip(members(run), rngs, strict=True)]
+        return {name: [one[name] for one in found] for name in found[0]}
+
+    options = {"devices": 1, "measure": measure} | options
     try:
-        return population.train_population(gan, config, images, seeds, devices=1, **options)
+        return population.train_population(gan, config, images, seeds, **options)
     except NonFiniteError:
         return None
 
@@ -358,7 +376,7 @@ def table(columns: str, rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as text, with three digits: also of `spread`, of `mean_and_sd`, counts by name."""
+    """A value as text, with three digits: also of `spread`, `mean_and_interval`, counts by name."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -367,8 +385,8 @@ def cell(value: Any) -> str:
         return str(value)
     if "median" in value:
         return "{median} ({min} to {max})".format(**{k: cell(v) for k, v in value.items()})
-    if "sd" in value:
-        return " ± ".join(cell(value[k]) for k in ("mean", "sd") if k == "mean" or value[k])
+    if "half" in value:
+        return " ± ".join(cell(value[k]) for k in ("mean", "half") if value[k] is not None) or "-"
     return ", ".join(f"{name} {count}" for name, count in value.items() if count) or "none"
 
 

@@ -2,20 +2,39 @@
 
 Each method trains ten seeds on `ring` (8 modes) and on `grid` (25 modes), with the same networks
 and as many steps. Scores are those of 2,500 samples of each seed (jaxgan/metrics/modes.py). Beside
-them stand published numbers, which were measured with other networks.
+them stand published numbers, which were measured with other networks, and those of chance: points
+that know the extent of the data but not its modes.
 
-modes: the mean over the seeds; se: its standard error. round: the covariance ratio of the worst
-mode, 1 if it is round. lost a mode: the share of such seeds; from, to: its 95% interval (Wilson).
-MB: the memory of a compiled step.
+The networks: three layers of 128 units each. Both are made for mixtures. The discriminator gets the
+points and 64 fixed random Fourier features of them. The hidden biases of the generator start
+uniform in [-0.5, 0.5], and its latents are doubled. PacGAN's networks have none of this.
+
+The learning rates of each method are tuned for each data set: both are multiplied by 1/4, 1/2, 1
+and 2, and each factor trains the seeds 100 and 101 for half of the steps. The best factor has the
+most modes, then the highest quality, then the smallest reverse KL. A row has the factor and the
+scores of all four. Its own seeds are 0, 1, ... with all steps.
+
+"unrolled 0" is the control of the unrolled GANs: a GAN with their rates, which is not unrolled. Its
+factor is tuned too. PacGAN4 has packs of 4 as in its paper. But its steps have 32 packs, so that
+all methods see as many points. Those of the paper's program have 100 packs, and there are 38 times
+as many.
+
+modes, % quality, rev KL, round: means over the n seeds, ± half of the 95% interval of the mean
+(Student's t). round: the covariance ratio of the worst mode, 1 if it is round. lost a mode: the
+share of such seeds; from, to: its 95% interval (Wilson). lr x: the factor. MB: the memory of a
+compiled step.
 
 Rows are written to --json one by one; a later call trains only the rows that are missing. It takes
-about three hours on two CPU cores, or less than five minutes with --quick.
+about four hours on two CPU cores, or less than five minutes with --quick.
 """
 
 import argparse
+import dataclasses
 import functools
+import itertools
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -25,7 +44,7 @@ import jax.numpy as jnp
 import numpy as np
 from harness import both
 
-from jaxgan import GANConfig, create_state, loop, sample, train_step
+from jaxgan import GANConfig, GANState, create_state, loop, sample, train_step
 from jaxgan.data.mixtures import MIXTURES, POINTS, load
 from jaxgan.metrics.modes import ModeScores, mode_scores
 from jaxgan.run import population
@@ -39,6 +58,14 @@ SHOWN = 500
 ROUNDS, STRETCH = 9, 200
 """Rounds of --rates, and steps of each method in a round."""
 
+RATES = ("generator_lr", "discriminator_lr")
+FACTORS = (0.25, 0.5, 1.0, 2.0)
+"""Of both learning rates of a method."""
+TUNING_SEEDS = (100, 101)
+"""Other seeds than those of the rows."""
+RANKED = ("modes", "high_quality", "reverse_kl")
+"""The scores that choose a factor, the first one first."""
+
 PENALTIES = {"r1": "{r1}", "r2": "{r1}"}
 UNROLLED = {**both(b1=0.5, b2=0.999), "generator_lr": 1e-3, "discriminator_lr": 1e-4}
 """The rates of the program of arXiv 1611.02163. With those of the other methods it loses nearly all
@@ -48,6 +75,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "minimax": {"loss": "minimax"},
     "WGAN": {"loss": "wasserstein", "weight_clip": 0.1, "disc_steps": 5},
     "WGAN-GP": {"loss": "wasserstein", "gradient_penalty": 0.1, "disc_steps": 5},
+    "unrolled 0": UNROLLED,
     "unrolled 5": {"unroll_steps": 5, **UNROLLED},
     "unrolled 10": {"unroll_steps": 10, **UNROLLED},
     "PacGAN2": {"pac": 2},
@@ -129,9 +157,9 @@ PUBLISHED = (
     ("PacGAN4", PAC, {"ring": (7.8, 95.9, 0.07), "grid": (24.8, 93.6, 0.04)}),
 )
 COLUMNS = (
-    "method method, modes_mean modes, modes_se se, high_quality_mean % quality, reverse_kl_mean "
-    "rev KL, covariance_ratio_mean round, failed_share lost a mode, failed_low from, "
-    "failed_high to, steps_per_second steps/s, step_mb MB, of of"
+    "method method, modes modes, high_quality % quality, reverse_kl rev KL, "
+    "covariance_ratio round, failed_share lost a mode, failed_low from, failed_high to, "
+    "factor lr x, steps_per_second steps/s, step_mb MB, of of"
 )
 
 
@@ -139,6 +167,7 @@ def main() -> None:
     args = parse()
     header = harness.about()
     print(f"{args.seeds} seeds, {args.steps} steps of {args.batch_size} points, {SAMPLES} samples")
+    print(f"mean ± half of its 95% interval, n={args.seeds}")
     order = [f"{data} {method}" for data in MIXTURES for method in METHODS]
     rows = harness.Rows(args.json, header, ("data", "method"), order)
     wanted = {f"{d} {m}": settings(d, m, args) for d in args.data for m in args.methods}
@@ -151,7 +180,7 @@ def main() -> None:
         rows.write()
     for data in args.data:
         print(f"\n{data}: {len(MIXTURES[data].centers)} modes")
-        print(table(data, [row for row in found if row["data"] == data]))
+        print(table(data, [row for row in found if row["data"] == data], args.seeds))
     if args.picture and (samples := rows.samples(found)):
         harness.save_picture(args.picture, draw(args, samples), dpi=72)
 
@@ -172,7 +201,8 @@ def parse() -> argparse.Namespace:
         parser.set_defaults(seeds=2, steps=1_000, methods=list(QUICK), json=quick)
     args = parser.parse_args()
     args.data = [args.data] if args.data else [*MIXTURES]
-    least, most = FRAMES - 1, POINTS // 4  # an epoch for each frame; a batch of four packs
+    # An epoch for each frame, also in half of the steps; a batch of four packs.
+    least, most = 2 * (FRAMES - 1), POINTS // 4
     if args.steps < least or not 4 <= args.batch_size <= most:
         parser.error(f"--steps must be {least} or more, --batch-size from 4 to {most}")
     args.steps = math.prod(epochs_and_steps(args))
@@ -197,31 +227,30 @@ def make_config(data: str, method: str, args: argparse.Namespace) -> GANConfig:
 def settings(data: str, method: str, args: argparse.Namespace) -> dict[str, Any]:
     """What a row depends on."""
     config = make_config(data, method, args)
-    return harness.settings(config, steps=args.steps, batch_size=args.batch_size, seeds=args.seeds)
+    tuning = {"factors": FACTORS, "seeds": TUNING_SEEDS, "steps": half_as_long(args).steps}
+    numbers = {"steps": args.steps, "batch_size": args.batch_size, "seeds": args.seeds}
+    return harness.settings(config, **numbers, tuning=tuning)
 
 
 def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, np.ndarray]:
     """Trains a population: its row, and the samples of the first member `[FRAMES, SHOWN, 2]`."""
+    factor, candidates = tune(data, method, args)
     config = make_config(data, method, args)
-    epochs, per_epoch = epochs_and_steps(args)
-    points = load(data, "train").images[: per_epoch * args.batch_size]
-    draw = jax.jit(lambda state: sample(state, jax.random.key(1), SAMPLES).reshape(SAMPLES, 2))
-    frames, rates = [draw(create_state(loop.make_rngs(0).init, config))], []
+    config = dataclasses.replace(config, **multiplied_rates(config, factor))
+    epochs, _ = epochs_and_steps(args)
+    frames, rates = [points_of(create_state(loop.make_rngs(0).init, config))], []
 
     def on_epoch(run: loop.Run) -> None:
         rates.append(run.history[-1]["steps_per_second"])
         if len(run.history) % (epochs // (FRAMES - 1)) == 0:
-            frames.append(draw(population.member(run.state, 0)))
+            frames.append(points_of(population.member(run.state, 0)))
 
-    options: Any = {"epochs": epochs, "batch_size": args.batch_size, "on_epoch": on_epoch}
-    run = harness.train(config, points, range(args.seeds), **options)
-    if run is None:
-        members = [np.full((SAMPLES, 2), np.nan)] * args.seeds
-        frames += [members[0]] * (FRAMES - len(frames))
-    else:
-        members = [np.asarray(draw(state)) for state in harness.members(run)]
+    members = train(config, data, args, range(args.seeds), on_epoch=on_epoch)
+    frames += [members[0]] * (FRAMES - len(frames))  # if all have diverged
     row = {"data": data, "method": method, "seeds": args.seeds, **sum_up(members, data)}
     row |= {
+        "factor": factor,
+        "candidates": candidates,
         "steps_per_second": statistics.median(rates) if rates else None,
         "step_mb": step_megabytes(config, args.batch_size),
     }
@@ -229,32 +258,105 @@ def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, n
     return row, shown
 
 
+def tune(data: str, method: str, args: argparse.Namespace) -> tuple[float, list[dict[str, Any]]]:
+    """The best of FACTORS, and the scores of each with each of TUNING_SEEDS."""
+    args = half_as_long(args)
+    config = make_config(data, method, args)
+    factors, seeds = zip(*itertools.product(FACTORS, TUNING_SEEDS), strict=True)
+    rates = [multiplied_rates(config, factor) for factor in factors]
+    sweep = {name: [each[name] for each in rates] for name in RATES}
+    scores = [score(points, data) for points in train(config, data, args, seeds, **sweep)]
+    candidates = []
+    for i, factor in enumerate(FACTORS):
+        found = scores[i * len(TUNING_SEEDS) :][: len(TUNING_SEEDS)]
+        candidate = {name: [getattr(one, name) for one in found] for name in RANKED}
+        candidate["high_quality"] = [100 * share for share in candidate["high_quality"]]
+        candidates.append({"factor": factor, **candidate})
+
+    def rank(candidate: dict[str, Any]) -> tuple[float, ...]:
+        modes, quality, kl = (statistics.fmean(candidate[name]) for name in RANKED)
+        return modes, quality, -kl
+
+    return max(candidates, key=rank)["factor"], candidates
+
+
+def half_as_long(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with half of the steps."""
+    half = argparse.Namespace(**vars(args) | {"steps": args.steps // 2})
+    half.steps = math.prod(epochs_and_steps(half))
+    return half
+
+
+def multiplied_rates(config: GANConfig, factor: float) -> dict[str, float]:
+    return {name: factor * getattr(config, name) for name in RATES}
+
+
+def train(
+    config: GANConfig,
+    data: str,
+    args: argparse.Namespace,
+    seeds: Sequence[int],
+    **options: Any,
+) -> list[np.ndarray]:
+    """Trains a population: the samples `[SAMPLES, 2]` of each member, NaN if all have diverged."""
+    epochs, per_epoch = epochs_and_steps(args)
+    points, modes = (np.asarray(x)[: per_epoch * args.batch_size] for x in load(data, "train")[:2])
+    options |= {"epochs": epochs, "batch_size": args.batch_size}
+    run = harness.train(config, points, seeds, modes, **options)
+    if run is None:
+        return [np.full((SAMPLES, 2), np.nan)] * len(seeds)
+    return [np.asarray(points_of(state)) for state in harness.members(run)]
+
+
+@jax.jit
+def points_of(state: GANState) -> jax.Array:
+    """Samples `[SAMPLES, 2]`."""
+    return sample(state, jax.random.key(1), SAMPLES).reshape(SAMPLES, 2)
+
+
+def score(points: np.ndarray, data: str) -> ModeScores:
+    """The scores of samples. Those that diverged have no modes and the largest possible KL."""
+    mixture = MIXTURES[data]
+    if not np.isfinite(points).all():
+        return ModeScores(0, 0.0, math.log(len(mixture.centers)), 0.0)
+    return mode_scores(points, mixture)
+
+
 def sum_up(members: list[np.ndarray], data: str) -> dict[str, Any]:
     """The scores of the samples `[SAMPLES, 2]` of all seeds."""
     from scipy import stats
 
-    mixture = MIXTURES[data]
-    k = len(mixture.centers)
-    # A member that diverged has no modes and the largest possible KL.
-    none = ModeScores(0, 0.0, math.log(k), float("nan"))
-    scores = [mode_scores(m, mixture) if np.isfinite(m).all() else none for m in members]
-    modes, quality, kl, ratio = (
-        harness.mean_and_sd(values) for values in zip(*scores, strict=True)
-    )
-    lost = sum(score.modes < k for score in scores)
+    scores = [score(points, data) for points in members]
+    modes, quality, kl, ratio = zip(*scores, strict=True)
+    lost = sum(number < len(MIXTURES[data].centers) for number in modes)
     interval = stats.binomtest(lost, len(scores)).proportion_ci(method="wilson")
     return {
-        "modes_mean": modes["mean"],
-        "modes_se": None if modes["sd"] is None else modes["sd"] / math.sqrt(len(scores)),
-        "modes_worst": min(score.modes for score in scores),
-        "high_quality_mean": 100 * (quality["mean"] or 0),
-        "high_quality_worst": 100 * min(score.high_quality for score in scores),
-        "reverse_kl_mean": kl["mean"],
-        "covariance_ratio_mean": ratio["mean"],
+        "modes": harness.mean_and_interval(modes),
+        "modes_worst": min(modes),
+        "high_quality": harness.mean_and_interval(100 * share for share in quality),
+        "high_quality_worst": 100 * min(quality),
+        "reverse_kl": harness.mean_and_interval(kl),
+        "covariance_ratio": harness.mean_and_interval(ratio),
         "failed_share": lost / len(scores),
         "failed_low": float(interval.low),
         "failed_high": float(interval.high),
     }
+
+
+def chance(data: str, seeds: int) -> dict[str, Any]:
+    """The scores of points that know the extent of the data but not its modes."""
+
+    def circle(rng: np.random.Generator) -> np.ndarray:
+        angles = rng.uniform(0, 2 * np.pi, SAMPLES)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    def square(rng: np.random.Generator) -> np.ndarray:
+        edge = np.abs(MIXTURES[data].centers).max() + 0.5
+        return rng.uniform(-edge, edge, (SAMPLES, 2))
+
+    method, draw = ("circle", circle) if data == "ring" else ("uniform noise", square)
+    members = [draw(np.random.default_rng(seed)) for seed in range(seeds)]
+    return {"method": method, **sum_up(members, data), "of": "chance"}
 
 
 def measured_rates(args: argparse.Namespace) -> dict[str, float]:
@@ -285,14 +387,15 @@ def step_megabytes(config: GANConfig, batch_size: int) -> float | None:
     return (analysis.argument_size_in_bytes + analysis.temp_size_in_bytes) / 1e6
 
 
-def table(data: str, rows: list[dict[str, Any]]) -> str:
-    """The published rows, and ours."""
-    keys = ("method", "of", "modes_mean", "high_quality_mean", "reverse_kl_mean")
+def table(data: str, rows: list[dict[str, Any]], seeds: int) -> str:
+    """The published rows, chance, and ours."""
+    keys = ("method", "of", *RANKED)
     published: list[dict[str, Any]] = [
         dict(zip(keys, (method, of, *numbers[data]), strict=True))
         for method, of, numbers in PUBLISHED
     ]
-    return harness.table(COLUMNS, published + [row | {"of": "ours"} for row in rows])
+    ours = [row | {"of": "ours"} for row in rows]
+    return harness.table(COLUMNS, [*published, chance(data, seeds), *ours])
 
 
 def draw(args: argparse.Namespace, samples: dict[str, np.ndarray]):

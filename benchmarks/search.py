@@ -182,13 +182,14 @@ def train_trial(
 
 
 def print_summary(study: optuna.Study, trials: list[dict[str, Any]]) -> None:
-    """All trials, the best, and what the distances depended on most."""
+    """All trials, the smallest distance, and what the distances depended on most."""
     rows = [{"trial": i, **trial} for i, trial in enumerate(trials)]
     print(harness.table(COLUMNS, [row | {"params": text_of(row["params"])} for row in rows]))
     done = [row for row in rows if row["state"] == TrialState.COMPLETE.name]
     print(f"{sum(trial['seconds'] for trial in trials) / 60:.0f} minutes, {len(done)} whole trials")
     if done:
-        print(f"the best: {min(done, key=lambda row: row['fd'])['trial']}")
+        number = min(done, key=lambda row: row["fd"])["trial"]
+        print(f"the smallest distance: trial {number}. It is one trial, and may be so by chance")
     if len({row["fd"] for row in done}) > 1:
         print("importance (fANOVA):")
         for name, share in optuna.importance.get_param_importances(study).items():

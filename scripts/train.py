@@ -126,8 +126,13 @@ def print_summary(config: GANConfig, settings: TrainConfig) -> None:
 def print_report(outcome: training.Outcome) -> None:
     report = outcome.report
     if report is not None:
-        print(f"epoch {len(outcome.history)}, mean and standard deviation over the members:")
-        named = {"best": report.best, "worst": report.worst}
+        print(f"epoch {len(outcome.history)}, mean and standard deviation (sd) over the members:")
+        by = f", by {report.ranked_by}" if report.ranked_by else ""
+        named = {
+            f"best{by}": report.best,
+            f"worst{by}": report.worst,
+            "nearest to equilibrium": report.nearest_to_equilibrium,
+        }
         print("\n".join(texts.report_lines(report.summary, named, outcome.labels)))
 
 

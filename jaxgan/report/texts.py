@@ -72,15 +72,15 @@ def score_lines(scores: Mapping[str, Any]) -> list[str]:
 
 def report_lines(
     summary: Sequence[Mapping[str, Any]],
-    best_and_worst: Mapping[str, int | None],
+    named: Mapping[str, int | None],
     labels: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """The result of a population: a line for each combination of hyperparameters, for the best
-    member and for the worst.
+    """The result of a population: a line for each combination of hyperparameters, and for each of
+    some members, such as the best.
 
     Args:
       summary: as in `population.Report`.
-      best_and_worst: the numbers of these two members, or None.
+      named: the numbers of these members, or None.
       labels: the number, seed and hyperparameters of each member.
     """
     lines = []
@@ -90,12 +90,12 @@ def report_lines(
         names = [name.removesuffix("_mean") for name in group if name.endswith("_mean")][:4]
         values = [
             f"{name} {group[f'{name}_mean']:.3f}"
-            + (f" +- {sd:.3f}" if (sd := group[f"{name}_sd"]) is not None else "")
+            + (f" (sd {sd:.3f})" if (sd := group[f"{name}_sd"]) is not None else "")
             for name in names
         ]
         diverged = f"{group['diverged']} of {group['members']} diverged"
         lines.append("  " + "  ".join([*settings, *values, diverged]))
-    for name, i in best_and_worst.items():
+    for name, i in named.items():
         if i is not None:
             lines.append(f"{name}: " + " ".join(f"{k} {v}" for k, v in labels[i].items()))
     return lines

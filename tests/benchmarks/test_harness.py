@@ -79,15 +79,23 @@ def test_programs_take_turns(harness, capsys):
     assert capsys.readouterr().err == "x: round 1 of 2\nx: round 2 of 2\n"
     assert harness.spread([1, 2, 9]) == {"median": 2, "min": 1, "max": 9}
     assert harness.ratio([1, 4, 9], [1, 2, 1]) == 2
-    assert harness.mean_and_sd([1, 3, np.nan]) == {"mean": 2, "sd": pytest.approx(2**0.5)}
-    assert harness.mean_and_sd([np.nan]) == {"mean": None, "sd": None}
+
+
+def test_an_interval_of_a_mean_is_that_of_student(harness):
+    # Quantiles of t tables: 12.706 with 1 degree of freedom, 2.776 with 4.
+    found = harness.mean_and_interval([1, 3, np.nan])
+    assert found == {"mean": 2, "half": pytest.approx(12.706, abs=1e-3), "n": 2}
+    half = harness.mean_and_interval([1, 2, 3, 4, 5])["half"]
+    assert half == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, abs=1e-3)
+    assert harness.mean_and_interval([3, np.inf]) == {"mean": 3, "half": None, "n": 1}
+    assert harness.mean_and_interval([np.nan]) == {"mean": None, "half": None, "n": 0}
 
 
 def test_a_table_has_words_at_the_left_and_numbers_at_the_right(harness):
     rows = [
-        {"name": "one", "rate": 12345.6, "loss": {"mean": 1.2345, "sd": 0.1}},
-        {"name": "three", "rate": None, "loss": {"mean": 2.0, "sd": None}},
-        {"name": "four", "rate": 0.00123, "loss": {"mean": None, "sd": None}},
+        {"name": "one", "rate": 12345.6, "loss": {"mean": 1.2345, "half": 0.1, "n": 5}},
+        {"name": "three", "rate": None, "loss": {"mean": 2.0, "half": None, "n": 1}},
+        {"name": "four", "rate": 0.00123, "loss": {"mean": None, "half": None, "n": 0}},
     ]
     assert harness.table("name a name, rate rate, loss loss", rows).split("\n") == [
         "a name     rate        loss",
@@ -96,6 +104,7 @@ def test_a_table_has_words_at_the_left_and_numbers_at_the_right(harness):
         "four    0.00123           -",
     ]
     assert harness.cell({"median": 2.0, "min": 1.0, "max": 3.0}) == "2 (1 to 3)"
+    assert harness.cell({"mean": 8.0, "half": 0.0, "n": 9}) == "8 ± 0"
     assert harness.cell({"collapse": 2, "other": 0}) == "collapse 2"
     assert harness.cell({}) == "none"
 
