@@ -81,7 +81,10 @@ class GANConfig:
     discriminator: translation and cutout (arXiv 2006.10738). From about 0.8 on the generator may
     learn to make augmented images (arXiv 2006.06676)."""
     r1: Schedule = 0.0
-    """Weight of half the squared gradient norm on real images (arXiv 1801.04406; 10 there)."""
+    """Weight of half the squared gradient norm on real images (arXiv 1801.04406; 10 there). All
+    penalties are taken at the images that the discriminator gets: augmented, noisy and packed. With
+    BatchNorm they use its running statistics, since those of one image mean nothing; so they hold
+    for the discriminator as it is when it does not train."""
     r2: Schedule = 0.0
     """The same on generated images."""
     gradient_penalty: Schedule = 0.0
@@ -102,7 +105,8 @@ class GANConfig:
     ema_decay: float = 0.0
     """Decay, in [0, 1), of an exponential moving average of the generator's parameters, from which
     samples are drawn (arXiv 1806.04498; 0.999 is usual). With 0, samples come from the parameters
-    themselves. In step t the decay is at most (1 + t) / (10 + t)."""
+    themselves. In step t the decay is at most (1 + t) / (10 + t). It does not average the running
+    statistics of a BatchNorm generator: these belong to the parameters of the last steps."""
     precision: Literal["f32", "bf16"] = "f32"
     """The type in which the two MLPs compute. With bf16 their layers compute in bfloat16, and
     parameters, moments, losses and images stay float32. It is faster on accelerators, not on CPUs.

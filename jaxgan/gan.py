@@ -168,7 +168,7 @@ def train_step(
     generator, gen_norm = _every(config.disc_steps, state.step, update, generator)
 
     norms = (gen_norm, optax.tree.norm(disc_grads))
-    metrics = _measure(state, outputs, batch.real, fake, norms, shards)
+    metrics = _measure(state, outputs, norms, shards)
     return _next_state(state, generator, discriminator, shards), metrics
 
 
@@ -336,8 +336,6 @@ def _next_state(
 def _measure(
     state: GANState,
     outputs: _Outputs,
-    real: jax.Array,
-    fake: jax.Array,
     gradient_norms: tuple[jax.Array, jax.Array],
     shards: Shards,
 ) -> Metrics:
@@ -348,7 +346,10 @@ def _measure(
     real_mean, fake_mean = shards.mean((real_logits.mean(), fake_logits.mean()))
     boundary = losses.boundary(config.loss, real_mean, fake_mean, config.label_smoothing)
     deviations = jnp.stack([real_logits, fake_logits]) - (real_mean + fake_mean) / 2
-    distances = shards.mean((measures.distance(real), measures.distance(fake)))
+    n = len(real_logits) * shards.number
+    squares = shards.mean(
+        (jnp.square(loss.generator).mean(), jnp.square(loss.discriminator).mean())
+    )
     return shards.mean(
         Metrics(
             gen_loss=gen_loss,
@@ -358,14 +359,11 @@ def _measure(
             penalty=outputs.penalty,
             real_accuracy=measures.share(real_logits > boundary),
             fake_accuracy=measures.share(fake_logits < boundary),
-            diversity=measures.diversity(*distances),
             logit_spread=jnp.sqrt(shards.mean(jnp.square(deviations).mean())),
             gen_grad_norm=gradient_norms[0],
             disc_grad_norm=gradient_norms[1],
-            gen_param_norm=optax.tree.norm(state.generator.params),
-            disc_param_norm=optax.tree.norm(state.discriminator.params),
-            gen_loss_square=jnp.square(gen_loss),
-            disc_loss_square=jnp.square(disc_loss),
+            gen_loss_square=measures.square(gen_loss, squares[0], n),
+            disc_loss_square=measures.square(disc_loss, squares[1], n),
         )
     )
 
@@ -449,10 +447,19 @@ def _networks(config: GANConfig) -> dict[str, tuple[nn.Module, tuple[int, ...]]]
     }
 
 
-def _distance(config: GANConfig, row: Mapping[str, Any]) -> np.ndarray:
+def _equilibrium_distance(config: GANConfig, row: Mapping[str, Any]) -> np.ndarray:
     """How far the discriminator's loss is from its equilibrium."""
     equilibrium = losses.equilibrium(config.loss, config.label_smoothing)
     return np.abs(np.asarray(row["disc_loss"]) - equilibrium)
+
+
+@jax.jit
+def _parameter_norms(state: GANState) -> dict[str, jax.Array]:
+    """The L2 norms of the parameters of both networks."""
+    return {
+        "gen_param_norm": optax.tree.norm(state.generator.params),
+        "disc_param_norm": optax.tree.norm(state.discriminator.params),
+    }
 
 
 MODEL = Model(
@@ -475,7 +482,8 @@ MODEL = Model(
         ),
     ),
     diagnose=diagnostics.diagnose,
-    distance=_distance,
+    equilibrium_distance=_equilibrium_distance,
+    measure=_parameter_norms,
     raw=lambda state: None if state.ema is None else state.replace(ema=None),
 )
 """All that `jaxgan.run` needs to know of a GAN."""

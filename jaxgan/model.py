@@ -60,14 +60,17 @@ class Diagnosis(NamedTuple):
                     member.setdefault(epoch, []).append(finding.name)
         return [["+".join(member.get(epoch, [])) for member in names] for epoch in epochs]
 
+    def failed(self, row: Row) -> np.ndarray:
+        """Whether each member shows a failure at the end of a row's epoch, bool `[members]`."""
+        (names,) = self.names([row["epoch"]])
+        return np.array([bool(name) for name in names])
+
     def all_failed(self, row: Row) -> bool:
         """Whether every member that has not diverged shows a failure at the end of a row's epoch.
 
         True if all have diverged.
         """
-        (names,) = self.names([row["epoch"]])
-        finite = np.atleast_1d(finite_members(row))
-        return all(name for name, alive in zip(names, finite, strict=True) if alive)
+        return bool((self.failed(row) | ~np.atleast_1d(finite_members(row))).all())
 
 
 class Model(NamedTuple):
@@ -96,9 +99,12 @@ class Model(NamedTuple):
     diagnose: Callable[[History], Diagnosis] | None = None
     """`history -> Diagnosis`: which failures a run or a population shows. Raises KeyError if a
     column is missing."""
-    distance: Callable[[Any, Mapping[str, Any]], np.ndarray] | None = None
-    """`(config, row) -> [members]`: the distance of each member from its ideal, by the row of an
-    epoch. The member with the smallest distance is the best."""
+    equilibrium_distance: Callable[[Any, Mapping[str, Any]], np.ndarray] | None = None
+    """`(config, row) -> [members]`: how far each member is from the equilibrium of its game, by the
+    row of an epoch. It is small for a discriminator that has learned nothing, too."""
+    measure: Callable[[Any], Mapping[str, jax.Array]] = lambda state: {}
+    """`state -> {name: scalar}`: what is measured of a state whenever samples are measured, since
+    it is too slow for each step."""
     raw: Callable[[Any], Any] = lambda state: None
     """`state -> state | None`: the state without its average of parameters, or None if samples
     come from the parameters themselves."""

@@ -12,6 +12,11 @@ class Shards(NamedTuple):
 
     axis_name: str | None = None
 
+    @property
+    def number(self) -> int:
+        """The number of shards."""
+        return 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+
     def mean(self, tree: Any) -> Any:
         """The tree with the means over the shards in place of its floating-point leaves."""
 
@@ -52,5 +57,5 @@ class Shards(NamedTuple):
         """This shard's n rows of the standard normal numbers for the whole batch, `[n, size]`."""
         if self.axis_name is None:
             return jax.random.normal(rng, (n, size))
-        numbers = jax.random.normal(rng, (jax.lax.axis_size(self.axis_name) * n, size))
+        numbers = jax.random.normal(rng, (self.number * n, size))
         return jax.lax.dynamic_slice_in_dim(numbers, jax.lax.axis_index(self.axis_name) * n, n)

@@ -94,6 +94,7 @@ def course_lines(history: list[dict]) -> list[str]:
         f"The norm of the discriminator's parameters was {course(history, 'disc_param_norm')}.",
         f"The discriminator's accuracy on real images was {course(history, 'real_accuracy')}.",
         f"Its accuracy on generated images was {course(history, 'fake_accuracy')}; 0.5 is chance.",
+        f"The share of the data that samples miss was {course(history, 'missed')}; 0 is best.",
         "The diversity of samples, divided by that of real images, was "
         f"{course(history, 'diversity')}; it should be about 1.",
     ]
@@ -101,16 +102,17 @@ def course_lines(history: list[dict]) -> list[str]:
 
 def course(history: list[dict], name: str) -> str:
     """A metric over the epochs."""
-    means = np.array([finite_mean(row[name]) for row in history])
+    rows = [row for row in history if name in row]
+    means = np.array([finite_mean(row[name]) for row in rows])
     if not np.isfinite(means).any():
-        return "never finite"
-    text = f"{means[0]:.3g} in epoch 1"
+        return "never measured" if not rows else "never finite"
+    text = f"{means[0]:.3g} in epoch {rows[0]['epoch']}"
     if len(means) > 1:
-        text += f", {means[-1]:.3g} in epoch {len(means)}"
+        text += f", {means[-1]:.3g} in epoch {rows[-1]['epoch']}"
     extremes = {"smallest": int(np.nanargmin(means)), "largest": int(np.nanargmax(means))}
     for word, at in extremes.items():
         if at not in (0, len(means) - 1):
-            text += f", {word} {means[at]:.3g} in epoch {at + 1}"
+            text += f", {word} {means[at]:.3g} in epoch {rows[at]['epoch']}"
     return text
 
 
@@ -127,17 +129,16 @@ def healthy_lines(history: list[dict], diagnosis: Diagnosis) -> list[str]:
     if diagnosis.caveat:
         return [f"No failure was seen, but {diagnosis.caveat}."]
     last = {name: values[-1] for name, values in diagnostics.signs(history).items()}
-    diversity, swing = np.nanmin(last["diversity"]), np.nanmax(last["swing"])
+    missed, swing = np.nanmax(last["missed"]), np.nanmax(last["swing"])
     share = np.nanmin(last["gradient_share"])
     return [
         "No failure was seen: no vanishing gradients, mode collapse or lack of convergence.",
-        f"In the last epoch the diversity is {diversity:.2f} (mode collapse: below "
-        f"{diagnostics.COLLAPSED} and not rising).",
-        f"Both losses swing by {swing:.0%} of their size within {diagnostics.WINDOW} epochs (no "
+        f"The samples miss {missed:.0%} of the data (mode collapse: {diagnostics.MISSED:.0%}, and "
+        "no less than at half the steps).",
+        f"Over the second half of the steps both losses swing by {swing:.0%} of their size (no "
         f"convergence: {diagnostics.SWING:.0%}, and no less than before).",
         f"The generator's gradient norm is {share:.0%} of its largest (vanishing gradients: "
         f"{diagnostics.VANISHED:.0%}, and an accuracy of {diagnostics.CERTAIN:.0%}).",
-        "The diversity does not show whether a few modes are missing.",
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import RNG, Point, Slope, assert_trees_equal, latents_of
 from scipy.special import expit
 
-from jaxgan import GANConfig, JaxganError, create_state, generate, sample, train_step
+from jaxgan import MODELS, GANConfig, JaxganError, create_state, generate, sample, train_step
 from jaxgan.networks import MLPDiscriminator
 
 THETA, PSI = 0.8, -1.5
@@ -310,3 +310,11 @@ def test_a_discriminator_that_compares_images_has_its_own_pass_for_each_network(
     state = create_state(RNG, dataclasses.replace(small, discriminator=network))
     images = np.random.default_rng(1).uniform(-1, 1, (8, 6, 5, 1)).astype(np.float32)
     check_gradients(state, images, ["generator"], 1e-5)
+
+
+def test_the_norms_of_the_parameters_are_measured(small):
+    state = create_state(jax.random.key(0), small)
+    found = MODELS["gan"].measure(state)
+    for name, learner in (("gen", state.generator), ("disc", state.discriminator)):
+        flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(learner.params)])
+        np.testing.assert_allclose(found[f"{name}_param_norm"], np.linalg.norm(flat), rtol=1e-6)

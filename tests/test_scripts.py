@@ -1,6 +1,7 @@
 """The scripts as a user starts them, with real files; as processes where that is the matter."""
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -25,8 +26,8 @@ from jaxgan.run.checkpoint import RunFolder
 GAN = MODELS["gan"]
 COLUMNS = (
     "epoch,step,gen_loss,disc_loss,real_score,fake_score,penalty,real_accuracy,fake_accuracy,"
-    "diversity,logit_spread,gen_grad_norm,disc_grad_norm,gen_param_norm,disc_param_norm,"
-    "gen_loss_square,disc_loss_square,seconds,steps_per_second,failures"
+    "logit_spread,gen_grad_norm,disc_grad_norm,gen_loss_square,disc_loss_square,seconds,"
+    "steps_per_second,failures"
 )
 SMALL = (
     *("--generator-widths", 16, "--latent-dim", 8),
@@ -291,7 +292,16 @@ def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, term
     master, slave = terminal
     workdir = tmp_path / "run"
     options = ("--dataset", "digits", "--epochs", "50", "--loss", "minimax", "--stop-on-failure")
-    options += ("--generator-widths", "16", "--latent-dim", "8", "--discriminator-lr", "0.02")
+    options += (
+        "--batch-size",
+        "8",
+        "--generator-widths",
+        "16",
+        "--latent-dim",
+        "8",
+        "--discriminator-lr",
+        "0.02",
+    )
     options += ("--discriminator-widths", "32", "32", "--discriminator-dropout", "0", "0")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *options, "--workdir", str(workdir)],
@@ -307,7 +317,7 @@ def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, term
     assert process.wait() == 5
     shown = shown.decode()
     # A bar for each epoch, in place of a line.
-    for text in ("epoch 2/50: 100%", "12/12", "step/s", "gen_loss=", "disc_loss=", "real_score="):
+    for text in ("epoch 2/50: 100%", "188/188", "step/s", "gen_loss=", "disc_loss=", "real_score="):
         assert text in shown
     assert "fake_score=" in shown
     assert not re.search(r"epoch \d+/50  ", shown)
@@ -321,9 +331,9 @@ def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, term
     lines = (workdir / "metrics.csv").read_text().splitlines()
     assert [line.rsplit(",", 1)[1] for line in lines[-2:]] == ["", "vanishing gradients"]
     epochs = len(lines) - 1
-    assert 6 <= epochs < 50
+    assert 11 <= epochs < 50
     out, _ = here("diagnose.py", workdir)
-    assert out.startswith(f"{epochs} epochs, {12 * epochs} steps\n")
+    assert out.startswith(f"{epochs} epochs, {188 * epochs} steps\n")
     assert found[0].split(":")[0] in out
     history = journal.read_history(workdir, GAN)
     drawn = plots.diagnosis_png(history, diagnostics.CURVES, {"vanishing gradients": [epochs]})
@@ -337,7 +347,7 @@ def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, term
 def test_a_healthy_run_is_described(trained):
     out, _ = here("diagnose.py", trained)
     assert out.startswith("3 epochs, 36 steps\n")
-    assert "No failure was seen, but the run is short: vanishing gradients show after 5" in out
+    assert "No failure was seen, but the run is short, 36 steps: failures show after 2,000" in out
 
 
 def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
@@ -394,14 +404,15 @@ def test_a_damaged_run_is_sampled_from_the_checkpoint_before(tmp_path):
 def test_real_images_train_to_the_published_losses(real_data_dir, tmp_path):
     """The first epoch; the fiftieth is measured in benchmarks/results."""
     here("train.py", "--epochs", 1, "--workdir", tmp_path / "r", "--data-dir", real_data_dir)
-    row = (tmp_path / "r" / "metrics.csv").read_text().splitlines()[1].split(",")
-    assert row.pop() == ""  # no failures
-    values = dict(zip(COLUMNS.split(",")[:-1], map(float, row), strict=True))
+    (row,) = csv.DictReader((tmp_path / "r" / "metrics.csv").read_text().splitlines())
+    assert row.pop("failures") == ""
+    values = {name: float(value) for name, value in row.items()}
     assert values["step"] == 469
     assert 2 < values["gen_loss"] < 6
     assert 0.2 < values["disc_loss"] < 1
     assert 0.8 < values["real_score"] < 1
     assert 0 < values["fake_score"] < 0.3
+    assert 0 < values["missed"] < 1
 
 
 def test_importing_jaxgan_loads_nothing_heavy():

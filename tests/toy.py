@@ -76,5 +76,5 @@ MODEL = Model(
     networks=lambda config: {"toy": (nn.Dense(1), config.image_shape)},
     hyperparameters={"lr": (("lr",),)},
     curves=(Curve("loss", {"of the mean image": "loss"}),),
-    distance=lambda config, row: np.asarray(row["loss"]),
+    equilibrium_distance=lambda config, row: np.asarray(row["loss"]),
 )

@@ -2,18 +2,18 @@
 convergence.
 
 `diagnose` is a pure function of the history: it gives the same findings whether or not the run was
-interrupted. At the end of every epoch it looks at the last WINDOW epochs. A failure has two signs,
-each with a threshold. It is found while both are seen.
+interrupted. A failure has two signs, each with a threshold. It is found while both are seen.
 
 A discriminator that is merely stronger is no failure. With the non-saturating loss the generator's
 gradient is then large, and the generator may catch up. The reference GAN on Fashion-MNIST begins
 like this, with a generator loss of 5 to 8 in epoch 2.
 
-Diversity shows a collapse to few modes, not the loss of one. On a ring of 8 modes it is 0 for 1
-mode, 0.30 for 2 neighbours, 0.52 for 3, 0.69 for 4; but 0.80 for 2 opposite modes and 0.98 for 7.
-`jaxgan.metrics.modes` counts modes.
+Mode collapse is read from `missed`, the share of the data that samples miss
+(`jaxgan.metrics.parts`). A run whose samples miss less and less is not collapsed, but undertrained:
+the caveat of the diagnosis says so.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,12 +24,9 @@ from jaxgan.model import Curve, Diagnosis, Finding
 
 Columns = dict[str, np.ndarray]
 
-WINDOW = 5
-"""Number of epochs for which a sign must last. In healthy runs signs come and go."""
-
-WARM_UP = 1_000
-"""Number of steps before mode collapse or a lack of convergence is reported. The reference GAN has
-a diversity of 0.1 after 500 steps and recovers."""
+WINDOW = 2_000
+"""Number of steps for which a sign must last, in whole epochs, at least two. In healthy runs signs
+come and go. It is five epochs of the reference GAN on Fashion-MNIST."""
 
 CERTAIN = 0.95
 """Vanishing gradients, first sign: in each epoch of the window the discriminator's accuracy on real
@@ -40,21 +37,24 @@ VANISHED = 0.05
 most this share of its largest value so far. The gradient of the minimax loss vanishes with the
 scores of generated images (arXiv 1701.04862, theorem 2.4)."""
 
-COLLAPSED = 0.5
-"""Mode collapse, first sign: the diversity is below this in each epoch of the window."""
+MISSED = 0.035
+"""Mode collapse, first sign: throughout the window samples miss at least this share of the data.
+One lost mode of 25 is 0.04."""
 
-RISE = 1.2
-"""Mode collapse, second sign: the diversity has not grown by this factor within the window."""
+FALL = 0.8
+"""Mode collapse, second sign: they miss more than this times what they missed at half the steps. A
+run below it is undertrained."""
 
-SWING = 0.25
-"""No convergence, first sign: the standard deviation of both losses over the steps of the window,
-divided by their size, is at least this. The size is the largest of their root mean squares and of
-the spread of the logits. For the Dirac-GAN the ratio is 0.3 to 0.6, for the reference it is below
-0.15. The spread of the logits matters for the Wasserstein loss, which ends as noise around 0."""
+SWING = 0.1
+"""No convergence, first sign: over the second half of the steps the standard deviation of both
+losses, divided by their size, is at least this. The noise of the batches is not counted. The size
+is the largest of their root mean squares and of the spread of the logits, which matters for the
+Wasserstein loss: it ends as noise around 0. So oscillations are seen whose period is at most about
+the length of the history."""
 
 LASTING = 0.8
-"""No convergence, second sign: the ratio is at least this share of its value one window earlier. In
-a run that converges, losses swing less and less, and parameters grow less and less."""
+"""No convergence, second sign: the ratio is at least this share of its value over the quarter
+before. In a run that converges, losses swing less and less, and parameters grow less and less."""
 
 GROWTH = 2.0
 """Also no convergence: the norm of a network's parameters is at least this many times its largest
@@ -73,7 +73,7 @@ CURVES = (
         {"on real images": "real_accuracy", "on generated images": "fake_accuracy"},
         limits=(0, 1.02),
     ),
-    Curve("diversity", {"of samples, divided by that of real images": "diversity"}),
+    Curve("share of the data", {"missed by samples": "missed"}, limits=(0, 1.02)),
 )
 """The curves that show the failures."""
 
@@ -85,15 +85,16 @@ def diagnose(history: History) -> Diagnosis:
 
     Args:
       history: the rows of a run, with the means of `measures.Metrics` over the steps of each epoch.
+        Some rows also have `missed` and the norms of the parameters.
 
     Raises:
       KeyError: if a column is missing.
     """
     if not history:
-        return Diagnosis([[]], _caveat(history))
+        return Diagnosis([[]], _caveat(history, {}))
     measured = signs(history)
     epochs = np.array([int(row["epoch"]) for row in history])
-    findings: list[list[Finding]] = [[] for _ in measured["diversity"].T]
+    findings: list[list[Finding]] = [[] for _ in measured["missed"].T]
     for name, failure in _FAILURES.items():
         flags = failure.is_seen(measured)
         for i in np.flatnonzero(flags.any(axis=0)):
@@ -106,17 +107,23 @@ def diagnose(history: History) -> Diagnosis:
                 failure.remedies,
             )
             findings[i].append(finding)
-    return Diagnosis(findings, _caveat(history))
+    return Diagnosis(findings, _caveat(history, measured))
 
 
-def _caveat(history: History) -> str | None:
-    """Which failures cannot be seen in a history because it is short, or None."""
-    if history and len(history) >= 2 * WINDOW and history[-1]["step"] >= WARM_UP:
-        return None
-    return (
-        f"the run is short: vanishing gradients show after {WINDOW} epochs, mode collapse after "
-        f"{WARM_UP:,} steps, a lack of convergence after {2 * WINDOW} epochs and {WARM_UP:,} steps"
-    )
+def _caveat(history: History, measured: Columns) -> str | None:
+    """What a history does not show because it is short, or None."""
+    steps = history[-1]["step"] if history else 0
+    if steps < WINDOW:
+        return f"the run is short, {steps:,} steps: failures show after {WINDOW:,} steps or more"
+    last = {name: values[-1] for name, values in measured.items()}
+    improving = (last["missed"] >= MISSED) & (last["missed_fall"] <= FALL)
+    if improving.any():
+        now, then = (float(last[k][improving].mean()) for k in ("missed", "missed_fall"))
+        return (
+            f"the run is undertrained: its samples miss {now:.0%} of the data, and missed "
+            f"{now / then:.0%} at half the steps; train it longer"
+        )
+    return None
 
 
 class _Failure(NamedTuple):
@@ -130,16 +137,17 @@ class _Failure(NamedTuple):
 def signs(history: History) -> Columns:
     """What the thresholds are compared with, `[epochs, members]` each.
 
-    step: the step at the end of the epoch.
+    step: the step at the end of the epoch; window: the number of epochs in a window.
     certainty: the smaller of the two accuracies.
     gradient: the generator's gradient norm; gradient_share: divided by its largest value so far.
-    diversity: as in the metrics.
-    swing: the smaller standard deviation of the two losses over the steps of the window, divided by
-      the largest of their root mean squares and of the spread of the logits.
+    missed: the last one measured; missed_fall: divided by that at half the steps.
+    swing: the smaller standard deviation of the two losses over the second half of the steps,
+      divided by the largest of their root mean squares and of the spread of the logits.
+    swing_before: the same over the quarter before.
     growth: the larger factor by which the norm of a network's parameters has grown over its largest
       value before the window.
 
-    Swing and growth are NaN until there are enough epochs.
+    They are NaN until there are enough epochs.
     """
 
     def column(name: str) -> np.ndarray:
@@ -147,25 +155,44 @@ def signs(history: History) -> Columns:
 
     networks = ("gen", "disc")
     gradient = column("gen_grad_norm")
-    means = [_window_mean(column(f"{network}_loss")) for network in networks]
-    squares = [_window_mean(column(f"{network}_loss_square")) for network in networks]
-    deviations = np.sqrt(np.maximum(np.array(squares) - np.square(means), 0))
-    sizes, spread = np.sqrt(np.max(squares, axis=0)), _window_mean(column("logit_spread"))
-    norms = np.array([column(f"{network}_param_norm") for network in networks])
-    norms_before = _before(np.maximum.accumulate(norms, axis=1), WINDOW)
+    window = _epochs_in_window(history)
+
+    def last_measured(name: str) -> np.ndarray:
+        return _last_measured(history, name, gradient.shape)
+
+    missed = last_measured("missed")
+    norms = np.array([last_measured(f"{network}_param_norm") for network in networks])
+    norms_before = _before(np.fmax.accumulate(norms, axis=1), window)
+
+    def swing(first: float, last: float) -> np.ndarray:
+        """Over this part of the steps, as shares of all."""
+
+        def mean(name: str) -> np.ndarray:
+            return _mean_over(column(name), first, last)
+
+        squares = np.array([mean(f"{network}_loss_square") for network in networks])
+        means = np.array([mean(f"{network}_loss") for network in networks])
+        deviations = np.sqrt(np.maximum(squares - np.square(means), 0))
+        sizes = np.sqrt(np.maximum(squares, 0)).max(axis=0)
+        return _ratio(deviations.min(axis=0), np.maximum(sizes, mean("logit_spread")))
+
     return {
         "step": np.broadcast_to(column("step"), gradient.shape),
+        "window": np.full(gradient.shape, window),
         "certainty": np.minimum(column("real_accuracy"), column("fake_accuracy")),
         "gradient": gradient,
         "gradient_share": _ratio(gradient, np.maximum.accumulate(gradient, axis=0)),
-        "diversity": column("diversity"),
-        "swing": _ratio(deviations.min(axis=0), np.maximum(sizes, spread)),
+        "missed": missed,
+        "missed_fall": _ratio(missed, _at_half(missed)),
+        "swing": swing(0.5, 1.0),
+        "swing_before": swing(0.25, 0.5),
         "growth": _ratio(norms, norms_before).max(axis=0),
     }
 
 
 def _vanishing(signs: Columns) -> np.ndarray:
-    return _lasting((signs["certainty"] >= CERTAIN) & (signs["gradient_share"] <= VANISHED))
+    flags = (signs["certainty"] >= CERTAIN) & (signs["gradient_share"] <= VANISHED)
+    return _lasting(flags, signs)
 
 
 def _vanishing_evidence(signs: Columns) -> str:
@@ -178,35 +205,34 @@ def _vanishing_evidence(signs: Columns) -> str:
 
 
 def _collapse(signs: Columns) -> np.ndarray:
-    diversity = signs["diversity"]
-    low = _lasting(diversity < COLLAPSED)
-    rising = diversity >= RISE * _before(diversity, WINDOW - 1)
+    flags = _lasting(signs["missed"] >= MISSED, signs) & (signs["missed_fall"] > FALL)
     # Without a gradient the generator does not change. This is vanishing gradients, no collapse.
-    return low & ~rising & (signs["step"] >= WARM_UP) & ~_vanishing(signs)
+    return flags & ~_vanishing(signs)
 
 
 def _collapse_evidence(signs: Columns) -> str:
+    missed, fall = signs["missed"][-1], signs["missed_fall"][-1]
     return (
-        f"over {WINDOW} epochs the mean distance of two samples was "
-        f"{signs['diversity'][-WINDOW:].mean():.1%} of that of two real images"
+        f"the samples miss {missed:.0%} of the data: parts with so many of the real images have "
+        f"almost no samples; at half the steps they missed {missed / fall:.0%}"
     )
 
 
 def _no_convergence(signs: Columns) -> np.ndarray:
-    swinging, growing = (
-        (signs[name] >= least) & (signs[name] >= LASTING * _before(signs[name], WINDOW))
-        for name, least in (("swing", SWING), ("growth", GROWTH))
-    )
-    return (swinging | growing) & (signs["step"] >= WARM_UP) & ~_vanishing(signs)
+    growth, window = signs["growth"], _window(signs)
+    swinging = (signs["swing"] >= SWING) & (signs["swing"] >= LASTING * signs["swing_before"])
+    growing = (growth >= GROWTH) & (growth >= LASTING * _before(growth, window))
+    return (swinging | growing) & (signs["step"] >= WINDOW) & ~_vanishing(signs)
 
 
 def _no_convergence_evidence(signs: Columns) -> str:
-    growth, swing = signs["growth"][-1], signs["swing"]
+    growth = signs["growth"][-1]
     if growth >= GROWTH:
-        return f"the norm of a network's parameters has grown {growth:.1f} times in {WINDOW} epochs"
+        epochs = _window(signs)
+        return f"the norm of a network's parameters has grown {growth:.1f} times in {epochs} epochs"
     return (
-        f"over the steps of {WINDOW} epochs both losses swung by at least {swing[-1]:.0%} "
-        f"of their size, and by {swing[-1 - WINDOW]:.0%} in the {WINDOW} epochs before"
+        f"over the second half of the steps both losses swung by at least {signs['swing'][-1]:.0%} "
+        f"of their size, and by {signs['swing_before'][-1]:.0%} in the quarter before"
     )
 
 
@@ -214,18 +240,46 @@ def _ratio(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     return values / np.maximum(others, np.finfo(np.float32).tiny)
 
 
-def _lasting(flags: np.ndarray) -> np.ndarray:
+def _epochs_in_window(history: History) -> int:
+    steps_per_epoch = history[-1]["step"] / history[-1]["epoch"]
+    return max(2, math.ceil(WINDOW / steps_per_epoch))
+
+
+def _window(signs: Columns) -> int:
+    return int(signs["window"].flat[0])
+
+
+def _last_measured(history: History, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A column that some rows lack: in their place stands the last value before, NaN at first."""
+    values = np.full(shape, np.nan)
+    for i, row in enumerate(history):
+        values[i] = np.ravel(row[name]) if name in row else values[i - 1] if i else np.nan
+    return values
+
+
+def _lasting(flags: np.ndarray, signs: Columns) -> np.ndarray:
     """Whether the flags are True in each epoch of the window, `[epochs, members]`."""
-    return _window_mean(flags.astype(float)) == 1
+    window = _window(signs)
+    lasting = np.zeros(flags.shape, bool)
+    if len(flags) >= window:
+        windows = np.lib.stride_tricks.sliding_window_view(flags, window, axis=0)
+        lasting[window - 1 :] = windows.all(axis=-1)
+    return lasting
 
 
-def _window_mean(values: np.ndarray) -> np.ndarray:
-    """Means over the window that ends with each epoch, `[epochs, members]`; NaN if not full."""
-    means = np.full(values.shape, np.nan)
-    if len(values) >= WINDOW:
-        windows = np.lib.stride_tricks.sliding_window_view(values, WINDOW, axis=0)
-        means[WINDOW - 1 :] = windows.mean(axis=-1)
-    return means
+def _mean_over(values: np.ndarray, first: float, last: float) -> np.ndarray:
+    """For each epoch, the mean over this part of all epochs until then; NaN if it is empty."""
+    sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)])
+    epochs = np.arange(1, len(values) + 1)
+    start, stop = (np.floor(share * epochs).astype(int) for share in (first, last))
+    count = (stop - start)[:, None]
+    return np.where(count > 0, (sums[stop] - sums[start]) / np.maximum(count, 1), np.nan)
+
+
+def _at_half(values: np.ndarray) -> np.ndarray:
+    """For each epoch, the value at half the epochs until then; NaN in the first."""
+    half = np.arange(1, len(values) + 1) // 2
+    return np.where(half[:, None] > 0, values[half - 1], np.nan)
 
 
 def _before(values: np.ndarray, epochs: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """The metrics of a step, for people and for `jaxgan.adversarial.diagnostics`."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -24,9 +23,6 @@ class Metrics(NamedTuple):
     """Share of the real images that the discriminator classifies as real (`losses.boundary`)."""
     fake_accuracy: jax.Array
     """Share of the generated images that it classifies as generated."""
-    diversity: jax.Array
-    """Mean distance between two generated images, divided by that between two real ones. About 1
-    if the samples differ as real images do, 0 if all samples are equal."""
     logit_spread: jax.Array
     """Root mean square distance of all logits from the middle between the mean logits of real and
     of generated images."""
@@ -35,14 +31,11 @@ class Metrics(NamedTuple):
     update the generator, and is 0 in the others: its mean over steps is then the mean norm."""
     disc_grad_norm: jax.Array
     """L2 norm of the discriminator's gradient, including penalties."""
-    gen_param_norm: jax.Array
-    """L2 norm of the generator's parameters."""
-    disc_param_norm: jax.Array
-    """L2 norm of the discriminator's parameters."""
     gen_loss_square: jax.Array
-    """gen_loss^2. Its mean over steps, with that of gen_loss, gives the variance between steps."""
+    """The square of the expected loss, without bias (`square`). Its mean over steps less the square
+    of that of gen_loss is the variance of the loss between steps, without the noise of batches."""
     disc_loss_square: jax.Array
-    """disc_loss^2."""
+    """The same of disc_loss."""
 
 
 def share(flags: jax.Array) -> jax.Array:
@@ -50,24 +43,14 @@ def share(flags: jax.Array) -> jax.Array:
     return flags.astype(jnp.float32).mean()
 
 
-def distance(images: jax.Array) -> jax.Array:
-    """Mean Euclidean distance between two images of a batch `[B, H, W, C]`, scalar.
+def square(mean: jax.Array, mean_square: jax.Array, n: int) -> jax.Array:
+    """An estimate without bias of the square of an expected loss.
 
-    The mean is over B // 2 disjoint pairs: all pairs would cost as much as a layer of the networks.
-    It is 0 if B is 1.
+    The square of the mean over a batch is larger, by the variance of that mean.
+
+    Args:
+      mean: of the losses of n images.
+      mean_square: of their squares.
+      n: 1 gives the square of the mean.
     """
-    pairs = images.shape[0] // 2
-    pixels = images[: 2 * pairs].reshape(pairs, 2, math.prod(images.shape[1:]))
-    pixels = pixels.astype(jnp.float32) if images.dtype.itemsize < 4 else pixels
-    first, second = pixels[:, 0], pixels[:, 1]
-    # The compiler may fuse the subtraction with the operations before it. Then equal pixels could
-    # differ by rounding.
-    differences = jnp.where(first == second, 0, first - second)
-    distances = jnp.linalg.norm(differences, axis=1)
-    return distances.sum() / max(pairs, 1)
-
-
-def diversity(real_distance: jax.Array, fake_distance: jax.Array) -> jax.Array:
-    """The ratio of the distances; 1 if all real images are equal."""
-    equal = real_distance == 0
-    return jnp.where(equal, 1.0, fake_distance / jnp.where(equal, 1.0, real_distance))
+    return jnp.square(mean) - (mean_square - jnp.square(mean)) / max(n - 1, 1)

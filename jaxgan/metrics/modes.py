@@ -34,7 +34,7 @@ class ModeScores(NamedTuple):
     covariance_ratio: float
     """How round the worst mode is: 1 for a circle, 0 for a line or a point. For each mode with at
     least 30 samples of high quality, it is the smallest eigenvalue of their covariance divided by
-    the largest. NaN if there is no such mode."""
+    the largest. It is 0 if there is no such mode."""
 
 
 def mode_scores(points: np.ndarray, mixture: "Mixture") -> ModeScores:
@@ -69,7 +69,7 @@ def mode_scores(points: np.ndarray, mixture: "Mixture") -> ModeScores:
         modes=int((captured > 0).sum()),
         high_quality=float(close.mean()),
         reverse_kl=float((shares * np.log(shares * k)).sum()),
-        covariance_ratio=min(ratios, default=float("nan")),
+        covariance_ratio=min(ratios, default=0.0),
     )
 
 

@@ -222,7 +222,9 @@ def _draw(axes: Any, history: History, curve: Curve) -> None:
     for name, column in curve.metrics.items():
         rows = [row for row in history if column in row]
         epochs = [row["epoch"] for row in rows]
-        values = np.array([row[column] for row in rows]).reshape(len(rows), -1)
+        values = np.array([np.ravel(row[column]) for row in rows]).reshape(
+            len(rows), -1 if rows else 1
+        )
         mean = np.ma.masked_invalid(values).mean(axis=1)
         # A line through one or two points is hard to see without markers.
         (line,) = axes.plot(epochs, mean, label=name, marker="." if len(rows) < 3 else "")

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxgan.errors import JaxganError
-from jaxgan.history import Row, finite_members
+from jaxgan.history import History
 from jaxgan.model import Model
 from jaxgan.run import loop, population
 from jaxgan.run.devices import Layout, first, local, make_layout
@@ -26,6 +25,8 @@ class OneRun:
 
     folder_suffix = ""
     """The end of the name of the default run folder."""
+    ranked = False
+    """Whether the last epoch is scored, to put the members into an order."""
 
     def __init__(self, model: Model, config: Any, settings: TrainConfig):
         self._model, self._config = model, config
@@ -57,22 +58,23 @@ class OneRun:
         """Samples for a picture, `[N, H, W, C]`, and how many share a row or panel of it."""
         return self._model.sample(local(state), self.rngs.pictures, n), None
 
-    def choose(self, state: Any, row: Row | None, member: int | None, best: int | None) -> Any:
-        """The state of `member`. By default it is that of `best`, or of the best in `row`."""
-        del row, best
+    def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
+        """The state of `member`. By default it is that of `best`, or of the best by the history."""
+        del history, best
         if member is not None:
             raise JaxganError(f"this is one run, not a population: it has no member {member}")
         return state
 
-    def report(self, row: Row) -> population.Report | None:
-        """A summary of the members, by the row of an epoch; None for one run."""
-        del row
+    def report(self, history: History) -> population.Report | None:
+        """A summary of the members by their history; None for one run, or without an epoch."""
+        del history
 
 
 class Population(OneRun):
     """Runs with several seeds or hyperparameters."""
 
     folder_suffix = "_population"
+    ranked = True
 
     def __init__(self, model: Model, config: Any, settings: TrainConfig):
         self._model, self._config = model, config
@@ -109,9 +111,9 @@ class Population(OneRun):
         columns = n // 2
         return images[:, :columns].reshape(-1, *images.shape[2:]), columns
 
-    def choose(self, state: Any, row: Row | None, member: int | None, best: int | None) -> Any:
+    def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
         if member is None:
-            report = self.report(row) if best is None and row is not None else None
+            report = self.report(history) if best is None else None
             member = best if report is None else report.best
         member = member or 0
         if not 0 <= member < len(self._members):
@@ -121,8 +123,10 @@ class Population(OneRun):
             )
         return population.member(state, member)
 
-    def report(self, row: Row) -> population.Report | None:
-        return population.make_report(self._model, self._config, self._members, row)
+    def report(self, history: History) -> population.Report | None:
+        if not history:
+            return None
+        return population.make_report(self._model, self._config, self._members, history)
 
 
 def make_runs(model: Model, config: Any, settings: TrainConfig) -> OneRun:
@@ -130,9 +134,3 @@ def make_runs(model: Model, config: Any, settings: TrainConfig) -> OneRun:
     if settings.population is None and not settings.sweep:
         return OneRun(model, config, settings)
     return Population(model, config, settings)
-
-
-def finite(runs: OneRun, state: Any, row: Row) -> list[tuple[Any, jax.Array]]:
-    """The states and keys of the members that have not diverged, as from `OneRun.members`."""
-    flags = np.atleast_1d(finite_members(row))
-    return [one for one, flag in zip(runs.members(state), flags, strict=True) if flag]

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.history import Row, finite_members
+from jaxgan.metrics import evaluation
 from jaxgan.model import Model
 from jaxgan.processes import agree
 from jaxgan.run import loop
@@ -41,6 +42,7 @@ def train_population(
     devices: int | None = None,
     vectorize: bool | None = None,
     progress: bool = True,
+    measure: Callable[[loop.Run], Mapping[str, Any]] = lambda run: {},
     on_epoch: Callable[[loop.Run], None] = lambda run: None,
     **hyperparameters: Any,
 ) -> loop.Run:
@@ -56,7 +58,8 @@ def train_population(
       devices: over how many devices the members are split; by default all.
       vectorize: whether members take steps together (the default on accelerators) or in turns.
       progress: whether to show progress.
-      on_epoch: called with the run after each epoch; its arrays are donated afterwards.
+      measure: called with the run after each epoch; its result is added to the row of the epoch.
+      on_epoch: called with the run after `measure`; its arrays are donated afterwards.
       **hyperparameters: fields in `model.hyperparameters`, such as `generator_lr`. Each has one
         value for all members, or `[members]` values.
 
@@ -86,6 +89,7 @@ def train_population(
         batch_size=batch_size,
         epochs=epochs,
         progress=progress,
+        measure=measure,
         on_epoch=on_epoch,
         layout=layout,
     )
@@ -245,23 +249,72 @@ class Report(NamedTuple):
 
     diverged: list[int]
     """Members with metrics or parameters that are not finite."""
+    failed: list[int]
+    """Members that show a failure (`Model.diagnose`)."""
+    ranked_by: str | None
+    """What orders the members: the column of the Fréchet distance, modes, or missed. None if none
+    of them was measured."""
     best: int | None
-    """The member with the smallest `model.distance`; None if the model has none, or if all members
-    have diverged."""
+    """The best member. Members with a failure come after all others. None if there is no order, or
+    if all members have diverged."""
     worst: int | None
-    """The member with the largest distance, of those that have not diverged."""
+    """The worst member of those that have not diverged."""
+    nearest_to_equilibrium: int | None
+    """The member with the smallest `Model.equilibrium_distance`; None if the model has none, or if
+    all have diverged. It may be a bad one."""
     summary: list[dict[str, Any]]
     """A mapping for each combination of hyperparameters. It holds these, the numbers of members and
     of diverged members, and the mean and standard deviation of each metric over the others."""
 
 
-def make_report(model: Model, config: Any, members: Sequence[Member], row: Row) -> Report:
-    """Sums up a population by the row of an epoch."""
+def make_report(
+    model: Model, config: Any, members: Sequence[Member], history: Sequence[Row]
+) -> Report:
+    """Sums up a population by its history, of one epoch or more."""
+    row = history[-1]
     finite = finite_members(row)
-    best = worst = None
-    if finite.any() and model.distance is not None:
-        distance = np.where(finite, model.distance(config, row), np.nan)
-        best, worst = int(np.nanargmin(distance)), int(np.nanargmax(distance))
+    failed = np.zeros(len(members), bool)
+    if model.diagnose is not None:
+        failed = model.diagnose(history).failed(row)
+    ranked_by, rank = ranks(history)
+    best = worst = nearest = None
+    if finite.any() and ranked_by is not None:
+        order = [i for i in np.lexsort((rank, failed)) if finite[i]]
+        best, worst = int(order[0]), int(order[-1])
+    if finite.any() and model.equilibrium_distance is not None:
+        distance = np.where(finite, model.equilibrium_distance(config, row), np.nan)
+        nearest = int(np.nanargmin(distance))
+    return Report(
+        np.flatnonzero(~finite).tolist(),
+        np.flatnonzero(failed & finite).tolist(),
+        ranked_by,
+        best,
+        worst,
+        nearest,
+        _summary(members, row, finite),
+    )
+
+
+def ranks(history: Sequence[Row]) -> tuple[str | None, np.ndarray]:
+    """What orders the members of a population, and its values `[members]`: less is better.
+
+    The Fréchet distance of the last epoch; or else its number of modes, then the share of samples
+    of high quality; or else the last value of `missed`, the share of the data that samples miss.
+    """
+    row = history[-1]
+    distance = evaluation.distance_name(row)
+    if distance is not None:
+        return distance, np.asarray(row[distance])
+    if "modes" in row:
+        return "modes", -np.asarray(row["modes"]) - np.asarray(row["high_quality"])
+    for row in reversed(history):
+        if "missed" in row:
+            return "missed", np.asarray(row["missed"])
+    return None, np.zeros(0)
+
+
+def _summary(members: Sequence[Member], row: Row, finite: np.ndarray) -> list[dict[str, Any]]:
+    """`Report.summary`, by the row of an epoch; `finite` names the members that count."""
     settings = [{k: v for k, v in member.items() if k != "seed"} for member in members]
     metrics = [name for name, value in row.items() if isinstance(value, list)]
     summary = []
@@ -274,7 +327,7 @@ def make_report(model: Model, config: Any, members: Sequence[Member], row: Row) 
             # The sample standard deviation, which one member alone does not have.
             line |= {f"{name}_sd": float(chosen.std(ddof=1)) if len(chosen) > 1 else None}
         summary.append(line)
-    return Report(np.flatnonzero(~finite).tolist(), best, worst, summary)
+    return summary
 
 
 def _step_bytes(train_step, one, data, batch_size: int) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from jaxgan.errors import JaxganError
-from jaxgan.history import Row
 from jaxgan.metrics import evaluation
 from jaxgan.model import Model
 from jaxgan.run import checkpoint, loop
@@ -75,9 +74,8 @@ def load_state(
         )
     history = found.record["history"] if found else []
     state = (found or like).arrays["state"]
-    state = runs.choose(
-        state, _last(history), member, None if row is None else evaluation.best_member(row)
-    )
+    best_member = None if row is None else evaluation.best_member(row)
+    state = runs.choose(state, history, member, best_member)
     return state, len(history) if found else -1
 
 
@@ -142,7 +140,3 @@ def _read(workdir: str | Path, section: str, kind: type) -> Any:
 
 def _parsed(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())
-
-
-def _last(history: list[dict[str, Any]]) -> Row | None:
-    return history[-1] if history else None

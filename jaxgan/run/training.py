@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jaxgan import data
 from jaxgan.data.pixels import are_points
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
 from jaxgan.history import finite_mean
-from jaxgan.metrics import evaluation
+from jaxgan.metrics import evaluation, parts
 from jaxgan.metrics.modes import ModeScores, mode_scores
 from jaxgan.model import Diagnosis, Model
 from jaxgan.processes import agree, is_first, is_lost_process, together
@@ -26,11 +27,14 @@ from jaxgan.report import plots, texts
 from jaxgan.run import checkpoint, loop
 from jaxgan.run.devices import Layout, local
 from jaxgan.run.journal import Events, Journal, diagnose
-from jaxgan.run.members import OneRun, finite, make_runs
+from jaxgan.run.members import OneRun, make_runs
 from jaxgan.run.population import Report
 from jaxgan.run.saved import as_checkpoint
 from jaxgan.run.settings import TrainConfig
 from jaxgan.version import __version__
+
+Scorer = Callable[[Any, jax.Array], dict[str, Any]]
+"""`(state, rng) -> scores by name`."""
 
 _FREE = frozenset(
     f"train.{name}"
@@ -60,8 +64,8 @@ class Outcome(NamedTuple):
     report: Report | None = None
     """The result of a population; None for one run."""
     scores: ModeScores | None = None
-    """The scores of 2,500 samples at the end of a run on a mixture. For a population they are means
-    over the members that have not diverged."""
+    """The scores of 2,500 samples after the last epoch of a run on a mixture. For a population they
+    are means over the members that have not diverged."""
     stopped_on_failure: bool = False
     """Whether `stop_on_failure` has stopped the run."""
 
@@ -159,6 +163,7 @@ class _Training:
         self._folder, self._journal = folder, journal
         self._shape = dataset.images.shape[1:]
         self._saved_step = 0
+        self._parts: parts.Parts | None = None
         self._reference: evaluation.Reference | None = None
         self._floor: dict[str, Any] = {}
         self._diagnosis: Diagnosis | None = None
@@ -170,7 +175,9 @@ class _Training:
         run = self._restore(start)
         before, self._saved_step = len(run.history), loop.step(run.state)
         if before < settings.epochs:
-            self._load_reference()
+            self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
+            if settings.evaluate_every is not None:
+                self._load_reference()
         self._diagnose(run.history)
         with together(f"write to {path}"):
             self._journal.begin(run.history, self._saved_step, self._dataset.images)
@@ -202,7 +209,7 @@ class _Training:
             labels=self._runs.labels,
             diagnosis=self._diagnosis,
             report=report,
-            scores=None if stopped_by else self._mode_scores(run.history, state),
+            scores=_mode_means(run.history),
             stopped_on_failure=self._failed,
         )
 
@@ -216,25 +223,40 @@ class _Training:
             print(f"{path} has no checkpoint: training starts again")
         return start
 
-    def _load_reference(self) -> None:
-        if self._settings.evaluate_every is None:
-            return
+    def _load_reference(self) -> evaluation.Reference:
         with together("extract the features of the real images"):
-            extractor = evaluation.make_extractor(self._dataset)
-            self._reference = evaluation.make_reference(extractor, self._dataset, None)
-            self._floor = evaluation.floor_in_training(self._reference)
+            reference = evaluation.reference_in_training(self._dataset)
+            self._floor = evaluation.floor_in_training(reference)
         _print(texts.score_lines(self._floor))
+        self._reference = reference
+        return reference
 
     def _is_due(self, every: int | None, epoch: int) -> bool:
         return every is not None and (epoch == self._settings.epochs or epoch % every == 0)
 
     def _measure(self, run: loop.Run) -> dict[str, Any]:
-        """The scores of an epoch. Empty if it is not evaluated."""
-        reference = self._reference
-        if reference is None or not self._is_due(self._settings.evaluate_every, len(run.history)):
-            return {}
+        """What is measured of samples at the end of an epoch. Empty in most short epochs."""
+        # At the end of a population it gives the members an order.
+        last = self._runs.ranked and len(run.history) == self._settings.epochs
+        scores = self._scores(run, last)
+        if self._parts is None or not (parts.is_due(run.history) or (last and not scores)):
+            return scores
+        measure = parts.make_measure(self._model, self._parts)
+        return self._runs.evaluate(measure, local(run.state)) | scores
 
-        def score(state: Any, rng: jax.Array) -> dict[str, Any]:
+    def _scores(self, run: loop.Run, last: bool) -> dict[str, Any]:
+        """The scores of an epoch. Empty if it is not evaluated."""
+        epoch, mixture = len(run.history), data.MIXTURES.get(self._settings.dataset)
+        if mixture is not None:
+            score = _mode_scorer(self._model, mixture, plots.samples_shown(self._shape))
+            last = epoch == self._settings.epochs
+            return self._runs.evaluate(score, local(run.state)) if last else {}
+        wanted = last and _no_scores(self._dataset.images) is None
+        if not wanted and not self._is_due(self._settings.evaluate_every, epoch):
+            return {}
+        reference = self._reference or self._load_reference()
+
+        def score_images(state: Any, rng: jax.Array) -> dict[str, Any]:
             scores = {}
             for prefix, drawn in (("", state), ("raw_", self._model.raw(state))):
                 if drawn is not None:
@@ -243,7 +265,7 @@ class _Training:
                     )
             return scores
 
-        scores = self._runs.evaluate(score, local(run.state))
+        scores = self._runs.evaluate(score_images, local(run.state))
         _print(texts.score_lines(scores))
         return scores | self._floor
 
@@ -285,7 +307,7 @@ class _Training:
             self._folder.save(step, as_checkpoint(run), None if best is None else best["step"])
 
     def _write_report(self, history: list[dict[str, Any]], state: Any) -> Report | None:
-        report = self._runs.report(history[-1]) if history else None
+        report = self._runs.report(history)
         if report is not None:
             n, members = plots.samples_shown(self._shape), list(self._runs.members(state))
             for name, i in (("best", report.best), ("worst", report.worst)):
@@ -294,17 +316,24 @@ class _Training:
             self._journal.write_report(report._asdict())
         return report
 
-    def _mode_scores(self, history: list[dict[str, Any]], state: Any) -> ModeScores | None:
-        """The scores of the points in the last picture, if the data are a mixture."""
-        mixture = data.MIXTURES.get(self._settings.dataset)
-        if mixture is None or not history:
-            return None
-        n = plots.samples_shown(self._shape)
-        scores = [
-            mode_scores(np.asarray(self._model.sample(*one, n)).reshape(-1, 2), mixture)
-            for one in finite(self._runs, state, history[-1])
-        ]
-        return ModeScores(*map(finite_mean, zip(*scores, strict=True)))
+
+def _mode_scorer(model: Model, mixture: data.Mixture, n: int) -> Scorer:
+    """The scores of n points of a state."""
+
+    def score(state: Any, rng: jax.Array) -> dict[str, float]:
+        points = np.asarray(model.sample(state, rng, n)).reshape(n, 2)
+        if not np.isfinite(points).all():
+            return dict.fromkeys(ModeScores._fields, math.nan)
+        return mode_scores(points, mixture)._asdict()
+
+    return score
+
+
+def _mode_means(history: list[dict[str, Any]]) -> ModeScores | None:
+    """The scores of the last epoch, if it has them."""
+    if not history or "modes" not in history[-1]:
+        return None
+    return ModeScores(*(finite_mean(history[-1][name]) for name in ModeScores._fields))
 
 
 def _sampler(model: Model, state: Any) -> evaluation.Sample:
@@ -356,17 +385,17 @@ def _check_last_batch(
 
 
 def _check_evaluation(settings: TrainConfig, dataset: data.Dataset) -> None:
-    if settings.evaluate_every is None:
-        return
-    if are_points(dataset.images.shape[1:]):
-        raise JaxganError(
-            "evaluate_every is for images; a run on ring or grid is scored when it ends"
-        )
+    reason = _no_scores(dataset.images)
+    if settings.evaluate_every is not None and reason:
+        raise JaxganError(f"evaluate_every {reason}")
+
+
+def _no_scores(images: np.ndarray) -> str | None:
+    """Why samples of a data set cannot be scored while a model trains, or None."""
+    if are_points(images.shape[1:]):
+        return "is for images; a run on ring or grid is scored when it ends"
     least = 2 * evaluation.LEAST
-    if len(dataset.images) < least:
-        raise JaxganError(
-            f"evaluate_every needs at least {least} images, got {len(dataset.images)}"
-        )
+    return None if len(images) >= least else f"needs at least {least} images, got {len(images)}"
 
 
 def _describe(

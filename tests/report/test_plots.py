@@ -274,8 +274,8 @@ METRICS = {
 }
 
 
-def history_of(diversity: float = 0.3, epochs: int = 9) -> list[dict]:
-    row = METRICS | {"diversity": diversity, "gen_loss_square": 0.1, "disc_loss_square": 0.1}
+def history_of(missed: float = 0.3, epochs: int = 9) -> list[dict]:
+    row = METRICS | {"missed": missed, "gen_loss_square": 0.1, "disc_loss_square": 0.1}
     return [{"epoch": i + 1, **row} for i in range(epochs)]
 
 

@@ -13,7 +13,7 @@ from helpers import assert_trees_equal, contents
 from jaxgan import JaxganError, create_state
 from jaxgan.run.checkpoint import KEEP, Checkpoint, RunFolder, read_config, restore, restore_step
 
-CONFIG = {"jaxgan": "0.4.0", "gan": {"widths": (3, 4), "lr": 0.1}, "train": {"epochs": 5}}
+CONFIG = {"jaxgan": "0.5.0", "gan": {"widths": (3, 4), "lr": 0.1}, "train": {"epochs": 5}}
 
 
 @pytest.fixture
@@ -199,21 +199,21 @@ def test_free_fields_may_change_and_are_written(tmp_path):
     assert read_config(tmp_path)["train"]["epochs"] == 9
 
 
-@pytest.mark.parametrize("version", ["0.3.9", "0.5.0", "1.4.0"])
+@pytest.mark.parametrize("version", ["0.3.9", "0.4.9", "1.4.0"])
 def test_a_folder_of_another_minor_version_is_refused(tmp_path, version):
     RunFolder(tmp_path, CONFIG | {"jaxgan": version}).close()
     before = contents(tmp_path)
     with pytest.raises(JaxganError) as error:
         RunFolder(tmp_path, CONFIG, frozenset(["jaxgan"]))
-    for part in (f"was written by jaxgan {version}", "jaxgan 0.4.0 cannot", "another --workdir"):
+    for part in (f"was written by jaxgan {version}", "jaxgan 0.5.0 cannot", "another --workdir"):
         assert part in str(error.value)
     assert contents(tmp_path) == before
 
 
 def test_a_folder_of_another_patch_version_is_taken(tmp_path):
-    RunFolder(tmp_path, CONFIG | {"jaxgan": "0.4.7"}).close()
+    RunFolder(tmp_path, CONFIG | {"jaxgan": "0.5.7"}).close()
     RunFolder(tmp_path, CONFIG, frozenset(["jaxgan"])).close()
-    assert read_config(tmp_path)["jaxgan"] == "0.4.0"
+    assert read_config(tmp_path)["jaxgan"] == "0.5.0"
 
 
 def test_a_folder_in_use_is_refused(tmp_path):

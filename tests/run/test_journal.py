@@ -29,7 +29,7 @@ HEALTHY = {
     "disc_loss_square": 1.96,
     "real_accuracy": 0.6,
     "fake_accuracy": 0.6,
-    "diversity": 0.9,
+    "missed": 0.0,
     "gen_grad_norm": 1.0,
     "disc_grad_norm": 1.0,
     "gen_param_norm": 9.0,
@@ -130,13 +130,13 @@ def test_a_score_that_some_epochs_lack_is_empty_there(tmp_path, labels):
 
 
 def test_metrics_csv_names_the_failures_of_each_epoch_and_member(tmp_path):
-    row = {name: [value, value] for name, value in HEALTHY.items()} | {"diversity": [0.9, 0.1]}
-    history = [{"epoch": i + 1, "step": 300 * (i + 1), **row} for i in range(6)]
+    row = {name: [value, value] for name, value in HEALTHY.items()} | {"missed": [0.0, 0.5]}
+    history = [{"epoch": i + 1, "step": 400 * (i + 1), **row} for i in range(6)]
     write_epoch(make_journal(tmp_path, TWO_MEMBERS), history)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     assert [row["failures"] for row in rows] == [*9 * [""], "mode collapse", "", "mode collapse"]
     read = read_history(tmp_path, GAN)
-    assert [row["diversity"] for row in read] == 6 * [[0.9, 0.1]]
+    assert [row["missed"] for row in read] == 6 * [[0.0, 0.5]]
     assert [row["step"] for row in read] == [row["step"] for row in history]
 
 

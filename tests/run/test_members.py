@@ -9,7 +9,7 @@ import toy
 from helpers import assert_trees_equal
 
 from jaxgan import JaxganError, TrainConfig, loop
-from jaxgan.run import members, population
+from jaxgan.run import population
 from jaxgan.run.members import OneRun, Population, make_runs
 
 CONFIG = toy.ToyConfig()
@@ -121,34 +121,36 @@ def test_they_give_the_same_pictures(pair):
 def test_they_choose_the_same_state(pair):
     (one, run), (many, runs) = pair
     for best in (None, 0):
-        state = one.choose(run.state, run.history[-1], None, best)
-        assert_trees_equal(many.choose(runs.state, runs.history[-1], None, best), state)
+        state = one.choose(run.state, run.history, None, best)
+        assert_trees_equal(many.choose(runs.state, runs.history, None, best), state)
         assert_trees_equal(state, run.state)
-    assert_trees_equal(many.choose(runs.state, None, 0, None), run.state)
+    assert_trees_equal(many.choose(runs.state, [], 0, None), run.state)
     with pytest.raises(JaxganError, match="one run, not a population: it has no member 0"):
-        one.choose(run.state, None, 0, None)
+        one.choose(run.state, [], 0, None)
     for i in (-1, 1):
         with pytest.raises(JaxganError, match=f"has the members 0 to 0, and no member {i}"):
-            many.choose(runs.state, None, i, None)
+            many.choose(runs.state, [], i, None)
 
 
 def test_only_a_population_has_a_report(pair):
     (one, run), (many, runs) = pair
-    assert one.report(run.history[-1]) is None
-    report = many.report(runs.history[-1])
-    assert (report.best, report.worst, report.diverged) == (0, 0, [])
+    assert one.report(run.history) is None
+    assert many.report([]) is None
+    report = many.report(runs.history)
+    assert (report.nearest_to_equilibrium, report.diverged) == (0, [])
     assert report.summary[0]["loss_mean"] == run.history[-1]["loss"]
 
 
-def test_the_best_member_is_chosen_by_the_score_or_else_by_the_distance():
+def test_the_best_member_is_the_one_asked_for_or_else_that_of_the_report():
     runs = make(population=3)
     states = runs.create_state()
-    row = {"loss": [3.0, float("nan"), 2.0]}
+    history = [{"loss": [1.0, float("nan"), 2.0], "missed": [0.9, float("nan"), 0.1]}]
     for best, i in ((1, 1), (None, 2)):
-        chosen = runs.choose(states, row, None, best)
+        chosen = runs.choose(states, history, None, best)
         assert_trees_equal(chosen, population.member(states, i))
-    # Without a row or a distance it is the first.
-    assert_trees_equal(runs.choose(states, None, None, None), population.member(states, 0))
+    # Without an epoch or an order it is the first.
+    for history in ([], [{"loss": [2.0, 1.0, 1.0]}]):
+        assert_trees_equal(runs.choose(states, history, None, None), population.member(states, 0))
 
 
 def test_a_picture_shows_eight_members():
@@ -159,16 +161,3 @@ def test_a_picture_shows_eight_members():
     for i in (0, 7):
         expected = toy.sample(population.member(states, i), runs.rngs.pictures[i], 4)
         np.testing.assert_allclose(images[2 * i : 2 * i + 2], expected[:2], rtol=1e-6, atol=1e-6)
-
-
-def test_the_finite_members_are_those_that_have_not_diverged(pair):
-    (one, run), _ = pair
-    ((state, _),) = members.finite(one, run.state, run.history[-1])
-    assert_trees_equal(state, run.state)
-    runs = make(population=3)
-    states = runs.create_state()
-    found = members.finite(runs, states, {"loss": [1.0, float("nan"), 2.0]})
-    assert len(found) == 2
-    for (state, rng), i in zip(found, (0, 2), strict=True):
-        assert_trees_equal(state, population.member(states, i))
-        assert (jax.random.key_data(rng) == jax.random.key_data(runs.rngs.pictures[i])).all()

@@ -14,6 +14,7 @@ from helpers import assert_trees_close, assert_trees_equal
 
 from jaxgan import MODELS, GANConfig, JaxganError, loop
 from jaxgan.errors import NonFiniteError
+from jaxgan.model import Diagnosis, Finding
 from jaxgan.run import population
 from jaxgan.run.devices import make_layout
 
@@ -79,7 +80,7 @@ def test_a_member_that_diverges_does_so_alone(tiny, images, in_turns):
     for i in (0, 1, 3, 4, 5):
         assert_trees_equal(population.member(run.state, i), population.member(in_turns.state, i))
     assert all(np.isnan(run.history[-1][name][2]) for name in ("gen_loss", "real_score"))
-    report = population.make_report(GAN, tiny, members, run.history[-1])
+    report = population.make_report(GAN, tiny, members, run.history)
     assert report.diverged == [2]
     assert sum(line["diverged"] for line in report.summary) == 1
     assert 2 not in (report.best, report.worst)
@@ -236,10 +237,11 @@ def test_the_report_is_what_statistics_say():
     assert [m["generator_lr"] for m in members] == [1e-4] * 3 + [1e-3] * 3
     losses = [1.0, 1.3, 0.2, 2.0, float("nan"), 1.5]
     row = {"epoch": 1, "step": 9, "disc_loss": losses, "seconds": 1.0}
-    report = population.make_report(GAN, GANConfig(), members, row)
+    quiet = GAN._replace(diagnose=None)
+    report = population.make_report(quiet, GANConfig(), members, [row])
     assert report.diverged == [4]
-    # log 4 = 1.386: 1.3 is nearest, 0.2 furthest.
-    assert (report.best, report.worst) == (1, 2)
+    # log 4 = 1.386: 1.3 is nearest.
+    assert report.nearest_to_equilibrium == 1
     low, high = report.summary
     numbers = [(group["members"], group["diverged"]) for group in (low, high)]
     assert numbers == [(3, 0), (3, 1)]
@@ -247,25 +249,65 @@ def test_the_report_is_what_statistics_say():
     assert low["disc_loss_sd"] == pytest.approx(statistics.stdev(losses[:3]))
     assert high["disc_loss_mean"] == pytest.approx(1.75)
     assert high["disc_loss_sd"] == pytest.approx(statistics.stdev([2.0, 1.5]))
-    # The equilibrium of least squares is .25: 0.2 is nearest, and 2.0 furthest.
-    report = population.make_report(GAN, GANConfig(loss="least_squares"), members, row)
-    assert (report.best, report.worst) == (2, 3)
-    alone = population.make_report(GAN, GANConfig(), [{"seed": 0}], {"disc_loss": [1.0]})
+    # The equilibrium of least squares is .25: 0.2 is nearest.
+    report = population.make_report(quiet, GANConfig(loss="least_squares"), members, [row])
+    assert report.nearest_to_equilibrium == 2
+    alone = population.make_report(quiet, GANConfig(), [{"seed": 0}], [{"disc_loss": [1.0]}])
     assert alone.summary[0]["disc_loss_sd"] is None
-    diverged = {"disc_loss": [float("inf")]}
-    nobody = population.make_report(GAN, GANConfig(), [{"seed": 0}], diverged)
-    assert (nobody.best, nobody.worst, nobody.summary) == (
-        None,
-        None,
-        [{"members": 1, "diverged": 1}],
-    )
+    diverged = {"disc_loss": [float("inf")], "missed": [0.5]}
+    nobody = population.make_report(quiet, GANConfig(), [{"seed": 0}], [diverged])
+    assert nobody[:-1] == ([0], [], "missed", None, None, None)
+    assert nobody.summary == [{"members": 1, "diverged": 1}]
 
 
-def test_without_a_distance_no_member_is_the_best():
-    model = toy.MODEL._replace(distance=None)
-    report = population.make_report(model, toy.ToyConfig(), [{"seed": 0}], {"loss": [1.0]})
-    assert (report.best, report.worst, report.diverged) == (None, None, [])
+def test_without_an_equilibrium_no_member_is_near_it():
+    model = toy.MODEL._replace(equilibrium_distance=None)
+    report = population.make_report(model, toy.ToyConfig(), [{"seed": 0}], [{"loss": [1.0]}])
+    assert report[:-1] == ([], [], None, None, None, None)
     assert report.summary[0]["loss_mean"] == 1
+
+
+MISSED, MODES = {"missed": [0.5, 0.1, 0.9]}, {"modes": [2, 5, 5], "high_quality": [0.9, 0.2, 0.3]}
+DISTANCE = {"fd(pca64, train, n=750)": [8.0, 39.0, 4.0]}
+
+
+@pytest.mark.parametrize(
+    ("history", "by", "order"),
+    [
+        ([{"loss": [1, 2, 3]}], None, []),
+        ([MISSED, {"loss": [1, 2, 3]}], "missed", [1, 0, 2]),
+        ([{"missed": [0, 0, 1]}, MISSED | MODES], "modes", [2, 1, 0]),
+        ([DISTANCE, MISSED], "missed", [1, 0, 2]),  # not the distance of an earlier epoch
+        ([MISSED | DISTANCE], "fd(pca64, train, n=750)", [2, 0, 1]),
+    ],
+)
+def test_members_are_ranked_by_their_samples(history, by, order):
+    def report(failed, finite=(True, True, True)) -> population.Report:
+        def diagnose(history):
+            finding = Finding("collapse", (2,), "", ())
+            return Diagnosis([[finding] if i in failed else [] for i in range(3)])
+
+        rows = [{"epoch": i, "step": i} | row for i, row in enumerate(history, start=1)]
+        rows[-1] = rows[-1] | {"epoch": 2, "size": [1.0 if ok else np.nan for ok in finite]}
+        # The member that has learned nothing is nearest to equilibrium.
+        model = toy.MODEL._replace(
+            diagnose=diagnose, equilibrium_distance=lambda config, row: np.array([2.0, 0.0, 1.0])
+        )
+        return population.make_report(model, toy.ToyConfig(), [{"seed": i} for i in range(3)], rows)
+
+    healthy = report(())
+    assert (healthy.ranked_by, healthy.nearest_to_equilibrium) == (by, 1)
+    if not order:
+        assert (healthy.best, healthy.worst) == (None, None)
+        return
+    assert (healthy.best, healthy.worst) == (order[0], order[-1])
+    # Members with a failure are last, in the same order.
+    failed = report(order[:1])
+    assert (failed.best, failed.worst, failed.failed) == (order[1], order[0], order[:1])
+    all_failed = report((0, 1, 2))
+    assert (all_failed.best, all_failed.worst) == (order[0], order[-1])
+    diverged = report((), finite=[i != order[0] for i in range(3)])
+    assert (diverged.best, diverged.worst, diverged.diverged) == (order[1], order[2], order[:1])
 
 
 @pytest.mark.parametrize(

@@ -185,8 +185,8 @@ def test_a_folder_of_a_later_version_with_known_fields_is_loaded(gan_folder, edi
 
 
 def test_a_later_setting_of_the_run_is_refused_too(edited):
-    folder = edited(lambda config: config.update(jaxgan="0.4.1", train={"warmth": 3}))
-    with pytest.raises(JaxganError, match=r"by jaxgan 0\.4\.1, .* does not know warmth"):
+    folder = edited(lambda config: config.update(jaxgan="0.5.1", train={"warmth": 3}))
+    with pytest.raises(JaxganError, match=r"by jaxgan 0\.5\.1, .* does not know warmth"):
         saved.read_settings(folder)
 
 

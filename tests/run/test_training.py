@@ -74,7 +74,12 @@ def test_each_member_has_its_rows_and_the_report_sums_them_up(run_folder):
     report = json.loads((folder / "report.json").read_text())
     losses = [float(row["loss"]) for row in rows[6:]]
     assert report["summary"][1]["loss_mean"] == pytest.approx(np.mean(losses[3:]))
-    assert (report["best"], report["worst"]) == (np.argmin(losses), np.argmax(losses))
+    assert report["nearest_to_equilibrium"] == np.argmin(losses)
+    # The last epoch is measured, so that the members have an order.
+    assert report["ranked_by"] == "missed"
+    missed = [float(row["missed"]) for row in rows[6:]]
+    assert (missed[report["best"]], missed[report["worst"]]) == (min(missed), max(missed))
+    assert not any(row["missed"] for row in rows[:6])
     assert outcome.history[-1]["loss"] == losses
     assert outcome.report._asdict() == report
     assert (outcome.trained, outcome.stopped_by, outcome.diagnosis) == (2, None, None)
@@ -171,7 +176,7 @@ def test_members_that_diverge_are_counted_and_the_others_continue(settings, tiny
     assert numbers == [(3, 3), (3, 0)]
     rows = read_table(folder)
     assert [np.isnan(float(row["gen_loss"])) for row in rows] == 2 * (3 * [True] + 3 * [False])
-    distances = [abs(float(row["disc_loss"]) - 2 * np.log(2)) for row in rows[-3:]]
+    distances = [float(row[report["ranked_by"]]) for row in rows[-3:]]
     assert (report["best"], report["worst"]) == (
         3 + np.argmin(distances),
         3 + np.argmax(distances),
@@ -262,7 +267,7 @@ def test_a_step_gets_the_labels_of_its_images(tmp_path, population):
         train_step=label_step,
         sample=lambda state, rng, n: jnp.zeros((n, *state.config.image_shape)),
         curves=(Curve("label", {"mean": "label"}),),
-        distance=None,
+        equilibrium_distance=None,
     )
     settings = TrainConfig(
         dataset=str(tmp_path / "set.npz"), epochs=1, batch_size=8, population=population, devices=1
