@@ -3,7 +3,7 @@
 Each method trains ten seeds on `ring` (8 modes) and on `grid` (25 modes), with the same networks
 and as many steps. Scores are those of 2,500 samples of each seed (jaxgan/metrics/modes.py). Beside
 them stand published numbers, which were measured with other networks, and those of chance: points
-that know the extent of the data but not its modes.
+spread over the same region, without its modes.
 
 The networks: three layers of 128 units each. Both are made for mixtures. The discriminator gets the
 points and 64 fixed random Fourier features of them. The hidden biases of the generator start
@@ -14,7 +14,7 @@ and 2, and each factor trains the seeds 100 and 101 for half of the steps. The b
 most modes, then the highest quality, then the smallest reverse KL. A row has the factor and the
 scores of all four. Its own seeds are 0, 1, ... with all steps.
 
-"unrolled 0" is the control of the unrolled GANs: a GAN with their rates, which is not unrolled. Its
+"unrolled 0" is a control: the GAN with the rates of the unrolled GANs, without unrolling. Its
 factor is tuned too. PacGAN4 has packs of 4 as in its paper. But its steps have 32 packs, so that
 all methods see as many points. Those of the paper's program have 100 packs, and there are 38 times
 as many.

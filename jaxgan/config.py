@@ -82,9 +82,9 @@ class GANConfig:
     learn to make augmented images (arXiv 2006.06676)."""
     r1: Schedule = 0.0
     """Weight of half the squared gradient norm on real images (arXiv 1801.04406; 10 there). All
-    penalties are taken at the images that the discriminator gets: augmented, noisy and packed. With
-    BatchNorm they use its running statistics, since those of one image mean nothing; so they hold
-    for the discriminator as it is when it does not train."""
+    penalties are computed at the images that the discriminator gets: augmented, noisy and packed.
+    With BatchNorm they use its running statistics, because one image has no statistics. So they act
+    on the discriminator as it is in evaluation, not in training."""
     r2: Schedule = 0.0
     """The same on generated images."""
     gradient_penalty: Schedule = 0.0

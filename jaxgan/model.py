@@ -49,7 +49,7 @@ class Diagnosis(NamedTuple):
     findings: list[list[Finding]]
     """A list of failures for each member, in a fixed order. A single run is one member."""
     caveat: str | None = None
-    """What could not be seen because the run is short, or None."""
+    """What the findings leave open, because the run is short or undertrained, or None."""
 
     def names(self, epochs: Sequence[int]) -> list[list[str]]:
         """The failures seen at the end of each epoch, joined by "+": `[epochs][members]`."""
@@ -103,8 +103,8 @@ class Model(NamedTuple):
     """`(config, row) -> [members]`: how far each member is from the equilibrium of its game, by the
     row of an epoch. It is small for a discriminator that has learned nothing, too."""
     measure: Callable[[Any], Mapping[str, jax.Array]] = lambda state: {}
-    """`state -> {name: scalar}`: what is measured of a state whenever samples are measured, since
-    it is too slow for each step."""
+    """`state -> {name: scalar}`: more measures of a state, which are too slow for each step. They
+    are taken when samples are measured."""
     raw: Callable[[Any], Any] = lambda state: None
     """`state -> state | None`: the state without its average of parameters, or None if samples
     come from the parameters themselves."""

@@ -129,17 +129,23 @@ def healthy_lines(history: list[dict], diagnosis: Diagnosis) -> list[str]:
     if diagnosis.caveat:
         return [f"No failure was seen, but {diagnosis.caveat}."]
     last = {name: values[-1] for name, values in diagnostics.signs(history).items()}
-    missed, swing = np.nanmax(last["missed"]), np.nanmax(last["swing"])
+    missed, swing = finite_max(last["missed"]), finite_max(last["swing"])
     share = np.nanmin(last["gradient_share"])
     return [
         "No failure was seen: no vanishing gradients, mode collapse or lack of convergence.",
-        f"The samples miss {missed:.0%} of the data (mode collapse: {diagnostics.MISSED:.0%}, and "
-        "no less than at half the steps).",
-        f"Over the second half of the steps both losses swing by {swing:.0%} of their size (no "
+        f"The samples miss {missed} of the data (mode collapse: {diagnostics.MISSED:.1%}, and no "
+        "less than at half the steps).",
+        f"Over the second half of the steps both losses swing by {swing} of their size (no "
         f"convergence: {diagnostics.SWING:.0%}, and no less than before).",
         f"The generator's gradient norm is {share:.0%} of its largest (vanishing gradients: "
         f"{diagnostics.VANISHED:.0%}, and an accuracy of {diagnostics.CERTAIN:.0%}).",
     ]
+
+
+def finite_max(values: np.ndarray) -> str:
+    """The largest value that is finite, in percent."""
+    finite = values[np.isfinite(values)]
+    return f"{finite.max():.1%}" if len(finite) else "an unknown share"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ class Options:
     - recall, coverage: how much of the real variety they have; more is better.
     - copies: the share of samples that copy a training image; about 0.01 for new images.
     - memorisation: how often a sample is nearer to the training images than a test image is. It is
-      1 for copies and 0.5 for new images, but less if samples are bad, and more if all are typical.
+      1 for copies and 0.5 for new images. It is less if samples are unlike all real images, and
+      more if they vary less than real images.
     - classifier_score, entropy: how clear and how even the classes are.
     - worst_share: of all classes, the smallest ratio of their shares in samples and real images.
     - worst_class: the class with this ratio.
@@ -74,8 +75,9 @@ def main() -> None:
     near = {}
     if test:
         near = evaluation.make_copy_references(reference, test)
-        # The last ones: the first set the threshold.
-        scores[FLOOR] |= evaluation.copy_scores(near, evaluation.shuffle(test.images)[::-1][:n])
+        # Those from the end: those from the start set the thresholds.
+        unseen = evaluation.shuffle(test.images)[::-1]
+        scores[FLOOR] |= evaluation.copy_scores(near, unseen[:n])
     drawn = draw(options, n) | {name: images[:n] for name, images in given.items()}
     for name, images in tqdm(drawn.items(), "scoring", disable=None):
         features[name] = extractor.extract(images)

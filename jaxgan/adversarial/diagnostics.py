@@ -25,8 +25,8 @@ from jaxgan.model import Curve, Diagnosis, Finding
 Columns = dict[str, np.ndarray]
 
 WINDOW = 2_000
-"""Number of steps for which a sign must last, in whole epochs, at least two. In healthy runs signs
-come and go. It is five epochs of the reference GAN on Fashion-MNIST."""
+"""A sign must last for this many steps, rounded up to whole epochs, and for at least two epochs.
+Signs come and go in healthy runs. It is five epochs of the reference GAN on Fashion-MNIST."""
 
 CERTAIN = 0.95
 """Vanishing gradients, first sign: in each epoch of the window the discriminator's accuracy on real
@@ -42,15 +42,16 @@ MISSED = 0.035
 One lost mode of 25 is 0.04."""
 
 FALL = 0.8
-"""Mode collapse, second sign: they miss more than this times what they missed at half the steps. A
-run below it is undertrained."""
+"""Mode collapse, second sign: the samples miss more than this share of what they missed at half the
+steps. If they miss less, the run is undertrained."""
 
 SWING = 0.1
 """No convergence, first sign: over the second half of the steps the standard deviation of both
-losses, divided by their size, is at least this. The noise of the batches is not counted. The size
-is the largest of their root mean squares and of the spread of the logits, which matters for the
-Wasserstein loss: it ends as noise around 0. So oscillations are seen whose period is at most about
-the length of the history."""
+losses, divided by their size, is at least this. The noise of the batches is not counted, nor is a
+straight line through the losses, since a run that improves is no oscillation. The size is the
+largest of three numbers: the root mean squares of both losses and the spread of the logits. The
+Wasserstein loss needs the last one, since it ends as noise around 0. An oscillation is seen if its
+period is at most half of the history."""
 
 LASTING = 0.8
 """No convergence, second sign: the ratio is at least this share of its value over the quarter
@@ -113,15 +114,19 @@ def diagnose(history: History) -> Diagnosis:
 def _caveat(history: History, measured: Columns) -> str | None:
     """What a history does not show because it is short, or None."""
     steps = history[-1]["step"] if history else 0
-    if steps < WINDOW:
-        return f"the run is short, {steps:,} steps: failures show after {WINDOW:,} steps or more"
+    if steps < WINDOW or len(history) < 2:
+        return (
+            f"the run is short, {steps:,} steps: failures show after {WINDOW:,} steps and two "
+            "epochs or more"
+        )
     last = {name: values[-1] for name, values in measured.items()}
     improving = (last["missed"] >= MISSED) & (last["missed_fall"] <= FALL)
     if improving.any():
-        now, then = (float(last[k][improving].mean()) for k in ("missed", "missed_fall"))
+        now = last["missed"][improving]
+        then = now / last["missed_fall"][improving]
         return (
-            f"the run is undertrained: its samples miss {now:.0%} of the data, and missed "
-            f"{now / then:.0%} at half the steps; train it longer"
+            f"the run is undertrained: its samples miss {now.mean():.0%} of the data, and missed "
+            f"{then.mean():.0%} at half the steps; train it longer"
         )
     return None
 
@@ -140,14 +145,14 @@ def signs(history: History) -> Columns:
     step: the step at the end of the epoch; window: the number of epochs in a window.
     certainty: the smaller of the two accuracies.
     gradient: the generator's gradient norm; gradient_share: divided by its largest value so far.
-    missed: the last one measured; missed_fall: divided by that at half the steps.
+    missed: the last measured value; missed_fall: that value divided by the one at half the steps.
     swing: the smaller standard deviation of the two losses over the second half of the steps,
       divided by the largest of their root mean squares and of the spread of the logits.
     swing_before: the same over the quarter before.
     growth: the larger factor by which the norm of a network's parameters has grown over its largest
       value before the window.
 
-    They are NaN until there are enough epochs.
+    The signs that compare epochs are NaN in the first epochs.
     """
 
     def column(name: str) -> np.ndarray:
@@ -172,7 +177,8 @@ def signs(history: History) -> Columns:
 
         squares = np.array([mean(f"{network}_loss_square") for network in networks])
         means = np.array([mean(f"{network}_loss") for network in networks])
-        deviations = np.sqrt(np.maximum(squares - np.square(means), 0))
+        trends = np.array([_trend(column(f"{network}_loss"), first, last) for network in networks])
+        deviations = np.sqrt(np.maximum(squares - np.square(means) - trends, 0))
         sizes = np.sqrt(np.maximum(squares, 0)).max(axis=0)
         return _ratio(deviations.min(axis=0), np.maximum(sizes, mean("logit_spread")))
 
@@ -213,8 +219,8 @@ def _collapse(signs: Columns) -> np.ndarray:
 def _collapse_evidence(signs: Columns) -> str:
     missed, fall = signs["missed"][-1], signs["missed_fall"][-1]
     return (
-        f"the samples miss {missed:.0%} of the data: parts with so many of the real images have "
-        f"almost no samples; at half the steps they missed {missed / fall:.0%}"
+        f"almost no samples lie in parts that hold {missed:.0%} of the real images; at half the "
+        f"steps it was {missed / fall:.0%}"
     )
 
 
@@ -250,7 +256,7 @@ def _window(signs: Columns) -> int:
 
 
 def _last_measured(history: History, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A column that some rows lack: in their place stands the last value before, NaN at first."""
+    """A column that some rows lack. Such a row gets the value before it, NaN if there is none."""
     values = np.full(shape, np.nan)
     for i, row in enumerate(history):
         values[i] = np.ravel(row[name]) if name in row else values[i - 1] if i else np.nan
@@ -268,12 +274,23 @@ def _lasting(flags: np.ndarray, signs: Columns) -> np.ndarray:
 
 
 def _mean_over(values: np.ndarray, first: float, last: float) -> np.ndarray:
-    """For each epoch, the mean over this part of all epochs until then; NaN if it is empty."""
+    """For each epoch, the mean from the share `first` to the share `last` of the epochs so far; NaN
+    if there are none."""
     sums = np.concatenate([np.zeros((1, *values.shape[1:])), np.cumsum(values, axis=0)])
     epochs = np.arange(1, len(values) + 1)
     start, stop = (np.floor(share * epochs).astype(int) for share in (first, last))
     count = (stop - start)[:, None]
     return np.where(count > 0, (sums[stop] - sums[start]) / np.maximum(count, 1), np.nan)
+
+
+def _trend(values: np.ndarray, first: float, last: float) -> np.ndarray:
+    """The variance over these epochs that is due to a straight line through the values."""
+    epochs = np.broadcast_to(np.arange(len(values))[:, None], values.shape).astype(float)
+    time, value, both, square = (
+        _mean_over(x, first, last) for x in (epochs, values, epochs * values, np.square(epochs))
+    )
+    variance = square - np.square(time)
+    return np.square(both - time * value) / np.where(variance > 0, variance, np.inf)
 
 
 def _at_half(values: np.ndarray) -> np.ndarray:

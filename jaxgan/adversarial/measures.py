@@ -32,10 +32,11 @@ class Metrics(NamedTuple):
     disc_grad_norm: jax.Array
     """L2 norm of the discriminator's gradient, including penalties."""
     gen_loss_square: jax.Array
-    """The square of the expected loss, without bias (`square`). Its mean over steps less the square
-    of that of gen_loss is the variance of the loss between steps, without the noise of batches."""
+    """An unbiased estimate of the square of the expected loss (`square`). Its mean over steps,
+    minus the square of the mean of gen_loss, is the variance of the loss between steps, without the
+    noise of batches."""
     disc_loss_square: jax.Array
-    """The same of disc_loss."""
+    """The same for disc_loss."""
 
 
 def share(flags: jax.Array) -> jax.Array:
@@ -46,7 +47,8 @@ def share(flags: jax.Array) -> jax.Array:
 def square(mean: jax.Array, mean_square: jax.Array, n: int) -> jax.Array:
     """An estimate without bias of the square of an expected loss.
 
-    The square of the mean over a batch is larger, by the variance of that mean.
+    The square of a batch's mean is too large on average, by the variance of that mean. This
+    function subtracts an estimate of it.
 
     Args:
       mean: of the losses of n images.

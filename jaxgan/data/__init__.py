@@ -31,9 +31,9 @@ def load(
           files. `load` looks for them in `data_dir` and in $JAXGAN_DATA_DIR (first in a subfolder
           with the name of the set), then in the cache of tensorflow-datasets. Else it downloads
           them into that cache and checks their checksums;
-        `digits`: 1,797 8x8 images that scikit-learn contains, 1,500 of them in train. They are in
-          the order of their writers there. Here each class is split at random (always in the same
-          way), so that the test images have the distribution of the training images;
+        `digits`: 1,797 8x8 images that scikit-learn contains, 1,500 of them in train. scikit-learn
+          orders them by writer. Here each class is split at random, always in the same way, so
+          that test images are distributed like training images;
         `ring`, `grid`: 100,000 points of a mixture in `MIXTURES`; the labels are the modes;
         `auto`: `fashion_mnist` if it is on this machine or can be downloaded, else `digits` with a
           warning;

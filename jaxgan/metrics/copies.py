@@ -1,14 +1,15 @@
 """Copies of training images among samples.
 
-A sample is a copy if it is nearer to a training image than 99% of unseen real images are, as it is,
-mirrored, or shifted by a pixel. New images of the same distribution have about 1% of copies. The
-distance to a training image is divided by that image's distance to its own neighbours, since images
-of some classes are nearer to each other than those of others. Distances are taken in features and
-in pixels: features see through small changes, and pixels do not depend on what a judge has learned.
-(Meehan et al. 2020, arXiv 2004.05675, detect copies by the distance to the nearest training image.)
+Each unseen real image has a distance to its nearest training image. A sample is a copy if its own
+distance is smaller than that of 99% of unseen images. The sample is also compared mirrored and
+shifted by a pixel. About 1% of new images count as copies. The distance to a training image is
+divided by that image's distance to its own neighbours, since images of some classes are nearer to
+each other than those of others. Distances are measured in features and in pixels. Small changes
+hardly alter features; pixels do not depend on what a judge has learned. (Meehan et al. 2020, arXiv
+2004.05675, detect copies by the distance to the nearest training image.)
 
-It does not see copies that are changed in another way, such as rotated, enlarged or recoloured
-ones, mixtures of two training images, or samples that repeat a part of one.
+Copies that are changed in another way are not seen: rotated, enlarged or recoloured ones, mixtures
+of two training images, or samples that repeat a part of one.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ IMAGES = 1_000
 QUANTILE = 0.01
 """The share of unseen images that count as copies."""
 NEIGHBOUR = 5
-"""Which neighbour of a training image is the unit of the distances to this image."""
+"""Distances to a training image are divided by the distance from it to this neighbour."""
 
 Space = Callable[[np.ndarray], np.ndarray]
 """Images `[N, H, W, C]`, uint8, to points `[N, D]`."""
@@ -37,7 +38,7 @@ class Reference(NamedTuple):
     train: np.ndarray
     """`[N, D]`."""
     threshold: float
-    """What is nearer to a training image than this is a copy."""
+    """A sample that is nearer to a training image than this is a copy. So is one at distance 0."""
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
@@ -51,16 +52,16 @@ def make_reference(space: Space, train: np.ndarray, unseen: np.ndarray) -> Refer
     Args:
       space: where distances are taken.
       train: `space` of the training images, `[N, D]`, N > NEIGHBOUR.
-      unseen: other real images `[M, H, W, C]`, uint8, in random order.
+      unseen: other real images `[M, H, W, C]`, uint8; IMAGES of them are enough.
     """
-    distances = _distances(space, train, unseen[:IMAGES])
+    distances = _distances(space, train, unseen)
     return Reference(space, train, float(np.quantile(distances, QUANTILE)))
 
 
 def share(reference: Reference, samples: np.ndarray) -> float:
     """The share of copies among samples `[M, H, W, C]`, uint8, in random order. In [0, 1]."""
     distances = _distances(reference.space, reference.train, samples[:IMAGES])
-    return float((distances < reference.threshold).mean())
+    return float(((distances < reference.threshold) | (distances == 0)).mean())
 
 
 def variants(images: np.ndarray) -> list[np.ndarray]:
@@ -84,6 +85,8 @@ def _distances(space: Space, train: np.ndarray, images: np.ndarray) -> np.ndarra
     chosen = distances.argmin(axis=0)[None]
     nearest = np.take_along_axis(nearest, chosen, axis=0)[0]
     distances = np.take_along_axis(distances, chosen, axis=0)[0]
+    # Equal images have a distance of rounding. A grey level is 0.008 of a pixel's range.
+    distances[distances < 1e-3] = 0
     # A training image is its own first neighbour.
     neighbours = NearestNeighbors(n_neighbors=NEIGHBOUR + 1, algorithm="brute").fit(train)
     units = neighbours.kneighbors(train[nearest])[0][:, -1]

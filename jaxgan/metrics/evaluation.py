@@ -39,6 +39,8 @@ FD = "fd"
 IN_TRAINING = 5_000
 """The number of samples for scores in training. It is at most half the number of images, since the
 floor needs the other half."""
+_FITTED = 10_000
+"""At most so many images determine the principal components."""
 _CHUNK = 1_000
 """Samples drawn at a time, so that any number of samples fits into the memory."""
 
@@ -186,13 +188,14 @@ def make_copy_references(reference: Reference, test: data.Dataset) -> dict[str, 
 
     Args:
       reference: the training images.
-      test: unseen images.
+      test: unseen images. The first half of them, in the order of `shuffle`, set the thresholds,
+        or the first `copies.IMAGES`.
 
     Returns:
       The references in pixels, and in the features of a judge if there is one, by their names.
-      (Principal components are no other space than pixels.)
+      (Principal components are not used: their distances are almost those of pixels.)
     """
-    unseen = shuffle(test.images)
+    unseen = shuffle(test.images)[: min(copies.IMAGES, -(-len(test.images) // 2))]
     found = {
         "pixels": copies.make_reference(copies.pixels, copies.pixels(reference.images), unseen)
     }
@@ -323,8 +326,8 @@ def _components(images: np.ndarray) -> Extractor:
     """The extractor of principal components, for data without a judge."""
     from sklearn.decomposition import PCA
 
-    count = min(COMPONENTS, *images.reshape(len(images), -1).shape)
-    components: Any = PCA(count, random_state=0).fit(_flat(images))
+    count = min(COMPONENTS, len(images), images[0].size)
+    components: Any = PCA(count, random_state=0).fit(_flat(shuffle(images)[:_FITTED]))
 
     def extract(others: np.ndarray) -> Features:
         if others.shape[1:] != images.shape[1:]:

@@ -78,9 +78,9 @@ def memorisation(train: np.ndarray, test: np.ndarray, samples: np.ndarray) -> fl
 
     Returns:
       The probability, in [0, 1]. The distances compared are those to the nearest training image;
-      ties count half. It is 0.5 for new samples of the same distribution, and 1 for copies. But it
-      mixes copying with quality: it is far below 0.5 for samples far from all real data, about 0.5
-      if half of the samples are such and half are copies, and above 0.5 if all samples are typical.
+      ties count half. It is 0.5 for new samples of the same distribution, and 1 for copies. It also
+      depends on quality: it falls if samples are unlike all real images, and rises if they vary
+      less than real images. If half of the samples are copies and half are noise, it is about 0.5.
       `metrics.copies` looks for copies alone.
 
     Raises:

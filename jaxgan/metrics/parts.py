@@ -5,8 +5,8 @@ mixture are its modes. A part is missed if samples lie in it much more rarely th
 So a generator that has lost a tenth of the modes misses about a tenth of the data, whatever its
 samples look like. (arXiv 1805.12462 compares the shares of such parts by statistical tests.)
 
-Nothing is said of how real the samples are, nor of how many there are within a part: a generator of
-as many images as there are parts may miss nothing.
+The measure does not tell how real the samples are, or how many different ones a part has. A
+generator that repeats one image in each part misses nothing.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,11 @@ IMAGES = 10_000
 """At most so many real images make the parts."""
 SAMPLES = 2_000
 """Samples to measure: about 40 in each part."""
+CHUNK = 500
+"""Samples are drawn so many at a time."""
 STEPS = 400
-"""Samples are measured at the end of an epoch if so many steps have passed since the last time. It
-takes about as long as two steps of the reference GAN."""
+"""Samples are measured after an epoch in which the step passes a multiple of this. Measuring takes
+about as long as two steps of the reference GAN."""
 RARE = 0.25
 """A part is missed if its share of the samples is below this times its share of the real images.
 By chance alone, at 40 samples in a part, this happens once in 10**8 parts."""
@@ -42,7 +44,7 @@ class Parts(NamedTuple):
     mean: jax.Array
     """The mean real image, `[D]`, of pixels in [-1, 1]."""
     components: jax.Array
-    """`[D, F]`: a flat image less the mean, times these, gives its features."""
+    """`[D, F]`. Features are `(flat image - mean) @ components`."""
     centers: jax.Array
     """The centres of the parts, `[K, F]`."""
     shares: jax.Array
@@ -55,8 +57,7 @@ class SampleMeasures(NamedTuple):
     """What is measured of samples while a model trains."""
 
     missed: jax.Array
-    """The share of the real images that lie in parts without samples, in [0, 1]: 0 if all parts
-    have samples."""
+    """The share of the real images in parts that have almost no samples (RARE), in [0, 1]."""
     diversity: jax.Array
     """The mean distance between two samples, divided by that between two real images. About 1 if
     samples differ as real images do; 0 if all are equal."""
@@ -67,8 +68,8 @@ def make_parts(images: np.ndarray, labels: np.ndarray | None = None) -> Parts:
 
     Args:
       images: `[N, H, W, C]`, uint8 or float in [-1, 1]; points are images of 1 x 1.
-      labels: `[N]`, the classes of images or the modes of points. Each class has as many parts, so
-        that there are about PARTS in all. Each mode is one part.
+      labels: `[N]`, the classes of images or the modes of points. All classes have the same number
+        of parts, about PARTS together. Each mode is one part. More than PARTS classes are not used.
     """
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
@@ -78,10 +79,11 @@ def make_parts(images: np.ndarray, labels: np.ndarray | None = None) -> Parts:
     with np.errstate(invalid="ignore"):  # equal images have no variance to explain
         pca: Any = PCA(min(COMPONENTS, *flat.shape), random_state=0).fit(flat)
     features = np.round(pca.transform(flat), 4)  # so that equal images have equal features
+    if labels is not None and len(np.unique(labels)) > PARTS:
+        labels = None  # in so many classes there would be too few samples
     classes = np.zeros(len(flat), int) if labels is None else labels[chosen]
     groups = [features[classes == label] for label in np.unique(classes)]
-    split = labels is None or not are_points(images.shape[1:])
-    count = max(1, PARTS // len(groups)) if split else 1
+    count = 1 if are_points(images.shape[1:]) and labels is not None else PARTS // len(groups)
     centers = []
     for group in groups:
         # Equal images cannot have more parts than there are different ones.
@@ -123,7 +125,10 @@ def make_measure(model: Model, parts: Parts) -> Callable[[Any, jax.Array], dict[
     """
 
     def measure_state(state: Any, rng: jax.Array) -> dict[str, float]:
-        found = measure(parts, model.sample(state, rng, SAMPLES))._asdict() | model.measure(state)
+        # In chunks, which any memory holds.
+        rngs = jax.random.split(rng, SAMPLES // CHUNK)
+        samples = jnp.concatenate([model.sample(state, one, CHUNK) for one in rngs])
+        found = measure(parts, samples)._asdict() | model.measure(state)
         return {name: float(value) for name, value in found.items()}
 
     return measure_state

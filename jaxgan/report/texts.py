@@ -75,8 +75,8 @@ def report_lines(
     named: Mapping[str, int | None],
     labels: Sequence[Mapping[str, Any]],
 ) -> list[str]:
-    """The result of a population: a line for each combination of hyperparameters, and for each of
-    some members, such as the best.
+    """The result of a population: a line for each combination of hyperparameters, and one for
+    each member in `named`.
 
     Args:
       summary: as in `population.Report`.

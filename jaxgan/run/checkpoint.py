@@ -327,12 +327,19 @@ def _read(folder: Path, like: Checkpoint) -> Checkpoint:
         replicated(like.arrays),
     )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        found = checkpointer.restore(
-            folder,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
-            ),
+        # Partial: a reader of the state alone does not mind what else other versions have saved.
+        arrays = ocp.args.PyTreeRestore(
+            target,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+            partial_restore=True,
         )
+        found = checkpointer.restore(
+            folder, args=ocp.args.Composite(arrays=arrays, record=ocp.args.JsonRestore())
+        )
+    # What the file lacks comes back as it was given.
+    pairs = zip(jax.tree.leaves(found["arrays"]), jax.tree.leaves(target), strict=True)
+    if any(restored is given for restored, given in pairs):
+        raise ValueError("it lacks some of the arrays")
     return Checkpoint(found["arrays"], found["record"])
 
 

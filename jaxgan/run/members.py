@@ -112,10 +112,12 @@ class Population(OneRun):
         return images[:, :columns].reshape(-1, *images.shape[2:]), columns
 
     def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
-        if member is None:
-            report = self.report(history) if best is None else None
-            member = best if report is None else report.best
-        member = member or 0
+        if member is None and best is None:
+            report = self.report(history)
+            if report is not None:
+                others = set(range(len(self._members))) - {*report.diverged, *report.failed}
+                best = report.best if report.best is not None else min(others, default=0)
+        member = (best or 0) if member is None else member
         if not 0 <= member < len(self._members):
             raise JaxganError(
                 f"this population has the members 0 to {len(self._members) - 1}, and no member "

@@ -252,11 +252,11 @@ class Report(NamedTuple):
     failed: list[int]
     """Members that show a failure (`Model.diagnose`)."""
     ranked_by: str | None
-    """What orders the members: the column of the Fréchet distance, modes, or missed. None if none
-    of them was measured."""
+    """The score that ranks the members: the column of the Fréchet distance, modes, or missed. None
+    if none of them was measured."""
     best: int | None
-    """The best member. Members with a failure come after all others. None if there is no order, or
-    if all members have diverged."""
+    """The best member. Members with a failure come after all others. None if there is no score,
+    or if all members have diverged."""
     worst: int | None
     """The worst member of those that have not diverged."""
     nearest_to_equilibrium: int | None
@@ -296,10 +296,10 @@ def make_report(
 
 
 def ranks(history: Sequence[Row]) -> tuple[str | None, np.ndarray]:
-    """What orders the members of a population, and its values `[members]`: less is better.
+    """The name of the score that ranks the members, and its values `[members]`; less is better.
 
-    The Fréchet distance of the last epoch; or else its number of modes, then the share of samples
-    of high quality; or else the last value of `missed`, the share of the data that samples miss.
+    It is the first of these that was measured: the Fréchet distance of the last epoch; its modes,
+    then the share of high quality; the last `missed`, the share of the data that samples miss.
     """
     row = history[-1]
     distance = evaluation.distance_name(row)

@@ -62,6 +62,8 @@ def load_state(
     """
     path = Path(workdir).expanduser().absolute()
     runs, like = _runs_and_checkpoint(model, workdir)
+    # Without the sums of metrics, which other versions may have named differently.
+    like = like._replace(arrays={"state": like.arrays["state"]})
     newest = checkpoint.restore(path, like)
     found = newest and newest[0]
     row = evaluation.best_row(found.record["history"]) if found and best else None

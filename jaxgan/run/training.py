@@ -175,8 +175,10 @@ class _Training:
         run = self._restore(start)
         before, self._saved_step = len(run.history), loop.step(run.state)
         if before < settings.epochs:
-            self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
-            if settings.evaluate_every is not None:
+            with together("divide the data into parts"):
+                self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
+            ranked = self._runs.ranked and _no_scores(self._dataset.images) is None
+            if ranked or settings.evaluate_every is not None:
                 self._load_reference()
         self._diagnose(run.history)
         with together(f"write to {path}"):
@@ -223,20 +225,18 @@ class _Training:
             print(f"{path} has no checkpoint: training starts again")
         return start
 
-    def _load_reference(self) -> evaluation.Reference:
+    def _load_reference(self) -> None:
         with together("extract the features of the real images"):
-            reference = evaluation.reference_in_training(self._dataset)
-            self._floor = evaluation.floor_in_training(reference)
+            self._reference = evaluation.reference_in_training(self._dataset)
+            self._floor = evaluation.floor_in_training(self._reference)
         _print(texts.score_lines(self._floor))
-        self._reference = reference
-        return reference
 
     def _is_due(self, every: int | None, epoch: int) -> bool:
         return every is not None and (epoch == self._settings.epochs or epoch % every == 0)
 
     def _measure(self, run: loop.Run) -> dict[str, Any]:
-        """What is measured of samples at the end of an epoch. Empty in most short epochs."""
-        # At the end of a population it gives the members an order.
+        """The measures of samples after an epoch. Most short epochs have none."""
+        # After the last epoch the scores rank the members of a population.
         last = self._runs.ranked and len(run.history) == self._settings.epochs
         scores = self._scores(run, last)
         if self._parts is None or not (parts.is_due(run.history) or (last and not scores)):
@@ -251,10 +251,9 @@ class _Training:
             score = _mode_scorer(self._model, mixture, plots.samples_shown(self._shape))
             last = epoch == self._settings.epochs
             return self._runs.evaluate(score, local(run.state)) if last else {}
-        wanted = last and _no_scores(self._dataset.images) is None
-        if not wanted and not self._is_due(self._settings.evaluate_every, epoch):
+        reference = self._reference
+        if reference is None or not (last or self._is_due(self._settings.evaluate_every, epoch)):
             return {}
-        reference = self._reference or self._load_reference()
 
         def score_images(state: Any, rng: jax.Array) -> dict[str, Any]:
             scores = {}

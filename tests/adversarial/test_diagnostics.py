@@ -185,7 +185,7 @@ def test_a_run_that_misses_less_and_less_is_undertrained():
 def test_a_collapse_that_is_over_is_a_finding_with_an_end():
     rows = history(12, missed=[*7 * [0.62], *5 * [0.0]])
     assert found(rows) == [("mode collapse", 5, 7)]
-    assert "miss 62% of the data" in findings_of(rows)[0].evidence
+    assert "that hold 62% of the real images" in findings_of(rows)[0].evidence
     (line,) = lines(rows)
     assert line.startswith("mode collapse, epoch 5 to 7: ")
     assert not stops(rows)
@@ -228,10 +228,10 @@ def test_losses_that_swing_and_do_not_settle(share, before, steps, seen):
         assert found(history(8, steps=steps, **(losses | {f"{network}_swing": 0.1}))) == []
 
 
-@pytest.mark.parametrize("epochs_per_period", [0.1, 1, 7, 20, 40])
+@pytest.mark.parametrize("epochs_per_period", [0.1, 1, 7, 15, 20])
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
 def test_a_swing_is_seen_at_any_period_that_fits_the_history(epochs_per_period, start):
-    """Losses that follow a sine; most of 40 epochs hold a period of any of these lengths."""
+    """Losses that follow a sine; half of 40 epochs holds a period of any of these lengths."""
     steps = 400
     times = np.arange(40 * steps) / (epochs_per_period * steps)
     losses = 1 + 0.5 * np.sin(2 * np.pi * (times + start / 4)).reshape(40, steps)
@@ -265,7 +265,7 @@ def test_remedies_that_a_run_has_are_not_suggested(settings, suggested):
 def test_a_run_that_has_all_remedies_gets_no_suggestion():
     settings = vars(GANConfig(pac=2, unroll_steps=5, loss="relativistic"))
     (line,) = lines(history(8, missed=0.5), **settings)
-    assert line.endswith("at half the steps they missed 50%")
+    assert line.endswith("at half the steps it was 50%")
 
 
 def test_a_remedy_for_vanishing_gradients_of_the_minimax_loss_is_the_other_loss():
@@ -288,8 +288,11 @@ def test_a_swing_is_that_over_all_steps_of_the_second_half():
     for row, square in zip(rows, squares.T, strict=True):
         row |= {"gen_loss_square": square[0], "disc_loss_square": square[1]}
     for name, part in (("swing", losses[:, 4:]), ("swing_before", losses[:, 2:4])):
-        flat = part.reshape(2, -1)
-        expected = flat.std(axis=1).min() / np.sqrt(np.square(flat).mean(axis=1).max())
+        flat, epochs = part.reshape(2, -1), np.arange(part.shape[1])
+        # Less the straight line through the means of the epochs.
+        lines = [np.polyval(np.polyfit(epochs, mean, 1), epochs) for mean in part.mean(-1)]
+        left = np.sqrt(flat.var(axis=1) - np.var(lines, axis=1))
+        expected = left.min() / np.sqrt(np.square(flat).mean(axis=1).max())
         np.testing.assert_allclose(signs(rows)[name][-1], expected)
     assert np.isnan(signs(rows)["swing_before"][:1]).all()
 

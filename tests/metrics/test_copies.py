@@ -53,6 +53,18 @@ def test_copies_are_counted(reference, digits):
     assert copies.share(reference, np.clip(inexact, 0, 255).astype(np.uint8)) > 0.99
 
 
+def test_copies_are_counted_if_the_data_have_duplicates():
+    """Blank images, and unseen images that equal training images."""
+    images = np.random.default_rng(0).integers(0, 2, (200, 4, 4, 1), np.uint8) * 255
+    images[:20] = 0
+    train = np.concatenate([images, images])
+    reference = copies.make_reference(copies.pixels, copies.pixels(train), images[:100])
+    assert reference.threshold == 0
+    assert copies.share(reference, images) == 1
+    noise = np.random.default_rng(1).integers(0, 256, (200, 4, 4, 1), np.uint8)
+    assert copies.share(reference, noise) == 0
+
+
 def test_what_is_not_a_copy_but_near_to_one_is_said_to_be_unseen(reference, digits):
     """The limits that the docstring names."""
     train, _, _ = digits

@@ -237,9 +237,10 @@ def test_files_of_samples_are_scored(runs, digits, tmp_path):
     fd = "fd(pca64, train, n=297)"
     real, of_samples = scores(tmp_path / "sorted.npy", "--dataset", "digits").values()
     assert of_samples[fd] < 1.5 * real[fd]
-    # They are the training images themselves; of unseen images 1% count as copies.
+    # They are the training images themselves; of unseen images about 1% count as copies.
     copies = "copies(pixels, train, n=297)"
-    assert (of_samples[copies], real[copies]) == (1, pytest.approx(0.01, abs=0.005))
+    assert of_samples[copies] == 1
+    assert 0 < real[copies] < 0.03
     # Data without a test split: other training images are the floor.
     real, of_samples = scores(
         tmp_path / "sorted.npy", "--dataset", tmp_path / "sorted.npy"

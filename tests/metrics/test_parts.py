@@ -8,6 +8,7 @@ import toy
 
 from jaxgan import data
 from jaxgan.data.mixtures import GRID, RING
+from jaxgan.data.pixels import to_float
 from jaxgan.metrics import parts
 
 
@@ -102,6 +103,16 @@ def test_diversity_is_a_ratio_of_mean_distances():
     np.testing.assert_allclose(parts.measure(made, alike).diversity, expected, rtol=1e-5)
 
 
+def test_more_classes_than_parts_are_not_used():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2_000, 4, 4, 1), np.uint8)
+    made = parts.make_parts(images, np.arange(2_000) // 10)
+    assert len(made.shares) == parts.PARTS
+    assert parts.measure(made, to_float(jnp.asarray(images))).missed == 0
+    few = parts.make_parts(images, np.arange(2_000) % 7 - 3)
+    assert len(few.shares) == 7 * (parts.PARTS // 7)
+
+
 def test_equal_images_make_one_part():
     made = parts.make_parts(np.full((30, 4, 4, 1), 7, np.uint8))
     assert len(made.shares) == 1
@@ -128,7 +139,9 @@ def test_a_state_is_measured_by_its_samples():
     rng = jax.random.key(1)
     model = toy.MODEL._replace(measure=lambda state: {"lr": state.lr})
     found = parts.make_measure(model, made)(state, rng)
-    expected = parts.measure(made, toy.sample(state, rng, parts.SAMPLES))
+    rngs = jax.random.split(rng, 4)
+    samples = jnp.concatenate([toy.sample(state, one, 500) for one in rngs])
+    expected = parts.measure(made, samples)
     assert found == {
         "missed": float(expected.missed),
         "diversity": float(expected.diversity),

@@ -88,6 +88,9 @@ def test_one_checkpoint_that_cannot_be_used_is_an_error(tmp_path, state):
         restore_step(tmp_path, 1, like)
     with pytest.raises(JaxganError, match="2 cannot be used"):
         restore_step(tmp_path, 2, Checkpoint({"another": jnp.zeros(3)}, None))
+    for more in (jnp.zeros(3), np.zeros(3)):
+        with pytest.raises(JaxganError, match="2 cannot be used: it lacks some of the arrays"):
+            restore_step(tmp_path, 2, Checkpoint({**state, "another": more}, None))
 
 
 def test_saving_is_safe_while_the_state_is_donated(tmp_path):

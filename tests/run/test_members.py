@@ -144,13 +144,14 @@ def test_only_a_population_has_a_report(pair):
 def test_the_best_member_is_the_one_asked_for_or_else_that_of_the_report():
     runs = make(population=3)
     states = runs.create_state()
-    history = [{"loss": [1.0, float("nan"), 2.0], "missed": [0.9, float("nan"), 0.1]}]
+    nan = float("nan")
+    history = [{"loss": [1.0, nan, 2.0], "missed": [0.9, nan, 0.1]}]
     for best, i in ((1, 1), (None, 2)):
         chosen = runs.choose(states, history, None, best)
         assert_trees_equal(chosen, population.member(states, i))
-    # Without an epoch or an order it is the first.
-    for history in ([], [{"loss": [2.0, 1.0, 1.0]}]):
-        assert_trees_equal(runs.choose(states, history, None, None), population.member(states, 0))
+    # Without an epoch or a score it is the first that has not diverged.
+    for history, i in (([], 0), ([{"loss": [2.0, 1.0, 1.0]}], 0), ([{"loss": [nan, 1.0, 1.0]}], 1)):
+        assert_trees_equal(runs.choose(states, history, None, None), population.member(states, i))
 
 
 def test_a_picture_shows_eight_members():

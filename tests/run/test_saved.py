@@ -151,6 +151,17 @@ def test_a_folder_of_version_0_3_can_be_sampled(gan_folder, edited, tmp_path):
     assert np.load(tmp_path / "samples.npz")["images"].shape == (3, 6, 5)
 
 
+def test_the_sums_of_metrics_of_another_version_do_not_matter(gan_folder, edited):
+    expected = newest(GAN, gan_folder)
+    folder = edited(lambda config: None)
+    totals = {"of_another_version": np.float32(1)}
+    with checkpoint.RunFolder(folder, checkpoint.read_config(folder)) as run_folder:
+        arrays = {"state": expected.arrays["state"], "totals": totals}
+        run_folder.save(9, expected._replace(arrays=arrays))
+    state, _ = saved.load_state(GAN, folder)
+    assert_trees_equal(state, expected.arrays["state"])
+
+
 def test_a_folder_of_version_0_3_cannot_be_resumed(edited, settings):
     folder = edited(as_of_version_0_3)
     before = contents(folder)
