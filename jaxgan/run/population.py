@@ -73,12 +73,7 @@ def train_population(
         number, or if members cannot differ in a hyperparameter.
       NonFiniteError: if all members have diverged.
     """
-    for name, value in hyperparameters.items():
-        if np.ndim(value) and len(value) != len(seeds):
-            raise JaxganError(f"{name} has {len(value)} values for {len(seeds)} seeds")
-    columns: dict[str, list[Any]] = {"seed": [int(seed) for seed in seeds]}
-    columns |= {k: np.broadcast_to(v, len(seeds)).tolist() for k, v in hyperparameters.items()}
-    members = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    members = make_members(seeds, hyperparameters)
     layout = make_layout(devices, population=True, vectorize=vectorize)
     states = create_states(model, config, members)
     return fit(
@@ -93,6 +88,16 @@ def train_population(
         on_epoch=on_epoch,
         layout=layout,
     )
+
+
+def make_members(seeds: Sequence[int], hyperparameters: Mapping[str, Any]) -> list[Member]:
+    """A member for each seed, with its values of the hyperparameters, as in `train_population`."""
+    for name, value in hyperparameters.items():
+        if np.ndim(value) and len(value) != len(seeds):
+            raise JaxganError(f"{name} has {len(value)} values for {len(seeds)} seeds")
+    columns: dict[str, list[Any]] = {"seed": [int(seed) for seed in seeds]}
+    columns |= {k: np.broadcast_to(v, len(seeds)).tolist() for k, v in hyperparameters.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def sweep_members(seed: int, count: int, sweep: Mapping[str, Sequence[float]]) -> list[Member]:
