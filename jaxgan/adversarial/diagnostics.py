@@ -266,10 +266,9 @@ def _last_measured(history: History, name: str, shape: tuple[int, ...]) -> np.nd
 def _lasting(flags: np.ndarray, signs: Columns) -> np.ndarray:
     """Whether the flags are True in each epoch of the window, `[epochs, members]`."""
     window = _window(signs)
+    counts = np.concatenate([np.zeros((1, *flags.shape[1:])), np.cumsum(flags, axis=0)])
     lasting = np.zeros(flags.shape, bool)
-    if len(flags) >= window:
-        windows = np.lib.stride_tricks.sliding_window_view(flags, window, axis=0)
-        lasting[window - 1 :] = windows.all(axis=-1)
+    lasting[window - 1 :] = counts[window:] - counts[:-window] == window
     return lasting
 
 

@@ -112,12 +112,8 @@ class Population(OneRun):
         return images[:, :columns].reshape(-1, *images.shape[2:]), columns
 
     def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
-        if member is None and best is None:
-            report = self.report(history)
-            if report is not None:
-                others = set(range(len(self._members))) - {*report.diverged, *report.failed}
-                best = report.best if report.best is not None else min(others, default=0)
-        member = (best or 0) if member is None else member
+        if member is None:
+            member = _best(self.report(history), len(self._members)) if best is None else best
         if not 0 <= member < len(self._members):
             raise JaxganError(
                 f"this population has the members 0 to {len(self._members) - 1}, and no member "
@@ -136,3 +132,12 @@ def make_runs(model: Model, config: Any, settings: TrainConfig) -> OneRun:
     if settings.population is None and not settings.sweep:
         return OneRun(model, config, settings)
     return Population(model, config, settings)
+
+
+def _best(report: population.Report | None, members: int) -> int:
+    """The best member of so many, or the first healthy one if no score ranks them."""
+    if report is None:
+        return 0
+    if report.best is not None:
+        return report.best
+    return min(set(range(members)) - {*report.diverged, *report.failed}, default=0)

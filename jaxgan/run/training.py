@@ -236,23 +236,29 @@ class _Training:
 
     def _measure(self, run: loop.Run) -> dict[str, Any]:
         """The measures of samples after an epoch. Most short epochs have none."""
-        # After the last epoch the scores rank the members of a population.
-        last = self._runs.ranked and len(run.history) == self._settings.epochs
-        scores = self._scores(run, last)
-        if self._parts is None or not (parts.is_due(run.history) or (last and not scores)):
+        scores = self._scores(run)
+        # They rank the members of a population after its last epoch, if there are no scores.
+        wanted = self._is_ranked(run) and not scores
+        if self._parts is None or not (wanted or parts.is_due(run.history)):
             return scores
         measure = parts.make_measure(self._model, self._parts)
         return self._runs.evaluate(measure, local(run.state)) | scores
 
-    def _scores(self, run: loop.Run, last: bool) -> dict[str, Any]:
+    def _is_last(self, run: loop.Run) -> bool:
+        return len(run.history) == self._settings.epochs
+
+    def _is_ranked(self, run: loop.Run) -> bool:
+        """Whether the members of a population get their order after this epoch."""
+        return self._runs.ranked and self._is_last(run)
+
+    def _scores(self, run: loop.Run) -> dict[str, Any]:
         """The scores of an epoch. Empty if it is not evaluated."""
-        epoch, mixture = len(run.history), data.MIXTURES.get(self._settings.dataset)
+        mixture, reference = data.MIXTURES.get(self._settings.dataset), self._reference
         if mixture is not None:
             score = _mode_scorer(self._model, mixture, plots.samples_shown(self._shape))
-            last = epoch == self._settings.epochs
-            return self._runs.evaluate(score, local(run.state)) if last else {}
-        reference = self._reference
-        if reference is None or not (last or self._is_due(self._settings.evaluate_every, epoch)):
+            return self._runs.evaluate(score, local(run.state)) if self._is_last(run) else {}
+        is_due = self._is_due(self._settings.evaluate_every, len(run.history))
+        if reference is None or not (is_due or self._is_ranked(run)):
             return {}
 
         def score_images(state: Any, rng: jax.Array) -> dict[str, Any]:
