@@ -134,6 +134,7 @@ def make_measure(model: Model, parts: Parts) -> Callable[[Any, jax.Array], dict[
     return measure_state
 
 
+@jax.jit
 def _shares(parts: Parts, flat: jax.Array) -> jax.Array:
     """The share of images `[N, D]` in each part, `[K]`."""
     features = (flat - parts.mean[None]) @ parts.components
@@ -142,6 +143,7 @@ def _shares(parts: Parts, flat: jax.Array) -> jax.Array:
     return jnp.zeros(len(parts.centers)).at[distances.argmin(axis=1)].add(1) / len(flat)
 
 
+@jax.jit
 def _distance(flat: jax.Array) -> jax.Array:
     """Mean Euclidean distance between two of `[N, D]`, over N // 2 disjoint pairs; 0 if N is 1."""
     pairs = len(flat) // 2
