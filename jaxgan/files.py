@@ -12,6 +12,20 @@ from jaxgan.errors import JaxganError
 from jaxgan.processes import is_lost_process
 
 
+def expand(path: str | Path) -> Path:
+    """A path with ~ as the home folder.
+
+    Raises:
+      JaxganError: if it begins with ~, and there is no such home folder; or if it is a URL.
+    """
+    if "://" in str(path):
+        raise JaxganError(f"{path} is a URL, and jaxgan reads and writes local files only")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise JaxganError(f"{path}: there is no such home folder; give the whole path") from error
+
+
 def check_writable(path: Path) -> None:
     """Makes the folder of a file that will be written later, and checks that it can be written.
 

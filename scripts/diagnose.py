@@ -1,7 +1,6 @@
 """Describes the history of a run: its course, its failures, what to try; and draws it."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -9,7 +8,7 @@ import tyro
 
 from jaxgan import MODELS, JaxganError, cli
 from jaxgan.adversarial import diagnostics
-from jaxgan.files import disk_errors, write_atomically
+from jaxgan.files import disk_errors, expand, write_atomically
 from jaxgan.history import finite_mean, member_history
 from jaxgan.model import Diagnosis
 from jaxgan.report import plots, texts
@@ -31,7 +30,7 @@ class Options:
 
 def main() -> None:
     options = cli.parse(Options)
-    workdir = Path(options.workdir).expanduser()
+    workdir = expand(options.workdir)
     model = saved.find_model(workdir, MODELS)
     if model.diagnose is None:
         raise JaxganError(f"{workdir} holds a run of {model.name}, which has no diagnosis")
@@ -54,7 +53,7 @@ def main() -> None:
     for member in diagnosis.findings:
         for finding in member:
             marks.setdefault(finding.name, []).append(finding.epochs[0])
-    figure = Path(options.plot).expanduser() if options.plot else workdir / "diagnosis.png"
+    figure = expand(options.plot) if options.plot else workdir / "diagnosis.png"
     with disk_errors(figure):
         figure.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(figure, plots.diagnosis_png(history, diagnostics.CURVES, marks))

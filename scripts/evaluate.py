@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from jaxgan import MODELS, JaxganError, Model, cli, data
 from jaxgan.errors import NoSplitError
-from jaxgan.files import check_writable, disk_errors, write_atomically
+from jaxgan.files import check_writable, disk_errors, expand, write_atomically
 from jaxgan.metrics import evaluation
 from jaxgan.metrics.neighbours import nearest
 from jaxgan.report import plots
@@ -100,7 +100,7 @@ def check(options: Options) -> None:
     if options.plot and Path(options.plot).suffix != ".png":
         raise JaxganError(f"--plot must be NAME.png, got {options.plot!r}")
     for path in filter(None, (options.json, options.plot)):
-        check_writable(Path(path).expanduser())
+        check_writable(expand(path))
 
 
 def load_real(options: Options) -> tuple[data.Dataset, data.Dataset | None]:
@@ -134,6 +134,8 @@ def load_samples(options: Options, shape: tuple[int, ...]) -> dict[str, np.ndarr
     if options.samples is None:
         return {}
     images = data.load(options.samples).images
+    if images.shape[-1] != shape[-1] and (images == images[..., :1]).all():  # gray, saved as RGB
+        images = np.broadcast_to(images[..., :1], (*images.shape[:3], shape[-1]))
     if images.shape[1:] != shape:
         raise JaxganError(
             f"the images of {options.samples} are {images.shape[1:]}, and the real ones {shape}"
@@ -182,7 +184,7 @@ def cell(value: float | int | None) -> str:
 
 
 def write(path: str, content: str | bytes) -> None:
-    file = Path(path).expanduser()
+    file = expand(path)
     with disk_errors(file):
         write_atomically(file, content)
     print(f"in {file}")

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from jaxgan import MODELS, JaxganError, cli, create_state, data, generate
 from jaxgan.data.pixels import are_points, to_uint8
 from jaxgan.errors import NonFiniteError
-from jaxgan.files import disk_errors, write_atomically
+from jaxgan.files import disk_errors, expand, write_atomically
 from jaxgan.report import plots
 from jaxgan.run import checkpoint, saved
 
@@ -48,7 +48,7 @@ class Options:
 
 def main() -> None:
     options = cli.parse(Options)
-    out = Path(options.out).expanduser()
+    out = expand(options.out)
     kind = "folder" if options.out.endswith("/") else out.suffix
     check(options, out, kind)
     state = load(options)

@@ -7,7 +7,6 @@ import math
 import platform
 import shlex
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from jaxgan import JaxganError, cli, data
 from jaxgan.data.pixels import to_float
 from jaxgan.errors import NonFiniteError, NoSplitError
-from jaxgan.files import check_writable, disk_errors, write_atomically
+from jaxgan.files import check_writable, disk_errors, expand, write_atomically
 from jaxgan.metrics.classifier import Judge, JudgeCNN, judge_bytes, judge_images
 
 
@@ -59,7 +58,7 @@ class Labelled(NamedTuple):
 
 def main() -> None:
     options = cli.parse(Options)
-    out = Path(options.out).expanduser()
+    out = expand(options.out)
     if out.suffix != ".safetensors":
         raise JaxganError(f"--out must be NAME.safetensors, got {options.out!r}")
     sizes = (*options.widths, options.kernel, options.epochs, options.batch_size)

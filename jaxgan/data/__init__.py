@@ -12,6 +12,7 @@ from jaxgan.data.dataset import Dataset
 from jaxgan.data.mixtures import MIXTURES, Mixture
 from jaxgan.data.resizing import resize
 from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
+from jaxgan.files import expand
 
 __all__ = ["MIXTURES", "Dataset", "Mixture", "load"]
 
@@ -37,10 +38,10 @@ def load(
         `ring`, `grid`: 100,000 points of a mixture in `MIXTURES`; the labels are the modes;
         `auto`: `fashion_mnist` if it is on this machine or can be downloaded, else `digits` with a
           warning;
-        a folder of PNG or JPEG images; subfolders are the classes;
+        a folder of images (PNG, JPEG, BMP, GIF, TIFF, WebP); subfolders are the classes;
         a `.npy` or `.npz` file of images `[N, H, W]` or `[N, H, W, C]`: uint8, or floats in
-          [0, 1], or floats in [-1, 1] if any is negative. An .npz file has the arrays `images` and,
-          if there are labels, `labels`, like those of `scripts/sample.py`;
+          [0, 1], or floats in [-1, 1] if a hundredth of them is negative. An .npz file has the
+          arrays `images` and, if there are labels, `labels`, like those of `scripts/sample.py`;
         `tfds:NAME`: a set of tensorflow-datasets, prepared as array_record in `data_dir` or in its
           default folder. Only TensorFlow can prepare it.
       split: `train` or `test`; a folder or an array file has `train` only.
@@ -65,6 +66,12 @@ def load(
     if image_size is not None and dataset.images.shape[1:3] != (image_size, image_size):
         images = np.stack([resize(image, image_size) for image in dataset.images])
         dataset = dataset._replace(images=images)
+    if dataset.images.dtype == np.uint8 and dataset.images.max() == 1:
+        warnings.warn(
+            f"{name}: the largest value is 1 of 255, so all images are nearly black; for black and "
+            "white multiply them by 255",
+            stacklevel=2,
+        )
     return dataset
 
 
@@ -83,7 +90,7 @@ def _load(name: str, split: str, data_dir: str | Path | None, image_size: int | 
         return prepared.load(name, split, data_dir, image_size)
     if name.endswith((".npy", ".npz")):
         return files.load_arrays(name, split)
-    if name and Path(name).expanduser().is_dir():
+    if name and expand(name).is_dir():
         return files.load_folder(name, split, image_size)
     raise JaxganError(_unknown(name))
 

@@ -1,5 +1,8 @@
 """The user's own images: a folder of pictures, or an array file."""
 
+import contextlib
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,23 +10,28 @@ import numpy as np
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.resizing import resize
 from jaxgan.errors import JaxganError, NoSplitError
+from jaxgan.files import expand
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_LEVEL = 1 / 255
+"""Floats may lie outside their range by one level of a byte, by rounding or resampling."""
 
 
 def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
-    """Loads the PNG and JPEG images in a folder, or in its subfolders, which are then the classes.
+    """Loads the images in a folder, or in its subfolders, which are then the classes.
 
     Labels number the subfolders in the order of their names. If all images are gray they become
-    `[H, W, 1]`, else RGB.
+    `[H, W, 1]`, else RGB. Transparent pixels lie over white. Names that begin with a dot are left
+    out. A warning names subfolders without images, and the kinds of other files.
 
     Raises:
       JaxganError: if there are no images, if images are both in the folder and in subfolders, if
         one cannot be read, or if their sizes differ and no `image_size` is given.
     """
     _only_train(name, split)
-    root = Path(name).expanduser()
-    classes = sorted(path for path in root.iterdir() if path.is_dir() and _pictures(path))
+    root = expand(name)
+    folders = sorted(path for path in _visible(root) if path.is_dir())
+    classes = [folder for folder in folders if _pictures(folder)]
     paths = _pictures(root)
     labels = None
     if paths and classes:
@@ -37,40 +45,45 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(p) for p in by_class])
     if not paths:
         raise JaxganError(f"{name} contains no images ({', '.join(_SUFFIXES)})")
+    _warn_of_others(name, [root, *classes], sorted(set(folders) - set(classes)))
 
     from tqdm import tqdm
 
     images = [_read(path, image_size) for path in tqdm(paths, "reading", disable=None, leave=False)]
-    channels = max(image.shape[-1] for image in images)
+    channels = 1 if all(_is_gray(image) for image in images) else 3
     for path, image in zip(paths, images, strict=True):
         if image.shape[:2] != images[0].shape[:2]:
             raise JaxganError(
                 f"{path} is {_size(image)}, but {paths[0]} is {_size(images[0])}: "
                 "make all sizes equal, or give --image-size"
             )
-    images = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
-    return Dataset(images, labels, root.resolve().name, split)
+    images = [np.broadcast_to(image, (*image.shape[:2], 3))[..., :channels] for image in images]
+    return Dataset(np.stack(images), labels, root.resolve().name, split)
 
 
 def load_arrays(name: str, split: str) -> Dataset:
     """Loads images, and labels if there are any, from a .npy or .npz file; see `data.load`."""
     _only_train(name, split)
     try:
-        loaded = np.load(Path(name).expanduser(), allow_pickle=False)
-        # numpy reads an .npz file only when its arrays are used.
-        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        loaded = np.load(expand(name), allow_pickle=False)
+        alone = isinstance(loaded, np.ndarray)
+        with contextlib.nullcontext({"images": loaded}) if alone else loaded as file:
+            names = list(file)
+            images_name = names[0] if len(names) == 1 else "images"
+            # numpy reads the arrays of an .npz file when they are used.
+            arrays = {key: file[key] for key in (images_name, "labels") if key in names}
     except Exception as error:  # numpy, zipfile, zlib and tokenize have their own errors
         raise JaxganError(f"{name}: cannot be read as a numpy file ({error})") from error
-    if "images" not in arrays and len(arrays) == 1:
-        arrays = {"images": next(iter(arrays.values()))}
-    if "images" not in arrays:
-        raise JaxganError(f"{name} has no array `images`, only {', '.join(arrays)}")
-    images = _as_uint8(name, arrays["images"])
+    if images_name not in arrays:
+        raise JaxganError(f"{name} has no array `images`, only {', '.join(names)}")
+    images = _as_uint8(name, arrays[images_name])
     labels = arrays.get("labels")
     if labels is not None and labels.shape != images.shape[:1]:
         raise JaxganError(f"{name} has {len(images)} images, but labels of shape {labels.shape}")
     if labels is not None and not np.issubdtype(labels.dtype, np.integer):
         raise JaxganError(f"{name}: labels must be whole numbers, got {labels.dtype}")
+    if labels is not None and labels.min() < 0:
+        raise JaxganError(f"{name}: labels start at 0, got {labels.min()}")
     labels = None if labels is None else labels.astype(np.int32)
     return Dataset(images, labels, Path(name).name, split)
 
@@ -80,12 +93,28 @@ def _only_train(name: str, split: str) -> None:
         raise NoSplitError(f"{name} has one split only, train; there is no {split!r}")
 
 
+def _visible(folder: Path) -> list[Path]:
+    """What a folder contains, without hidden files and folders, such as `.ipynb_checkpoints`."""
+    return [path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX"))]
+
+
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    paths = _visible(folder)
+    return sorted(path for path in paths if path.suffix.lower() in _SUFFIXES and path.is_file())
+
+
+def _warn_of_others(name: str, read: list[Path], empty: list[Path]) -> None:
+    """Warns of files that are no images, and of subfolders without images."""
+    files = [path for folder in read for path in _visible(folder) if path.is_file()]
+    kinds = Counter(path.suffix or path.name for path in files)
+    others = {kind: n for kind, n in kinds.items() if kind.lower() not in _SUFFIXES}
+    if others:
+        number = sum(others.values())
+        what = f"{number} other file{'s' * (number > 1)} ({', '.join(sorted(others)[:5])})"
+        warnings.warn(f"{name}: left out {what}", stacklevel=4)
+    if empty and len(read) > 1:
+        folders = ", ".join(path.name for path in empty[:5])
+        warnings.warn(f"{name}: no class for a folder without images: {folders}", stacklevel=4)
 
 
 def _read(path: Path, image_size: int | None) -> np.ndarray:
@@ -97,12 +126,20 @@ def _read(path: Path, image_size: int | None) -> np.ndarray:
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # gray of 16 bits, which convert("L") would clip
                 pixels = (np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8)
+            elif image.has_transparency_data:
+                background = Image.new("RGBA", image.size, "white")
+                pixels = np.asarray(Image.alpha_composite(background, image.convert("RGBA")))
+                pixels = pixels[..., :3]
             else:
-                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise JaxganError(f"{path}: cannot be read as an image ({error})") from error
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     return pixels if image_size is None else resize(pixels, image_size)
+
+
+def _is_gray(image: np.ndarray) -> bool:
+    return bool((image == image[..., :1]).all())
 
 
 def _size(image: np.ndarray) -> str:
@@ -111,6 +148,11 @@ def _size(image: np.ndarray) -> str:
 
 def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
     """Images as uint8 `[N, H, W, C]`, from uint8 or from floats in [0, 1] or [-1, 1]."""
+    if images.ndim == 3 and images.shape[-1] in (3, 4):
+        raise JaxganError(
+            f"{name}: {list(images.shape)} is one picture of {images.shape[-1]} channels; a set of "
+            "images is [N, H, W] or [N, H, W, C]"
+        )
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or not images.size:
@@ -124,10 +166,16 @@ def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
     if not np.issubdtype(images.dtype, np.floating):
         raise JaxganError(f"{name}: images must be uint8 or float, got {images.dtype}")
     low, high = float(images.min()), float(images.max())
-    if not (low >= -1 and high <= 1):  # also if either is NaN
+    if not (low >= -1 - _LEVEL and high <= 1 + _LEVEL):  # also if either is NaN
         raise JaxganError(
             f"{name}: float images must be in [0, 1] or in [-1, 1]; "
             f"these are in [{low:g}, {high:g}]"
         )
-    unit = (images + 1) / 2 if low < 0 else images
-    return np.round(unit * 255).astype(np.uint8)
+    negative = float((images < -_LEVEL).mean())
+    if negative and (low > -0.5 or negative < 0.01):
+        raise JaxganError(
+            f"{name}: {negative:.2g} of the values are negative, down to {low:g}: this may be "
+            "[0, 1] with outliers, or [-1, 1] without dark pixels; save the images as uint8"
+        )
+    unit = (images + 1) / 2 if negative else images
+    return np.round(np.clip(unit, 0, 1) * 255).astype(np.uint8)

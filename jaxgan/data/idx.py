@@ -15,6 +15,7 @@ import numpy as np
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.network import not_cached, unreachable
 from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
+from jaxgan.files import expand
 
 NAMES = ("fashion_mnist", "mnist", "kmnist")
 
@@ -71,28 +72,33 @@ def read(path: Path, ndim: int) -> np.ndarray:
     Raises:
       JaxganError: if the file is damaged, or not of this kind.
     """
+    # The header: two zero bytes, the type (8: unsigned byte), the number of dimensions, the sizes.
+    expected_magic, header = bytes([0, 0, 8, ndim]), 4 + 4 * ndim
     try:
         with gzip.open(path) as file:
-            raw = file.read()
+            raw = file.read(header)
+            shape = tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, header, 4))
+            expected = header + math.prod(shape)
+            # Not more than that and one byte: a damaged file may unpack to any length. And not at
+            # once: gzip would take the memory for all that is asked for.
+            while len(raw) <= expected and (more := file.read(min(expected + 1 - len(raw), 2**24))):
+                raw += more
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise JaxganError(
             f"{path}: damaged or truncated gzip file ({error}); download it again"
         ) from error
     except OSError as error:
         raise JaxganError(f"{path}: cannot be read ({error.strerror or error})") from error
-    # The header: two zero bytes, the type (8: unsigned byte), the number of dimensions, the sizes.
-    magic, expected_magic = raw[:4], bytes([0, 0, 8, ndim])
+    magic = raw[:4]
     if magic != expected_magic:
         raise JaxganError(
             f"{path}: wrong magic number 0x{magic.hex()}, expected 0x{expected_magic.hex()} "
             f"(IDX, unsigned bytes, {ndim} dimensions)"
         )
-    header = 4 + 4 * ndim
-    shape = tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, header, 4))
-    expected = header + math.prod(shape)
     if len(raw) != expected:
+        length = len(raw) if len(raw) < expected else f"more than {expected}"
         raise JaxganError(
-            f"{path}: wrong length, {len(raw)} bytes; by its header {shape} it has {expected}"
+            f"{path}: wrong length, {length} bytes; by its header {shape} it has {expected}"
         )
     if not all(shape):
         raise JaxganError(f"{path}: empty, by its header {shape}")
@@ -118,7 +124,7 @@ def _other_set(name: str, path: Path) -> str | None:
 
 def _roots(data_dir) -> list[Path]:
     named = (data_dir, os.environ.get("JAXGAN_DATA_DIR"))
-    return [Path(root).expanduser() for root in named if root]
+    return [expand(root) for root in named if root]
 
 
 def _from_tfds(name: str, split: str, data_dir) -> list[Path]:
@@ -136,7 +142,10 @@ def _from_tfds(name: str, split: str, data_dir) -> list[Path]:
     builder: Any = tfds.builder_cls(name)
     urls = [f"{builder.URL}{file}" for file in _FILES[split]]
     # The folder that tfds itself uses: downloads are shared with it.
-    downloads = Path(constants.DATA_DIR).expanduser() / "downloads"
+    try:
+        downloads = expand(constants.DATA_DIR) / "downloads"
+    except JaxganError as error:
+        raise DataUnavailableError(_not_found(name, data_dir, str(error))) from error
 
     missing = not_cached(builder, urls, downloads)
     # Without a network, the retries of tfds would take minutes.

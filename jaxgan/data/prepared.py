@@ -10,6 +10,7 @@ from jaxgan.data.dataset import Dataset
 from jaxgan.data.network import not_cached, unreachable
 from jaxgan.data.resizing import resize
 from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
+from jaxgan.files import expand
 
 
 def load(
@@ -69,7 +70,7 @@ def _prepare(name: str, data_dir):
         name.removeprefix("tfds:"), data_dir=data_dir, file_format="array_record"
     )
     urls = list(builder.url_infos or [])
-    root = Path(data_dir or constants.DATA_DIR).expanduser()
+    root = expand(data_dir or constants.DATA_DIR)
     # Some sets need only some of their URLs. So the network is needed only if none is cached.
     reason = None
     if urls and len(not_cached(builder, urls, root / "downloads")) == len(urls):

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgan.data.pixels import to_float
 from jaxgan.errors import JaxganError
+from jaxgan.files import expand
 from jaxgan.metrics.frechet import checked_features
 
 FEATURES = 128
@@ -102,7 +103,7 @@ def load_judge(name: str | Path) -> Judge:
     from safetensors import SafetensorError, safe_open
 
     bundled = Path(__file__).parent / f"{name}.safetensors"
-    path = bundled if str(name) in BUNDLED else Path(name).expanduser()
+    path = bundled if str(name) in BUNDLED else expand(name)
     if not path.is_file():
         raise JaxganError(f"there is no judge {str(name)!r}: give {', '.join(BUNDLED)} or a file")
     try:

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from jaxgan.errors import JaxganError
-from jaxgan.files import disk_errors, partial_path, write_atomically
+from jaxgan.files import disk_errors, expand, partial_path, write_atomically
 from jaxgan.processes import agree, is_first, is_lost_process, together
 from jaxgan.run.devices import replicated
 
@@ -63,7 +63,7 @@ class RunFolder:
         config: Mapping[str, Any],
         free: frozenset[str] = frozenset(),
     ):
-        self.path: Path = Path(path).expanduser().absolute()
+        self.path: Path = expand(path).absolute()
         self._manager: Any = None
         self._saving: int | None = None
         self._best: int | None = None
@@ -283,7 +283,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
       JaxganError: if it does not exist or cannot be read.
     """
-    file = Path(path).expanduser() / "config.json"
+    file = expand(path) / "config.json"
     try:
         config = json.loads(file.read_text())
         if not isinstance(config, dict) or not all(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxgan.errors import JaxganError
-from jaxgan.files import disk_errors, write_atomically
+from jaxgan.files import disk_errors, expand, write_atomically
 from jaxgan.history import History, finite_mean
 from jaxgan.model import Diagnosis, Model
 from jaxgan.processes import is_first
@@ -159,7 +159,7 @@ def read_history(path: str | Path, model: Model) -> list[dict[str, Any]]:
     Raises:
       JaxganError: if the file does not exist, cannot be read or lacks a column.
     """
-    file = Path(path).expanduser() / "metrics.csv"
+    file = expand(path) / "metrics.csv"
     epochs: dict[str, list[dict[str, str]]] = {}
     try:
         for row in csv.DictReader(file.read_text().splitlines()):

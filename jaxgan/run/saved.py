@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxgan.errors import JaxganError
+from jaxgan.files import expand
 from jaxgan.metrics import evaluation
 from jaxgan.model import Model
 from jaxgan.run import checkpoint, loop
@@ -60,7 +61,7 @@ def load_state(
       JaxganError: like `checkpoint_like`. Also if no checkpoint can be used, if there is no such
         member, or if `best` and no epoch has a finite score.
     """
-    path = Path(workdir).expanduser().absolute()
+    path = expand(workdir).absolute()
     runs, like = _runs_and_checkpoint(model, workdir)
     # Without the sums of metrics, which other versions may have named differently.
     like = like._replace(arrays={"state": like.arrays["state"]})

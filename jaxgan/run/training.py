@@ -18,6 +18,7 @@ import numpy as np
 from jaxgan import data
 from jaxgan.data.pixels import are_points
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
+from jaxgan.files import expand
 from jaxgan.history import finite_mean
 from jaxgan.metrics import evaluation, parts
 from jaxgan.metrics.modes import ModeScores, mode_scores
@@ -126,7 +127,7 @@ def _prepare_and_train(
     )
     _check_last_batch(model, start, arrays, settings.batch_size, layout)
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
-    path = Path(workdir or Path("runs") / (name + runs.folder_suffix)).expanduser().absolute()
+    path = expand(workdir or Path("runs") / (name + runs.folder_suffix)).absolute()
     with together("begin"):
         events = Events(path / "tensorboard", settings.tensorboard and is_first())
     with contextlib.closing(events):

@@ -1,0 +1,129 @@
+"""Odd but real inputs, from bug reports of other projects, and what each must give.
+
+A new case is one line of a table. Its function gets an empty folder.
+"""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgan import JaxganError, data
+from jaxgan.data import idx
+
+BYTES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+SIGNED = BYTES / 127.5 - 1
+FORMATS = ("a.png", "b.bmp", "c.webp", "d.tif", "e.gif", "f.jfif", "g.JPEG")
+
+
+def with_first(value: float, floats: np.ndarray) -> np.ndarray:
+    """The floats with another first value."""
+    floats = floats.copy()
+    floats.flat[0] = value
+    return floats
+
+
+def arrays(folder: Path, images: np.ndarray, **more) -> data.Dataset:
+    """The data set of an array file."""
+    np.savez(folder / "a.npz", images=images, **more)
+    return data.load(folder / "a.npz")
+
+
+def named(folder: Path, *names: str) -> data.Dataset:
+    """The data set of gray pictures with these names; a name that ends with / is a folder."""
+    for i, name in enumerate(names):
+        path = folder / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() in Image.registered_extensions():
+            Image.fromarray(BYTES[i % 4, ..., 0]).save(path)
+        elif not name.endswith("/"):
+            path.write_text("text")
+    return data.load(folder)
+
+
+def pixel(folder: Path, mode: str, color, *, colors=(), **options) -> list[int]:
+    """The first pixel of a picture of one colour."""
+    image = Image.new(mode, (8, 8), color)
+    if colors:
+        image.putpalette(colors)
+    image.save(folder / "a.png", **options)
+    return data.load(folder).images[0, 0, 0].tolist()
+
+
+def long_idx(folder: Path) -> None:
+    """A file of a hundred megabytes of zeros, after a header of 0 images."""
+    path = folder / "a.gz"
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 9]) + bytes(10**8), 1))
+    idx.read(path, 1)
+
+
+RIGHT = {
+    "one float below 0": (
+        lambda f: arrays(f, with_first(-1e-7, BYTES / 255)).images[1:],
+        BYTES[1:],
+    ),
+    "one float above 1": (
+        lambda f: arrays(f, with_first(1.003, BYTES / 255)).images[1:],
+        BYTES[1:],
+    ),
+    "floats from -1": (lambda f: arrays(f, SIGNED).images, BYTES),
+    "one float below -1": (lambda f: arrays(f, with_first(-1.003, SIGNED)).images[1:], BYTES[1:]),
+    "hidden folders": (lambda f: named(f, "a/a.png", "b/b.png", ".c/c.png").labels, [0, 1]),
+    "all formats": (
+        lambda f: len(named(f, *FORMATS).images),
+        7,
+    ),
+    "a gray palette": (lambda f: pixel(f, "P", 1, colors=[0, 0, 0, 7, 7, 7]), [7]),
+    "gray in RGB": (lambda f: pixel(f, "RGB", (7, 7, 7)), [7]),
+    "hidden colours": (lambda f: pixel(f, "RGBA", (10, 20, 30, 0)), [255]),
+    "half transparent": (lambda f: pixel(f, "RGBA", (5, 105, 255, 51)), [205, 225, 255]),
+    "hidden gray": (lambda f: pixel(f, "LA", (7, 0)), [255]),
+    "a transparent colour": (lambda f: pixel(f, "RGB", (1, 2, 3), transparency=(1, 2, 3)), [255]),
+    "another transparent colour": (
+        lambda f: pixel(f, "RGB", (1, 2, 3), transparency=(1, 2, 4)),
+        [1, 2, 3],
+    ),
+    "a transparent palette": (
+        lambda f: pixel(f, "P", 1, colors=[0, 0, 0, 1, 2, 3], transparency=1),
+        [255],
+    ),
+}
+WARNED = {
+    "other files": (
+        lambda f: named(f, "a.png", "a.txt", "b.svg"),
+        r"left out 2 other files \(\.svg, \.txt\)",
+    ),
+    "an empty class": (lambda f: named(f, "a/a.png", "b/", "c/c.png").labels, "without images: b"),
+    "masks of 0 and 1": (lambda f: arrays(f, BYTES // 128), "the largest value is 1 of 255"),
+}
+REFUSED = {
+    "overshooting floats": (lambda f: arrays(f, with_first(-0.1, BYTES / 255)), "down to -0.1"),
+    "an outlier": (lambda f: arrays(f, with_first(-0.9, BYTES / 255)), "negative, down to -0.9"),
+    "labels from -1": (lambda f: arrays(f, BYTES, labels=np.arange(-1, 3)), "labels start at 0"),
+    "one picture": (lambda f: arrays(f, np.zeros((8, 8, 3), np.uint8)), "is one picture"),
+    "a URL": (lambda f: data.load("gs://bucket/set.npz"), "is a URL"),
+    "a file without end": (long_idx, "more than 17 bytes; by its header"),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_the_right_value(case, tmp_path):
+    run, expected = RIGHT[case]
+    np.testing.assert_array_equal(run(tmp_path), expected)
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_a_warning_names_what_is_odd(case, tmp_path):
+    run, message = WARNED[case]
+    with pytest.warns(UserWarning, match=message):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_one_line_says_why(case, tmp_path):
+    run, message = REFUSED[case]
+    with pytest.raises(JaxganError, match=message) as error:
+        run(tmp_path)
+    assert "\n" not in str(error.value)
