@@ -5,6 +5,8 @@ import math
 import typing
 from typing import Any, Literal
 
+import flax.linen as nn
+
 from jaxgan import schedules
 from jaxgan.adversarial.losses import LOSSES
 from jaxgan.adversarial.penalties import PENALTIES
@@ -113,10 +115,11 @@ class GANConfig:
     """
     generator: Any = None
     """A Flax linen module, latents [B, latent_dim] -> images [B, H, W, C] in [-1, 1], in place of
-    the MLP. If its `__call__` has an argument `train`, this is True in training passes."""
+    the MLP. If its `__call__` has an argument `train`, `training` or `is_training`, this is
+    True in training passes; `deterministic` or `use_running_average` is False in them."""
     discriminator: Any = None
-    """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP;
-    `train` as for the generator."""
+    """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP. It is
+    told of training passes like the generator."""
     bounded: bool = True
     """Whether the generator MLP ends in tanh. Images in [-1, 1] need it, points do not. A run sets
     it and `image_shape` to fit the data."""
@@ -149,12 +152,8 @@ class GANConfig:
         check_field(self.adam_eps > 0, self, "adam_eps", "above 0")
         self._check_ranges()
         self._check_combinations()
-        try:
-            hash(self)
-        except TypeError as error:
-            raise JaxganError(
-                f"GANConfig must be hashable, and so must the fields of its modules: {error}"
-            ) from error
+        for network in ("generator", "discriminator"):
+            _check_module(network, getattr(self, network))
 
     def _check_ranges(self) -> None:
         for name, known in _CHOICES.items():
@@ -218,6 +217,27 @@ class GANConfig:
         for reason, found in reasons.items():
             if found:
                 raise JaxganError(reason)
+
+
+def _check_module(name: str, module: Any) -> None:
+    """Refuses what is no Flax linen module, and modules that cannot be compared."""
+    if module is None:
+        return
+    if isinstance(module, type):
+        raise JaxganError(f"{name} must be a Flax module, not its class: {module.__name__}()")
+    if not isinstance(module, nn.Module):
+        raise JaxganError(
+            f"{name} must be a Flax linen module, got {type(module).__name__}; for NNX modules "
+            "there is flax.nnx.bridge.ToLinen"
+        )
+    try:
+        hash(module)
+    except TypeError as error:
+        reason = str(error.__cause__ or error).splitlines()[-1]
+        raise JaxganError(
+            f"the fields of {name}, a {type(module).__name__}, must be hashable ({reason}): give "
+            "tuples in place of lists and dicts"
+        ) from error
 
 
 _CHOICES = {

@@ -28,7 +28,7 @@ from jaxgan.config import GANConfig
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.pixels import to_float
 from jaxgan.errors import JaxganError
-from jaxgan.learner import Learner, average, create, descend, forward
+from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward
 from jaxgan.model import Curve, Model
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
 from jaxgan.shards import Shards
@@ -77,7 +77,7 @@ def create_state(rng: jax.Array, config: GANConfig | None = None) -> GANState:
     )
     # Traces one forward pass, so that networks which do not fit are refused here.
     jax.eval_shape(
-        lambda: _logits(state.discriminator, _pack(generate(state, latents), config.pac))
+        lambda: _logits(state.discriminator, _pack(generate(state, latents), config.pac), rng)
     )
     return state
 
@@ -138,6 +138,9 @@ def train_step(
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
         The latents are those of a run without shards; other random numbers differ.
 
+    Gradients through a step may be NaN, since the root in Adam has an infinite derivative where a
+    gradient is 0. With `unroll_steps` the discriminator's Adam has a finite one; SGD has no root.
+
     Returns:
       The next state, and the Metrics of this step at the old parameters.
 
@@ -146,7 +149,7 @@ def train_step(
     """
     config, shards = state.config, Shards(axis_name)
     batch = _draw_batch(state, batch, rng, shards)
-    fake, generator = forward(state.generator, batch.latents, batch.rngs.generator)
+    fake, generator = forward(state.generator, batch.latents, batch.rngs.generator, train=True)
 
     # The discriminator. The generator's gradient repeats its passes, and the compiler merges them:
     # the reference has 34 matrix products, as many as with shared passes.
@@ -179,22 +182,27 @@ def sample(state: GANState, rng: jax.Array, n: int) -> jax.Array:
     If `config.ema_decay` is above 0 the images come from the average of the generator's
     parameters. For images from the parameters themselves give `state.replace(ema=None)`.
     """
-    return generate(state, jax.random.normal(rng, (n, state.config.latent_dim)))
+    latents = jax.random.normal(rng, (n, state.config.latent_dim))
+    return generate(state, latents, jax.random.fold_in(rng, 0))
 
 
 @jax.jit
-def generate(state: GANState, latents: jax.Array) -> jax.Array:
-    """The generator's images `[B, H, W, C]`, in [-1, 1], for latents `[B, latent_dim]`."""
+def generate(state: GANState, latents: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+    """The generator's images `[B, H, W, C]`, in [-1, 1], for latents `[B, latent_dim]`.
+
+    The rng is for a generator that draws random numbers itself; by default it is always the same.
+    """
     generator = state.generator
     if state.ema is not None:
         generator = generator.replace(params=state.ema)
-    images, _ = forward(generator, latents)
+    rng = jax.random.key(0) if rng is None else rng
+    images, _ = forward(generator, latents, rng, train=False)
     if images.shape[1:] != state.config.image_shape:
         raise JaxganError(
             f"the generator makes images of shape {images.shape[1:]}, "
             f"but the config's image_shape is {state.config.image_shape}"
         )
-    return _at_least_float32(images)
+    return at_least_float32(images)
 
 
 def _draw_batch(state: GANState, batch: Any, rng: jax.Array, shards: Shards) -> _Batch:
@@ -215,7 +223,7 @@ def _discriminator_objective(
 
     def critic(image: jax.Array) -> jax.Array:
         # Without dropout, and with running statistics: statistics of one image mean nothing.
-        return _logits(discriminator, image[None])[0][0]
+        return _logits(discriminator, image[None], batch.rngs.penalty)[0][0]
 
     inputs = penalties.Inputs(critic, params, real, fake, batch.rngs.penalty)
     penalty = penalties.weighted_sum(config.penalties, batch.step, inputs)
@@ -236,7 +244,8 @@ def _generator_loss(
     shards: Shards,
 ) -> tuple[jax.Array, None]:
     """The generator's loss, a scalar, and None, since it has no other outputs."""
-    fake, _ = forward(generator.replace(params=params), batch.latents, batch.rngs.generator)
+    generator = generator.replace(params=params)
+    fake, _ = forward(generator, batch.latents, batch.rngs.generator, train=True)
     if config.unroll_steps:
         discriminator = _unroll(discriminator, fake, batch, config, shards)
     real, fake = _discriminator_inputs(batch, fake, config)
@@ -285,23 +294,23 @@ def _real_and_fake_logits(
     discriminator: Learner, real: jax.Array, fake: jax.Array, rngs: StepKeys
 ) -> tuple[jax.Array, jax.Array, Learner]:
     """Runs two training passes: logits `[B]` of real and generated images, and the learner."""
-    fake_logits, discriminator = _logits(discriminator, fake, rngs.fake)
-    real_logits, discriminator = _logits(discriminator, real, rngs.real)
+    fake_logits, discriminator = _logits(discriminator, fake, rngs.fake, train=True)
+    real_logits, discriminator = _logits(discriminator, real, rngs.real, train=True)
     return real_logits, fake_logits, discriminator
 
 
 def _logits(
-    discriminator: Learner, images: jax.Array, rng: jax.Array | None = None
+    discriminator: Learner, images: jax.Array, rng: jax.Array, *, train: bool = False
 ) -> tuple[jax.Array, Learner]:
     """One logit per image, `[B]`, float32 or wider: losses and metrics need that precision."""
-    logits, discriminator = forward(discriminator, images, rng)
+    logits, discriminator = forward(discriminator, images, rng, train=train)
     batch_size = images.shape[0]
     if logits.shape not in ((batch_size,), (batch_size, 1)):
         raise JaxganError(
             "the discriminator must give one logit per image, [B] or [B, 1]: "
             f"for {batch_size} images it gave {logits.shape}"
         )
-    return _at_least_float32(logits.reshape(batch_size)), discriminator
+    return at_least_float32(logits.reshape(batch_size)), discriminator
 
 
 def _every(k: int, step: jax.Array, update: Any, generator: Learner) -> tuple[Learner, jax.Array]:
@@ -388,10 +397,6 @@ def _pack(images: jax.Array, pac: int) -> jax.Array:
         raise JaxganError(f"pac={pac} needs at least {pac} images in a batch, got {n}")
     groups = images[: n // pac * pac].reshape(n // pac, pac, *size, channels)
     return jnp.moveaxis(groups, 1, -2).reshape(n // pac, *size, pac * channels)
-
-
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 class _StaticParts(NamedTuple):

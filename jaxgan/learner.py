@@ -36,28 +36,35 @@ def create(
       rng: a key.
       inputs: an example of its inputs, `[B, ...]`.
     """
-    variables = dict(module.init(rng, inputs, **_mode(module, train=False)))
+    variables = dict(_run(functools.partial(module.init, rng, inputs), module, train=False))
     params = variables.pop("params", {})
-    learner = Learner.create(
-        apply_fn=_make_apply(module), params=params, tx=tx, collections=variables
+    return Learner(
+        # A Python 0 is weakly typed. A checkpoint restores int32, and the step would be traced
+        # again.
+        step=jnp.zeros((), jnp.int32),
+        apply_fn=_make_apply(module),
+        params=params,
+        tx=tx,
+        # In bfloat16 the decay 0.999 of a moment would be 1.
+        opt_state=tx.init(jax.tree.map(at_least_float32, params)),
+        collections=variables,
     )
-    # A Python 0 is weakly typed. A checkpoint restores int32, and the step would be traced again.
-    return learner.replace(step=jnp.zeros((), jnp.int32))
 
 
 def forward(
-    learner: Learner, inputs: jax.Array, rng: jax.Array | None = None
+    learner: Learner, inputs: jax.Array, rng: jax.Array, *, train: bool
 ) -> tuple[jax.Array, Learner]:
     """Runs the network. Returns its outputs, and the learner with updated collections.
 
-    With an rng this is a training pass: dropout is active and running statistics are updated.
+    In a training pass dropout is active and running statistics are updated. The rng is for dropout,
+    and for all other random numbers that the network draws.
     """
-    train = rng is not None
     outputs, updates = learner.apply_fn(
         {"params": learner.params, **learner.collections},
         inputs,
         train=train,
-        rngs={"dropout": rng} if train else None,
+        # Flax takes the stream "params" for each stream that is not given.
+        rngs={"dropout": rng, "params": jax.random.fold_in(rng, 0)},
         mutable=list(learner.collections) if train else [],
     )
     return outputs, learner.replace(collections={**learner.collections, **updates})
@@ -72,10 +79,16 @@ def descend(learner: Learner, grads: Any, scale: Any = 1.0, clip: float = 0.0) -
       scale: a factor for the update.
       clip: keeps each parameter within plus and minus this; 0 does not clip.
     """
+    grads = jax.tree.map(at_least_float32, grads)
     # optax mixes types (its Adam takes a float to an integer power), strict promotion refuses it.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = learner.tx.update(grads, learner.opt_state, learner.params)
-    params = jax.tree.map(lambda p, u: (p + scale * u).astype(p.dtype), learner.params, updates)
+
+    def move(param: jax.Array, update: jax.Array) -> jax.Array:
+        moved = at_least_float32(param) + scale * at_least_float32(update)
+        return moved.astype(param.dtype)
+
+    params = jax.tree.map(move, learner.params, updates)
     if clip:
         params = jax.tree.map(lambda p: jnp.clip(p, -clip, clip), params)
     return learner.replace(step=learner.step + 1, params=params, opt_state=opt_state)
@@ -91,20 +104,52 @@ def average(mean: Any, params: Any, decay: float, step: jax.Array) -> Any:
     return jax.tree.map(lambda m, p: (p + decay_now * (m - p)).astype(p.dtype), mean, params)
 
 
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """The array, in float32 if its type is narrower."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
 @functools.cache
 def _make_apply(module: nn.Module) -> Callable[..., Any]:
-    """`module.apply` with an argument `train`, which it passes to modules that accept it.
+    """`module.apply` with an argument `train`, which modules get under the name that they know.
 
     Equal modules get the same function. Their learners then have equal tree structures, also
     after `copy.deepcopy`.
     """
 
     def apply(variables: Any, *args: Any, train: bool = False, **kwargs: Any) -> Any:
-        return module.apply(variables, *args, **_mode(module, train=train), **kwargs)
+        run = functools.partial(module.apply, variables, *args, **kwargs)
+        return _run(run, module, train=train)
 
     return apply
 
 
-def _mode(module: nn.Module, *, train: bool) -> dict[str, Any]:
-    takes_train = "train" in inspect.signature(type(module).__call__).parameters
-    return {"train": train} if takes_train else {}
+def _run(run: Callable[..., Any], module: nn.Module, *, train: bool) -> Any:
+    """Calls `run` with the mode of the module, by keyword, or else by position.
+
+    `nn.remat` and `nn.jit` want static arguments by position.
+    """
+    mode = _mode(module, train=train)
+    try:
+        return run(**mode)
+    except (ValueError, jax.errors.TracerBoolConversionError) as error:
+        if not mode:
+            raise
+        try:
+            return run(*mode.values())
+        except Exception:
+            raise error from None
+
+
+def _mode(module: nn.Module, *, train: bool) -> dict[str, bool]:
+    """The argument that tells a module whether it trains; empty if it has none."""
+    # The module inside of a `flax.nnx.bridge.ToLinen`.
+    kind: Any = getattr(module, "nnx_class", type(module))
+    parameters = inspect.signature(kind.__call__).parameters
+    modes = dict.fromkeys(("train", "training", "is_training"), train)
+    modes |= dict.fromkeys(("deterministic", "use_running_average"), not train)
+    for name in modes:
+        if name in parameters:
+            return {name: modes[name]}
+    takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters.values())
+    return {"train": train} if takes_any else {}

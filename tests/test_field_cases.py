@@ -6,11 +6,13 @@ A new case is one line of a table. Its function gets an empty folder.
 import gzip
 from pathlib import Path
 
+import flax.linen as nn
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
-from jaxgan import JaxganError, data
+from jaxgan import GANConfig, JaxganError, data
 from jaxgan.data import idx
 
 BYTES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
@@ -104,6 +106,19 @@ REFUSED = {
     "labels from -1": (lambda f: arrays(f, BYTES, labels=np.arange(-1, 3)), "labels start at 0"),
     "one picture": (lambda f: arrays(f, np.zeros((8, 8, 3), np.uint8)), "is one picture"),
     "a URL": (lambda f: data.load("gs://bucket/set.npz"), "is a URL"),
+    "a list in a module": (
+        lambda _: GANConfig(generator=nn.Sequential([nn.Dense(4)])),
+        "fields of generator, a Sequential, must be hashable .*tuples in place of lists",
+    ),
+    "the class of a module": (lambda _: GANConfig(generator=nn.Dense), r"not its class: Dense\(\)"),
+    "a function": (
+        lambda _: GANConfig(discriminator=len),
+        "must be a Flax linen module, got built",
+    ),
+    "an NNX module": (
+        lambda _: GANConfig(discriminator=nnx.Linear(2, 1, rngs=nnx.Rngs(0))),
+        "for NNX modules there is flax.nnx.bridge.ToLinen",
+    ),
     "a file without end": (long_idx, "more than 17 bytes; by its header"),
 }
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from helpers import RNG, assert_trees_equal
 
 from jaxgan import create_state, train_step
@@ -36,6 +37,33 @@ class Mode(nn.Module):
         return jnp.full(x.shape[:1], float(train))
 
 
+class Deterministic(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic: bool = True):
+        return Mode()(x, not deterministic)
+
+
+class Training(nn.Module):
+    @nn.compact
+    def __call__(self, x, training: bool = False):
+        return Mode()(x, training)
+
+
+class Keywords(nn.Module):
+    @nn.compact
+    def __call__(self, x, **kwargs):
+        return Mode()(x, **kwargs)
+
+
+class NNX(nnx.Module):
+    def __init__(self, rngs):
+        self.passes = nnx.BatchStat(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x, train: bool = False):
+        self.passes[...] = self.passes[...] + int(train)
+        return jnp.full(x.shape[:1], float(train))
+
+
 def learner_of(module, tx=None):
     return create(module, tx or optax.sgd(0.1), RNG, INPUTS)
 
@@ -50,16 +78,66 @@ def test_a_new_learner_has_parameters_collections_and_no_steps():
 
 
 def test_forward_passes_train_only_to_modules_that_take_it():
-    outputs, same = forward(learner_of(Affine()), INPUTS, RNG)
+    outputs, same = forward(learner_of(Affine()), INPUTS, RNG, train=True)
     np.testing.assert_array_equal(outputs, 2 * INPUTS - 1)
     assert same.collections == {}
-    learner = learner_of(Mode())
-    training, after = forward(learner, INPUTS, RNG)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Mode(),
+        Deterministic(),
+        Training(),
+        Keywords(),
+        nn.remat(Mode, static_argnums=(2,))(),
+        nn.jit(Mode, static_argnames=("train",))(),
+        nnx.bridge.ToLinen(NNX),
+    ],
+    ids=["train", "deterministic", "training", "kwargs", "remat", "jit", "NNX"],
+)
+def test_a_module_is_told_the_mode_under_the_name_that_it_knows(module):
+    learner = learner_of(module)
+    training, after = forward(learner, INPUTS, RNG, train=True)
     np.testing.assert_array_equal(training, [1, 1])
-    assert after.collections == {"counts": {"passes": 1}}
-    other, unchanged = forward(after, INPUTS)
+    assert jax.tree.leaves(after.collections) == [1]
+    other, unchanged = forward(after, INPUTS, RNG, train=False)
     np.testing.assert_array_equal(other, [0, 0])
-    assert unchanged.collections == after.collections
+    assert_trees_equal(unchanged.collections, after.collections)
+
+
+def test_the_errors_of_a_module_are_its_own():
+    class Picky(nn.Module):
+        def __call__(self, x, train):
+            raise ValueError(f"no inputs of {x.shape}")
+
+    with pytest.raises(ValueError, match=r"no inputs of \(2, 2\)"):
+        learner_of(Picky())
+
+
+def test_forward_draws_any_random_stream_from_its_rng():
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x + jax.random.normal(self.make_rng("noise"), x.shape)
+
+    learner, other = learner_of(Noisy()), jax.random.key(7)
+    for train in (False, True):
+        first, again = (forward(learner, INPUTS, RNG, train=train)[0] for _ in range(2))
+        np.testing.assert_array_equal(first, again)
+        assert (forward(learner, INPUTS, other, train=train)[0] != first).all()
+
+
+def test_moments_of_narrow_parameters_are_float32():
+    layer = nn.Dense(2, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    learner = learner_of(layer, optax.inject_hyperparams(optax.adam)(1e-2))
+    grads = jax.tree.map(jnp.ones_like, learner.params)
+    after = descend(learner, grads)
+    types = [[x.dtype for x in jax.tree.leaves(one)] for one in (learner, after)]
+    assert types[0] == types[1]
+    assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(after.params))
+    adam = after.opt_state.hyperparams
+    assert (adam["b2"].dtype, float(adam["b2"])) == (jnp.float32, np.float32(0.999))
 
 
 def test_forward_draws_dropout_from_its_rng_in_training_alone():
@@ -70,12 +148,12 @@ def test_forward_draws_dropout_from_its_rng_in_training_alone():
 
     learner = learner_of(Dropped())
     x = np.ones((50, 2), np.float32)
-    run = jax.jit(lambda rng: forward(learner, x, rng)[0])
+    run = jax.jit(lambda rng: forward(learner, x, rng, train=True)[0])
     first, again, other = (np.asarray(run(jax.random.key(i))) for i in (0, 0, 1))
     np.testing.assert_array_equal(np.unique(first), [0, 2])
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    np.testing.assert_array_equal(forward(learner, x)[0], x)
+    np.testing.assert_array_equal(forward(learner, x, RNG, train=False)[0], x)
 
 
 @pytest.mark.parametrize(

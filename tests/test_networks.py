@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +69,8 @@ def test_discriminator_by_hand():
 
 def test_dropout_is_off_outside_training(state):
     images = np.ones((3, 28, 28, 1), np.float32)
-    logits = np.asarray(jax.jit(forward)(state.discriminator, images)[0])
+    run = jax.jit(functools.partial(forward, train=False))
+    logits = np.asarray(run(state.discriminator, images, jax.random.key(0))[0])
     np.testing.assert_allclose(logits, np.full(3, logits[0]))
 
 

@@ -14,7 +14,7 @@ class TrainConfig:
     """
 
     dataset: str = "auto"
-    """fashion_mnist, mnist, kmnist, digits, ring, grid, a folder of PNG/JPEG images, a .npy or .npz
+    """fashion_mnist, mnist, kmnist, digits, ring, grid, a folder of images, a .npy or .npz
     file, tfds:NAME, or auto: Fashion-MNIST if it can be loaded, else digits."""
     data_dir: str | None = None
     """The first place to look for the files of the dataset. The next are $JAXGAN_DATA_DIR, the
