@@ -3,13 +3,22 @@
 import contextlib
 import errno
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from jaxgan.errors import JaxganError
 from jaxgan.processes import is_lost_process
+
+_PARTIAL = ".partial"
+_SIGNS = tuple(
+    os.strerror(number)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+)
+"""What a system says of a disk that cannot be written."""
 
 
 def expand(path: str | Path) -> Path:
@@ -41,26 +50,40 @@ def check_writable(path: Path) -> None:
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file. At any moment either the old or the new file is there, complete."""
+    with new_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which replaces that at `path` when the block ends without an error."""
     partial = partial_path(path)
     try:
-        with partial.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        # "x" never opens what is there already, such as a link to another file.
+        with partial.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
 def partial_path(path: Path) -> Path:
-    """The name of a file while it is being written."""
-    return path.with_name(f".{path.name}.partial")
+    """A name, beside `path` and unforeseeable, for a file or a folder while it is written."""
+    return path.with_name(f".{secrets.token_hex(8)}{_PARTIAL}")
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes the files of a folder whose writing was interrupted."""
+    for path in folder.glob(f".*{_PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path, comfort: str = "") -> Iterator[None]:
-    """Turns the errors of a full or read-only disk into a JaxganError of one line."""
+    """Turns the errors of writing, such as those of a full disk, into a JaxganError of one line."""
     try:
         yield
     except JaxganError:
@@ -70,10 +93,12 @@ def disk_errors(path: Path, comfort: str = "") -> Iterator[None]:
         if is_lost_process(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise JaxganError(
-            f"cannot write to {path}: {reason}. {comfort}"
-            "Make room or permit writing there, and run the same command again"
-        ) from error
+        advice = "then run the same command again"
+        if isinstance(error, OSError) or any(sign in str(error) for sign in _SIGNS):
+            advice = "Make room or permit writing there, " + advice
+        else:
+            advice = "If memory or threads are short, end other programs, " + advice
+        raise JaxganError(f"cannot write to {path}: {reason}. {comfort}{advice}") from error
 
 
 def cache_folder(kind: str) -> Path | None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from jaxgan import MODELS, JaxganError, cli, create_state, data, generate
 from jaxgan.data.pixels import are_points, to_uint8
 from jaxgan.errors import NonFiniteError
-from jaxgan.files import disk_errors, expand, write_atomically
+from jaxgan.files import disk_errors, expand, new_file, partial_path, write_atomically
 from jaxgan.report import plots
 from jaxgan.run import checkpoint, saved
 
@@ -160,19 +160,14 @@ def interpolate(start: jax.Array, end: jax.Array) -> jax.Array:
 
 
 def save_array(out: Path, images: np.ndarray) -> None:
-    partial = out.with_name(f".{out.stem}.partial.npz")
-    try:
-        np.savez_compressed(partial, images=images[..., 0] if images.shape[-1] == 1 else images)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(out) as file:
+        np.savez_compressed(file, images=images[..., 0] if images.shape[-1] == 1 else images)
 
 
 def save_folder(out: Path, images: np.ndarray) -> None:
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_path(out)
+    partial.mkdir()
     try:
-        partial.mkdir()
         digits = max(5, len(str(len(images) - 1)))
         for i, image in enumerate(tqdm(images, "writing", disable=None)):
             (partial / f"{i:0{digits}}.png").write_bytes(plots.png(image))

@@ -26,20 +26,6 @@ from jaxgan.processes import connect, is_first, together
 from jaxgan.report import texts
 from jaxgan.run import checkpoint, training
 
-RESULTS = (
-    "samples/",
-    "training.gif",
-    "curves.png",
-    "best.png",
-    "worst.png",
-    "report.json",
-    "real.png",
-    "metrics.csv",
-    "config.json",
-    "checkpoints/",
-    "tensorboard/",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions(GANConfig):
@@ -107,9 +93,10 @@ def main() -> int | None:
     if not outcome.trained:
         print(f"already trained for {len(outcome.history)} epochs; more --epochs continue the run")
     print(f"everything is in {outcome.workdir}:")
-    for name in RESULTS:
-        if (outcome.workdir / name).exists():
-            print(f"  {name}")
+    for name in checkpoint.ENTRIES:
+        path = outcome.workdir / name
+        if path.exists():
+            print(f"  {name}{'/' * path.is_dir()}")
     return None
 
 

@@ -55,12 +55,20 @@ def test_check_writable_refuses_a_folder_and_a_file_in_a_file(tmp_path, name):
 @pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError])
 def test_errors_of_the_disk_become_one_line(error):
     with (
-        pytest.raises(JaxganError, match=r"^cannot write to there: full\. All is well\. Make"),
+        pytest.raises(JaxganError, match=r"there: No space .*\. All is well\. Make"),
         disk_errors(Path("there"), "All is well. "),
     ):
-        raise error("full\nand more lines")
+        raise error("No space left on device\nand more lines")
     with pytest.raises(JaxganError, match=f"there: {error.__name__}"), disk_errors(Path("there")):
         raise error
+
+
+def test_a_lack_of_threads_is_no_full_disk():
+    with (
+        pytest.raises(JaxganError, match=r"new thread\. If memory or threads"),
+        disk_errors(Path("there")),
+    ):
+        raise RuntimeError("can't start new thread")
 
 
 @pytest.mark.parametrize("error", [JaxganError("mine"), TypeError("no error of the disk")])

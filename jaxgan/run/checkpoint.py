@@ -9,6 +9,7 @@ A run folder belongs to one process at a time, and always to the same configurat
 A checkpoint is a tree of arrays and a record that fits JSON.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,12 +23,18 @@ import jax
 import numpy as np
 
 from jaxgan.errors import JaxganError
-from jaxgan.files import disk_errors, expand, partial_path, write_atomically
+from jaxgan.files import disk_errors, expand, remove_partial, write_atomically
 from jaxgan.processes import agree, is_first, is_lost_process, together
 from jaxgan.run.devices import replicated
 
 KEEP = 3
 """How many of the newest checkpoints are kept, beside the best one."""
+
+ENTRIES = (
+    *("samples", "training.gif", "curves.png", "best.png", "worst.png", "report.json", "real.png"),
+    *("metrics.csv", "config.json", "checkpoints", "tensorboard"),
+)
+"""What a run writes into its folder, the most interesting first."""
 
 _NONE = -1
 _COMFORT = "Earlier checkpoints are intact. "
@@ -73,9 +80,7 @@ class RunFolder:
                 self._open(config, free)
 
     def _open(self, config: Mapping[str, Any], free: frozenset[str]) -> None:
-        if set("[]\\") & set(str(self.path)):
-            # Orbax would take the path for a pattern and save nothing.
-            raise JaxganError(f"the path of a run folder must not contain [, ] or \\: {self.path}")
+        _check_path(self.path)
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._check_config(config, free)
@@ -84,6 +89,7 @@ class RunFolder:
             # Again, since another process may have written the file before this one got the lock.
             self._check_config(config, free)
             with disk_errors(self.path):
+                remove_partial(self.path)
                 write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
         except BaseException:
             self.close()
@@ -95,7 +101,23 @@ class RunFolder:
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         if isinstance(error, Exception) and is_lost_process(error):
             self._manager = None  # waiting for the last save would never end
-        self.close()
+        with contextlib.suppress(JaxganError) if error else contextlib.nullcontext():
+            self.close()
+
+    def check_present(self) -> None:
+        """Checks that the folder is still there.
+
+        Raises:
+          JaxganError: if it was removed, or if there is another one in its place.
+        """
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(self._lock), (self.path / ".lock").lstat()):
+                    return
+            raise JaxganError(
+                f"{self.path} was removed or replaced while the run was writing to it; put it back "
+                "and run the same command again, or start again"
+            )
 
     def restore(self, like: Checkpoint) -> Checkpoint | None:
         """The newest intact checkpoint, or None if there is none, by the function `restore`."""
@@ -134,17 +156,24 @@ class RunFolder:
         import orbax.checkpoint as ocp
 
         with disk_errors(self.path, _COMFORT):
+            with together(f"save to {self.path}"):
+                self.check_present()
             if self._manager is None:
                 self._manager = _manager(self.path, self._write_digests, lambda: self._best)
             with together(f"save to {self.path}"):
                 self._manager.wait_until_finished()
             self._saving, self._best = step, best
-            self._manager.save(
+            begun = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     arrays=ocp.args.StandardSave(checkpoint.arrays),
                     record=ocp.args.JsonSave(checkpoint.record),
                 ),
+            )
+        if not begun:
+            raise JaxganError(
+                f"step {step} was not saved: {self.path / 'checkpoints'} has a folder of a later "
+                f"step ({steps(self.path)[0]}), which this run has not written; move it away"
             )
 
     def close(self) -> None:
@@ -165,14 +194,21 @@ class RunFolder:
         """
         for folder in (self.path / "checkpoints").glob(f"{self._saving}*"):
             if folder.name.split(".")[0] == str(self._saving):
-                write_atomically(folder / _DIGESTS, json.dumps(_digests(folder)))
+                content = {"step": self._saving, "sha256": _digests(folder)}
+                write_atomically(folder / _DIGESTS, json.dumps(content))
 
     def _check_config(self, config: Mapping[str, Any], free: frozenset[str]) -> None:
         file = self.path / "config.json"
+        entries = list(self.path.iterdir())
+        for entry in entries:
+            if entry.is_symlink() and entry.name in (*ENTRIES, ".lock", "damaged"):
+                raise JaxganError(
+                    f"{entry} is a link, and a run writes and deletes files in its own folder "
+                    "only; replace the link, or choose another --workdir"
+                )
         if not file.exists():
-            # A process that was killed before it wrote config.json may have left these.
-            ours = (".lock", partial_path(file).name)
-            foreign = [entry.name for entry in self.path.iterdir() if entry.name not in ours]
+            # Files that no run writes may stay, such as a log.
+            foreign = [one.name for one in entries if one.is_dir() or one.name in ENTRIES]
             if foreign:
                 raise JaxganError(
                     f"{self.path} is not a run folder: it has {foreign[0]}, but no config.json; "
@@ -203,6 +239,20 @@ class RunFolder:
             )
 
 
+def _check_path(path: Path) -> None:
+    """Refuses paths that Orbax cannot write, before a long training."""
+    if set("[]\\") & set(str(path)):
+        # Orbax would take the path for a pattern and save nothing.
+        raise JaxganError(f"the path of a run folder must not contain [, ] or \\: {path}")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise JaxganError(
+            f"the path of a run folder must be UTF-8: {str(path)!r}; set PYTHONUTF8=1 or a UTF-8 "
+            "locale, or choose another --workdir"
+        ) from error
+
+
 def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
     """Reads the newest intact checkpoint of a run folder. The folder does not change.
 
@@ -217,7 +267,7 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
     Raises:
       JaxganError: if there are checkpoints and none can be used.
     """
-    damaged: set[int] = set()
+    path, damaged = path.absolute(), set()
     while True:
         with together(f"read the checkpoints in {path}"):
             step = _newest_intact(path, damaged) if is_first() else _NONE
@@ -231,6 +281,8 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
         except Exception as error:
             if jax.process_count() > 1:
                 raise  # other processes may have read it without an error
+            if not folder.exists():
+                continue  # a run that is training has removed it; there is a newer one
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             _warn_damaged(folder, f"it may be of another version of jaxgan ({reason})")
             damaged.add(step)
@@ -262,6 +314,8 @@ def _newest_intact(path: Path, damaged: set[int]) -> int:
             damage = _damage(folder)
             if damage is None:
                 return step
+            if not folder.exists():
+                return _newest_intact(path, damaged)  # a run that is training has removed it
             _warn_damaged(folder, damage)
             damaged.add(step)
     if found:
@@ -358,10 +412,15 @@ def steps(path: Path) -> list[int]:
 def _digests(folder: Path) -> dict[str, str]:
     """The sha256 of every data file below a folder, by relative path."""
     return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        str(file.relative_to(folder)): _sha256(file)
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name not in _NOT_DATA
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damage(folder: Path) -> str | None:
@@ -370,25 +429,26 @@ def _damage(folder: Path) -> str | None:
     Orbax itself restores wrong values from a file with a flipped bit, without an error.
     """
     try:
-        expected = json.loads((folder / _DIGESTS).read_text())
-        found = _digests(folder)
-    except (OSError, ValueError) as error:
+        written = json.loads((folder / _DIGESTS).read_text())
+        step = written.get("step", folder.name)
+        # Before version 0.5 the file had the digests alone.
+        for name, digest in written.get("sha256", written).items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if _sha256(folder / name) != digest:
+                return f"{name} has changed since it was written"
+    except (OSError, ValueError, RecursionError) as error:
         return str(error)
-    if not isinstance(expected, dict):
+    except (AttributeError, TypeError):
         return f"{_DIGESTS} is not what was written"
-    for name, digest in expected.items():
-        if name not in found:
-            return f"{name} is missing"
-        if found[name] != digest:
-            return f"{name} has changed since it was written"
-    return None
+    return None if str(step) == folder.name else f"it is a copy of the checkpoint of step {step}"
 
 
 def _locked(path: Path) -> int:
     """An open and locked file. The system unlocks it when the process ends, however it ends."""
     import fcntl
 
-    file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

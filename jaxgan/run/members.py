@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxgan.errors import JaxganError
 from jaxgan.history import History
@@ -37,6 +38,10 @@ class OneRun:
     def create_state(self) -> Any:
         """The initial state."""
         return self._model.create_state(self.rngs.init, self._config)
+
+    def state_like(self) -> Any:
+        """The shapes and dtypes of the state. They take no memory."""
+        return jax.eval_shape(self.create_state)
 
     def make_layout(self, devices: int | None) -> Layout:
         """A layout over this many devices."""
@@ -88,6 +93,16 @@ class Population(OneRun):
 
     def create_state(self) -> Any:
         return population.create_states(self._model, self._config, self._members)
+
+    def state_like(self) -> Any:
+        one = jax.eval_shape(
+            lambda rng: self._model.create_state(rng, self._config), self.rngs.init[0]
+        )
+        members = len(self._members)
+        # Views of one number, and numpy arrays, which are restored to the host's memory.
+        return jax.tree.map(
+            lambda x: np.broadcast_to(np.zeros((), x.dtype), (members, *x.shape)), one
+        )
 
     def make_layout(self, devices: int | None) -> Layout:
         return make_layout(devices, population=True)

@@ -76,14 +76,14 @@ def load_state(
             "to score epochs"
         )
     history = found.record["history"] if found else []
-    state = (found or like).arrays["state"]
+    state = found.arrays["state"] if found else runs.create_state()
     best_member = None if row is None else evaluation.best_member(row)
     state = runs.choose(state, history, member, best_member)
     return state, len(history) if found else -1
 
 
 def checkpoint_like(model: Model, workdir: str | Path) -> checkpoint.Checkpoint:
-    """A checkpoint of a run before its first step, as `checkpoint.restore` needs it.
+    """The shapes and dtypes of the checkpoints of a run, as `checkpoint.restore` needs them.
 
     Raises:
       JaxganError: if it is no run folder, if this version does not know its settings, or if its
@@ -107,7 +107,9 @@ def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, che
     images = np.zeros((1, *config.image_shape), np.uint8)
     data = {"image": images, "label": np.zeros(1, np.int32)}
     layout = runs.make_layout(1)
-    run = loop.start_run(model.train_step, runs.create_state(), data, settings.batch_size, layout)
+    # Shapes alone: a damaged config.json may ask for more memory than there is.
+    state = runs.state_like()
+    run = loop.start_run(model.train_step, state, data, settings.batch_size, layout)
     return runs, as_checkpoint(run)
 
 

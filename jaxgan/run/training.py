@@ -200,8 +200,7 @@ class _Training:
         self._save(run)
         state = local(run.state)
         with together(f"write to {path}"):
-            self._journal.end(run.history)
-            report = self._write_report(run.history, state)
+            report = self._write_end(run.history, state)
         stop = agree([received[0] if received else 0])[0]
         stopped_by = signal.Signals(stop) if stop and len(run.history) < settings.epochs else None
         return Outcome(
@@ -282,6 +281,7 @@ class _Training:
             pictures = self._runs.pictures(run.state, plots.samples_shown(self._shape))
         self._diagnose(run.history)
         with together(f"write to {self._folder.path}"):
+            self._folder.check_present()
             self._journal.write_epoch(run.history, self._diagnosis)
             if pictures is not None:
                 self._journal.write_samples(run.history, *pictures)
@@ -311,6 +311,13 @@ class _Training:
             self._saved_step = step
             best = evaluation.best_row(run.history)
             self._folder.save(step, as_checkpoint(run), None if best is None else best["step"])
+
+    def _write_end(self, history: list[dict[str, Any]], state: Any) -> Report | None:
+        try:
+            self._journal.end(history)
+            return self._write_report(history, state)
+        except JaxganError as error:
+            raise JaxganError(f"{error} (all epochs are saved; pictures are missing)") from error
 
     def _write_report(self, history: list[dict[str, Any]], state: Any) -> Report | None:
         report = self._runs.report(history)

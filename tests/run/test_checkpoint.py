@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from helpers import assert_trees_equal, contents
 
 from jaxgan import JaxganError, create_state
+from jaxgan.files import partial_path
 from jaxgan.run.checkpoint import KEEP, Checkpoint, RunFolder, read_config, restore, restore_step
 
 CONFIG = {"jaxgan": "0.5.0", "gan": {"widths": (3, 4), "lr": 0.1}, "train": {"epochs": 5}}
@@ -228,19 +230,70 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(JaxganError, match=r"not a run folder.*thesis\.tex"):
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(JaxganError, match=r"not a run folder.*thesis"):
         RunFolder(tmp_path, CONFIG)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
     with pytest.raises(JaxganError, match="not a run folder"):
         read_config(tmp_path)
+    (tmp_path / "thesis").rmdir()
+    # But a log may be there before the run.
+    (tmp_path / "log.txt").write_text("epoch 1")
+    RunFolder(tmp_path, CONFIG).close()
+    assert (tmp_path / "log.txt").read_text() == "epoch 1"
 
 
 def test_files_that_a_kill_leaves_before_the_config_are_no_obstacle(tmp_path):
-    for name in (".lock", ".config.json.partial"):
-        (tmp_path / name).write_text("")
+    (tmp_path / ".lock").write_text("")
+    partial_path(tmp_path / "config.json").write_text('{"gan":')
     RunFolder(tmp_path, CONFIG).close()
     assert read_config(tmp_path)["gan"]["lr"] == 0.1
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "checkpoints", "damaged", "samples", ".lock"])
+def test_a_link_in_place_of_a_part_of_the_folder_is_refused(tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    RunFolder(tmp_path / "run", CONFIG).close()
+    (tmp_path / "run" / name).unlink(missing_ok=True)
+    (tmp_path / "run" / name).symlink_to(elsewhere)
+    with pytest.raises(JaxganError, match=f"{name} is a link"):
+        RunFolder(tmp_path / "run", CONFIG)
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_folder_that_is_removed_or_replaced_is_no_place_to_save(tmp_path, state):
+    for again in (False, True):
+        folder = RunFolder(tmp_path / "run", CONFIG)
+        folder.check_present()
+        shutil.rmtree(folder.path)
+        if again:
+            RunFolder(folder.path, CONFIG).close()
+        with pytest.raises(JaxganError, match="was removed or replaced"):
+            folder.save(1, Checkpoint(state, None))
+        folder.close()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_copied_checkpoint_is_not_taken_for_a_later_one(tmp_path, state):
+    saved(tmp_path, state, [1, 2])
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(checkpoints / "2", checkpoints / "999")
+    folder = RunFolder(tmp_path, CONFIG)
+    with pytest.warns(UserWarning, match="999 .*it is a copy of the checkpoint of step 2"):
+        assert folder.restore(Checkpoint(state, None)) is not None
+    assert (tmp_path / "damaged" / "999").exists()
+    # One that appears in the middle of a run is no reason to lose the next save unseen.
+    shutil.copytree(checkpoints / "2", checkpoints / "999")
+    with pytest.raises(JaxganError, match=r"step 3 was not saved: .* a later step \(999\)"):
+        folder.save(3, Checkpoint(state, None))
+    folder.close()
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_training(tmp_path):
+    with pytest.raises(JaxganError, match=r"must be UTF-8: .*caf\\udce9.*PYTHONUTF8"):
+        RunFolder(tmp_path / os.fsdecode(b"caf\xe9"), CONFIG)
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a\\b"])
