@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -20,6 +21,8 @@ def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = N
     """Parses the command line into a dataclass. --help shows the docstrings of its fields."""
     import tyro
 
+    if os.environ.get("NO_COLOR"):  # no-color.org; tyro asks TERM alone
+        os.environ["TERM"] = "dumb"
     _join_lines(options)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     kwargs = {} if default is None else {"default": default}
@@ -47,6 +50,7 @@ def _join_lines(options: Any) -> None:
 
 def main(run: Callable[[], int | None]) -> None:
     """Runs a script and exits with its status. A JaxganError becomes one line."""
+    guard_streams()
     quieten()
     keep_programs()
     try:
@@ -64,6 +68,50 @@ def main(run: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     sys.exit(status)
+
+
+def guard_streams() -> None:
+    """Lets a run go on when a line cannot be printed.
+
+    A standard stream may be closed, on a full disk, gone with its terminal, or in an encoding that
+    lacks a character.
+    """
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115
+    sys.stdout = _Stream(sys.stdout or open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    sys.stderr = _Stream(sys.stderr or open(os.devnull, "w"))  # noqa: PTH123, SIM115
+
+
+class _Stream:
+    """A text stream for output, whose errors end nothing, apart from a pipe without a reader."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, do: Callable[..., Any], *args: Any) -> None:
+        try:
+            do(*args)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            # What is left in the buffer goes there too.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+_UNSAFE = re.compile(r"\x1b(?!\[[0-9;]*[AKm])|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+"""Control characters, such as those in the name of a file, but not the colours and the movements of
+the progress bars."""
 
 
 def quieten() -> None:
@@ -87,7 +135,8 @@ def keep_programs() -> None:
     """Keeps compiled programs in the user's cache folder, so that the next start is quick.
 
     If the user has chosen another folder, by $JAX_COMPILATION_CACHE_DIR for example, nothing
-    changes. If the folder cannot be written, nothing is kept.
+    changes. If the folder cannot be written, or if other users may write to it, nothing is kept:
+    whoever writes a program there has it run.
     """
     import jax
 
@@ -95,8 +144,16 @@ def keep_programs() -> None:
     if folder is None or config.jax_compilation_cache_dir is not None:
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
     except OSError:
+        return
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        warnings.warn(
+            f"compiled programs are not kept, since others may write to {folder}: make it yours "
+            "alone (chmod 700)",
+            stacklevel=2,
+        )
         return
     # Keeps the folder small. jax's own limit needs a package that it does not install.
     forget_programs(folder, older_than=30 * 86400)

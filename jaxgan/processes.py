@@ -22,7 +22,8 @@ def connect(
     a cloud TPU announces. If neither announces any, this process is the only one.
 
     Args:
-      coordinator: HOST:PORT of process 0, which all can reach.
+      coordinator: HOST:PORT of process 0, which all can reach. It asks for no password, so take
+        an address in a network that you trust.
       num_processes: how many there are.
       process_id: which one this is, from 0.
 
@@ -43,7 +44,11 @@ def connect(
     if coordinator is None and not on_tpu and not _in_slurm_step():
         return
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        # Anyone who reaches the coordinator may join: it listens where it was told to, not on all
+        # networks.
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, coordinator_bind_address=coordinator
+        )
         # Connects all processes now. Later one of them may be busy loading its data.
         agree([0])
     except (RuntimeError, ValueError) as error:

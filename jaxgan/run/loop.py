@@ -397,7 +397,7 @@ class _Progress:
         self._enabled = enabled
         self._title = title
         self._bar = None
-        if enabled and sys.stderr.isatty():
+        if enabled and sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=steps, initial=at, desc=self._title, unit="step")

@@ -7,6 +7,7 @@ import json
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,15 @@ _FREE = frozenset(
 that the sums over other devices are rounded in another way."""
 
 
+STOPPING = (
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1),
+    signal.SIGUSR2,
+)
+"""Signals that stop and save a run: Ctrl-C, a system that shuts down, a closed terminal, and what
+batch systems send before they end a job."""
+_GRACE = 5.0
+
+
 class Outcome(NamedTuple):
     """The result of `train`."""
 
@@ -57,7 +67,7 @@ class Outcome(NamedTuple):
     trained: int
     """Epochs finished by this call; 0 if the run had finished before."""
     stopped_by: signal.Signals | None
-    """SIGINT or SIGTERM, if it stopped the run before its last epoch."""
+    """The signal that stopped the run before its last epoch, if any."""
     labels: list[dict[str, Any]]
     """The number, seed and hyperparameters of each member of a population; [{}] for one run."""
     diagnosis: Diagnosis | None
@@ -76,7 +86,7 @@ def train(
 ) -> Outcome:
     """Trains one run or a population of a model, or resumes it in its folder.
 
-    SIGINT and SIGTERM stop and save the run within a second, and `train` returns. If jax has
+    A signal of STOPPING stops and saves the run within a second, and `train` returns. If jax has
     connected several processes, they train one run together, in the same folder.
 
     Args:
@@ -439,17 +449,29 @@ def _fields(config: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGINT and SIGTERM. A second signal has its usual effect."""
+    """Collects the signals that stop a run: STOPPING, unless they are ignored, as after nohup.
+
+    A second signal within _GRACE seconds changes nothing, because systems and people send two. Any
+    later one has its usual effect.
+    """
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
         yield received  # only the main thread gets signals
         return
+    first = math.inf
 
     def note(number: int, _: Any) -> None:
+        nonlocal first
+        first = min(first, time.monotonic())
         received.append(signal.Signals(number))
-        signal.signal(number, before[signal.Signals(number)])
+        if len(received) > 2 or time.monotonic() - first > _GRACE:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    before = {n: handler for n, handler in before.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, note)
     try:
         yield received
     finally:
