@@ -100,7 +100,7 @@ def load_judge(name: str | Path) -> Judge:
     Raises:
       JaxganError: if there is no such judge or file, or if the file holds no judge.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     bundled = Path(__file__).parent / f"{name}.safetensors"
     path = bundled if str(name) in BUNDLED else expand(name)
@@ -116,14 +116,15 @@ def load_judge(name: str | Path) -> Judge:
             tuple(map(int, about["widths"].split("x"))),
             int(about["kernel"]),
         )
-        return Judge(
-            name=about["name"],
-            image_shape=(height, width, channels),
-            module=module,
-            params=unflatten_dict(params, sep="/"),
-        )
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise JaxganError(f"{path} holds no judge ({error!r})") from error
+        example = jax.ShapeDtypeStruct((1, height, width, channels), np.float32)
+        expected = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
+        params = unflatten_dict(params, sep="/")
+        if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
+            raise ValueError("its arrays are not those of its layers")
+        return Judge(about["name"], (height, width, channels), module, params)
+    except Exception as error:  # a file of something else may hold anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise JaxganError(f"{path} holds no judge ({type(error).__name__}: {reason})") from error
 
 
 def judge_bytes(judge: Judge, **about: str) -> bytes:

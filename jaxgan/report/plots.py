@@ -106,17 +106,22 @@ def picture(images: Any, real: Any = None, columns: int | None = None) -> np.nda
     return image_grid(images, columns)
 
 
-def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes:
-    """An animation of about `seconds` seconds from PNG files, of which it shows at most `most`."""
+def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes | None:
+    """An animation of about `seconds` seconds from PNG files, of which it shows at most `most`.
+
+    None if there are no frames that can be read.
+    """
     from PIL import Image
 
-    step = math.ceil(len(frames) / most)
+    step = math.ceil(len(frames) / most) or 1
     chosen = []
     # Counted from the end, so that the last frame is always included.
     for path in frames[::-1][::step][::-1]:
         # A damaged picture is left out.
         with contextlib.suppress(OSError), Image.open(path) as frame:
             chosen.append(frame.convert("P"))
+    if not chosen:
+        return None
     duration = max(20, round(1000 * seconds / len(chosen)))
     durations = [duration] * (len(chosen) - 1) + [2000]
     return _encoded(

@@ -347,7 +347,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         return config
     except FileNotFoundError as error:
         raise JaxganError(f"{path} is not a run folder: it has no config.json") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise JaxganError(f"{file} cannot be read ({error})") from error
 
 

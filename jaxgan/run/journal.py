@@ -89,10 +89,13 @@ class Journal:
         self._write("metrics.csv", self._csv(history, diagnose(self._model, history)))
         self._events.begin(step)
 
-    def write_epoch(self, history: History, diagnosis: Diagnosis | None) -> None:
-        """Writes metrics.csv and the events of the last epoch."""
+    def write_table(self, history: History, diagnosis: Diagnosis | None) -> None:
+        """Writes metrics.csv."""
         self._write("metrics.csv", self._csv(history, diagnosis))
-        self._events.write_row(history[-1])
+
+    def write_events(self, row: Mapping[str, Any]) -> None:
+        """Writes the events of an epoch."""
+        self._events.write_row(row)
 
     def write_samples(self, history: History, images: Any, columns: int | None = None) -> None:
         """Writes the picture of the last epoch, from samples `[N, H, W, C]`."""
@@ -115,9 +118,9 @@ class Journal:
             self._write("curves.png", plots.curves_png(history, self._model.curves))
         # A run that continued from an older checkpoint may have pictures of later epochs.
         frames = [self._path / _sample_name(epoch + 1) for epoch in range(len(history))]
-        frames = [path for path in frames if path.exists()]
-        if frames:
-            self._write("training.gif", plots.gif(frames))
+        animation = plots.gif([path for path in frames if path.exists()])
+        if animation is not None:
+            self._write("training.gif", animation)
 
     def _write(self, name: str, content: str | bytes) -> None:
         if not is_first():

@@ -1,6 +1,7 @@
 """Reads a run folder: the settings of the run, and its state at a checkpoint."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,16 @@ def load_state(
     like = like._replace(arrays={"state": like.arrays["state"]})
     newest = checkpoint.restore(path, like)
     found = newest and newest[0]
-    row = evaluation.best_row(found.record["history"]) if found and best else None
+    history = as_run(found, path).history if found else []
+    row = evaluation.best_row(history) if best else None
     if row is not None:
         found = checkpoint.restore_step(path, row["step"], like)
+        history = as_run(found, path).history
     elif best:
         raise JaxganError(
             f"{workdir} has no finite score in its newest checkpoint: train with --evaluate-every "
             "to score epochs"
         )
-    history = found.record["history"] if found else []
     state = found.arrays["state"] if found else runs.create_state()
     best_member = None if row is None else evaluation.best_member(row)
     state = runs.choose(state, history, member, best_member)
@@ -94,10 +96,33 @@ def checkpoint_like(model: Model, workdir: str | Path) -> checkpoint.Checkpoint:
 
 
 def as_checkpoint(run: loop.Run) -> checkpoint.Checkpoint:
-    """The checkpoint of a run. `loop.Run(**saved.arrays, **saved.record)` is the run again."""
+    """The checkpoint of a run; `as_run` gives the run again."""
     return checkpoint.Checkpoint(
         arrays={"state": run.state, "totals": run.totals},
         record={"history": run.history, "seconds": run.seconds},
+    )
+
+
+def as_run(found: checkpoint.Checkpoint, path: Path) -> loop.Run:
+    """The run of a checkpoint in a run folder.
+
+    Raises:
+      JaxganError: if the record of the checkpoint is not that of a run.
+    """
+    try:
+        run = loop.Run(**{"totals": None} | found.arrays, **found.record)
+        if not (float(run.seconds) >= 0 and all(map(_is_row, run.history))):
+            raise ValueError("it is no history")
+    except (TypeError, ValueError) as error:
+        raise JaxganError(f"a checkpoint in {path} has a record that no run writes") from error
+    return run
+
+
+def _is_row(row: Any) -> bool:
+    """Whether this is a row of a history: numbers by name. The names and numbers go into tables."""
+    return all(
+        re.match("[a-z]", name) and np.issubdtype(np.asarray(value).dtype, np.number)
+        for name, value in dict(row).items()
     )
 
 
@@ -136,7 +161,7 @@ def _read(workdir: str | Path, section: str, kind: type) -> Any:
         )
     try:
         return kind(**{name: value for name, value in fields.items() if name in known})
-    except (TypeError, JaxganError) as error:
+    except Exception as error:  # a damaged file may hold anything
         raise JaxganError(
             f"{workdir} was written by jaxgan {version}, and this version cannot read its "
             f"settings ({error})"

@@ -31,7 +31,7 @@ from jaxgan.run.devices import Layout, local
 from jaxgan.run.journal import Events, Journal, diagnose
 from jaxgan.run.members import OneRun, make_runs
 from jaxgan.run.population import Report
-from jaxgan.run.saved import as_checkpoint
+from jaxgan.run.saved import as_checkpoint, as_run
 from jaxgan.run.settings import TrainConfig
 from jaxgan.version import __version__
 
@@ -174,6 +174,8 @@ class _Training:
         self._folder, self._journal = folder, journal
         self._shape = dataset.images.shape[1:]
         self._saved_step = 0
+        self._looked = 0
+        """The epoch after which the history was last diagnosed and written."""
         self._parts: parts.Parts | None = None
         self._reference: evaluation.Reference | None = None
         self._floor: dict[str, Any] = {}
@@ -191,6 +193,7 @@ class _Training:
             ranked = self._runs.ranked and _no_scores(self._dataset.images) is None
             if ranked or settings.evaluate_every is not None:
                 self._load_reference()
+        self._looked = before
         self._diagnose(run.history)
         with together(f"write to {path}"):
             self._journal.begin(run.history, self._saved_step, self._dataset.images)
@@ -210,6 +213,9 @@ class _Training:
         self._save(run)
         state = local(run.state)
         with together(f"write to {path}"):
+            if self._looked < len(run.history):  # it was stopped
+                self._look(run)
+        with together(f"write to {path}"):
             report = self._write_end(run.history, state)
         stop = agree([received[0] if received else 0])[0]
         stopped_by = signal.Signals(stop) if stop and len(run.history) < settings.epochs else None
@@ -228,7 +234,7 @@ class _Training:
     def _restore(self, start: loop.Run) -> loop.Run:
         path, found = self._folder.path, self._folder.restore(as_checkpoint(start))
         if found is not None:
-            run = loop.Run(**found.arrays, **found.record)
+            run = as_run(found, path)
             print(f"resuming {path} after {len(run.history)} epochs, step {loop.step(run.state)}")
             return run
         if (path / "metrics.csv").exists():
@@ -289,13 +295,15 @@ class _Training:
         pictures = None
         if self._is_due(settings.sample_every, epoch):
             pictures = self._runs.pictures(run.state, plots.samples_shown(self._shape))
-        self._diagnose(run.history)
         with together(f"write to {self._folder.path}"):
             self._folder.check_present()
-            self._journal.write_epoch(run.history, self._diagnosis)
+            self._journal.write_events(run.history[-1])
             if pictures is not None:
                 self._journal.write_samples(run.history, *pictures)
-        _print(self._new_findings(epoch, run.state))
+            # Each time costs as much as there are epochs. So it happens about a hundred times while
+            # their number doubles: the work grows no faster than the number.
+            if epoch == settings.epochs or epoch % max(1, epoch // 100) == 0:
+                self._look(run)
         # This comes last. So when there is a checkpoint, all other files of its epochs exist.
         if any(
             self._is_due(every, epoch)
@@ -303,17 +311,25 @@ class _Training:
         ):
             self._save(run)
 
+    def _look(self, run: loop.Run) -> None:
+        """Diagnoses the history, writes it, and says what is new."""
+        before = self._looked
+        self._looked = len(run.history)
+        self._diagnose(run.history)
+        self._journal.write_table(run.history, self._diagnosis)
+        _print(self._new_findings(before, run.state))
+
     def _diagnose(self, history: list[dict[str, Any]]) -> None:
         self._diagnosis = diagnose(self._model, history)
         if self._settings.stop_on_failure and self._diagnosis is not None and history:
             self._failed = self._diagnosis.all_failed(history[-1])
 
-    def _new_findings(self, epoch: int, state: Any) -> list[str]:
-        """A line for each failure that is seen for the first time in this epoch."""
+    def _new_findings(self, after: int, state: Any) -> list[str]:
+        """A line for each failure that is seen for the first time after an epoch."""
         if self._diagnosis is None:
             return []
-        new = [[f for f in one if f.epochs[0] == epoch] for one in self._diagnosis.findings]
-        return texts.finding_lines(new, epoch, self._model, vars(state.config))
+        new = [[f for f in one if f.epochs[0] > after] for one in self._diagnosis.findings]
+        return texts.finding_lines(new, self._looked, self._model, vars(state.config))
 
     def _save(self, run: loop.Run) -> None:
         step = loop.step(run.state)

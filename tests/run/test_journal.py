@@ -43,7 +43,8 @@ def make_journal(path: Path, labels=({},), model=GAN) -> Journal:
 
 
 def write_epoch(writer: Journal, history: list[dict], model=GAN) -> None:
-    writer.write_epoch(history, journal.diagnose(model, history))
+    writer.write_table(history, journal.diagnose(model, history))
+    writer.write_events(history[-1])
 
 
 def read_events(folder: Path) -> list[Event]:
