@@ -4,16 +4,25 @@ A new case is one line of a table. Its function gets an empty folder.
 """
 
 import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import ROOT, here
 from PIL import Image
 
 from jaxgan import GANConfig, JaxganError, data
 from jaxgan.data import idx
+from jaxgan.run import checkpoint, training
 
 BYTES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
 SIGNED = BYTES / 127.5 - 1
@@ -142,3 +151,108 @@ def test_one_line_says_why(case, tmp_path):
     with pytest.raises(JaxganError, match=message) as error:
         run(tmp_path)
     assert "\n" not in str(error.value)
+
+
+SMALL = ("--batch-size", "50", "--generator-widths", "4", "--discriminator-widths", "4")
+SMALL += ("--discriminator-dropout", "0.5", "--latent-dim", "4", "--epochs", "2")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A run folder of two epochs."""
+    folder = tmp_path_factory.mktemp("finished")
+    np.save(folder / "images.npy", np.repeat(BYTES, 25, axis=0))
+    here("train.py", "--dataset", folder / "images.npy", *SMALL, "--workdir", folder / "run")
+    return folder / "run"
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def forge(folder: Path, change: Callable[[dict], object]) -> None:
+    """Changes the record of the newest checkpoint, and its digest too."""
+    step = folder / "checkpoints" / "4"
+    edit(step / "record" / "metadata", change)
+    digests = checkpoint._digests(step)
+    edit(step / "digests.json", lambda content: content.update(sha256=digests))
+
+
+HOSTILE = {
+    "deep nesting": lambda f: (f / "config.json").write_text("[" * 100_000),
+    "a section that is a word": lambda f: edit(f / "config.json", lambda c: c.update(gan="x")),
+    "a sweep of numbers": lambda f: edit(f / "config.json", lambda c: c["train"].update(sweep=[5])),
+    "more memory than there is": lambda f: edit(
+        f / "config.json", lambda c: c["gan"].update(latent_dim=10**12)
+    ),
+    "no history": lambda f: forge(f, lambda record: record.pop("history")),
+    "a formula": lambda f: forge(f, lambda r: r["history"][0].update(gen_loss="=cmd|x")),
+    "a formula as a name": lambda f: forge(f, lambda r: r["history"][0].update({"=cmd|x": 1.0})),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.filterwarnings("ignore:checkpoint .* cannot be used")
+def test_a_hostile_run_folder_is_one_line(case, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    HOSTILE[case](folder)
+    _, err = here("sample.py", "--workdir", folder, "--out", tmp_path / "a.png", status=2)
+    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_damaged_pictures_do_not_keep_a_run_from_its_end(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for path in (folder / "samples").iterdir():
+        path.write_bytes(b"")
+    (folder / "training.gif").unlink()
+    images = finished.parent / "images.npy"
+    here("train.py", "--dataset", images, *SMALL, "--workdir", folder)
+    assert not (folder / "training.gif").exists()
+
+
+def test_a_run_needs_no_home_no_streams_and_no_characters(finished, tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "train.py", "--dataset", "images.npy", *SMALL]
+    hidden = ("HOME", "XDG_CACHE_HOME", "LC_ALL", "LANG")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    shutil.copy(finished.parent / "images.npy", tmp_path)
+    # The output goes to a full disk, and the errors nowhere, as for a daemon.
+    subprocess.run(
+        ["bash", "-c", 'exec "$@" >/dev/full 2>&-', "bash", *command, "--workdir", "caf\xe9"],
+        env=environment | {"PYTHONIOENCODING": "ascii"},
+        cwd=tmp_path,
+        check=True,
+    )
+    assert (tmp_path / "caf\xe9" / "checkpoints" / "4").exists()
+
+
+def test_two_signals_stop_a_run_and_a_third_one_ends_it(monkeypatch):
+    ended = []
+    monkeypatch.setattr(training, "_GRACE", 60)
+    before = signal.signal(signal.SIGHUP, lambda number, _: ended.append(number))
+    try:
+        with training._stop_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+            assert (received, ended) == ([signal.SIGHUP] * 2, [])
+            signal.raise_signal(signal.SIGHUP)
+            assert ended == [signal.SIGHUP]
+        # After some seconds the second one ends it.
+        monkeypatch.setattr(training, "_GRACE", 0)
+        with training._stop_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+            assert ended == [signal.SIGHUP] * 2
+        # After nohup it is ignored.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with training._stop_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+            assert received == []
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -392,8 +392,11 @@ def _read(folder: Path, like: Checkpoint) -> Checkpoint:
         )
     # What the file lacks comes back as it was given.
     pairs = zip(jax.tree.leaves(found["arrays"]), jax.tree.leaves(target), strict=True)
-    if any(restored is given for restored, given in pairs):
-        raise ValueError("it lacks some of the arrays")
+    for restored, given in pairs:
+        if restored is given:
+            raise ValueError("it lacks some of the arrays")
+        if restored.shape != given.shape:
+            raise ValueError(f"it has an array of {restored.shape} in place of {given.shape}")
     return Checkpoint(found["arrays"], found["record"])
 
 

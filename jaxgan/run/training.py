@@ -478,9 +478,10 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
 
     def note(number: int, _: Any) -> None:
         nonlocal first
-        first = min(first, time.monotonic())
+        now = time.monotonic()
+        first = min(first, now)
         received.append(signal.Signals(number))
-        if len(received) > 2 or time.monotonic() - first > _GRACE:
+        if len(received) > 2 or now - first > _GRACE:
             signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
 
