@@ -48,10 +48,13 @@ def finish(process: subprocess.Popen) -> float:
 def kill_once(
     process: subprocess.Popen, workdir: Path, chance: random.Random, seconds: float
 ) -> str:
-    """Kills a process that trains; returns the moment: `random`, `in a save`, or `too late`."""
+    """Kills a process some time after it has saved something to resume from.
+
+    Returns the moment: `random`, `in a save`, or `too late`.
+    """
     in_a_save = chance.random() < 0.5
-    begun = metrics_time(workdir)
-    while process.poll() is None and metrics_time(workdir) == begun:
+    before = checkpoint.steps(workdir)[:1]
+    while process.poll() is None and checkpoint.steps(workdir)[:1] == before:
         time.sleep(0.002)
     until = time.perf_counter() + chance.uniform(0, seconds)
     while process.poll() is None and time.perf_counter() < until:
@@ -66,12 +69,6 @@ def kill_once(
     process.kill()
     process.communicate()
     return "in a save" if is_saving(workdir) else "random"
-
-
-def metrics_time(workdir: Path) -> int:
-    """When metrics.csv was last written. A change tells that training is under way."""
-    path = workdir / "metrics.csv"
-    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def is_saving(workdir: Path) -> bool:

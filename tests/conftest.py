@@ -35,6 +35,9 @@ if "JAXGAN_TESTS_XLA_FLAGS" not in os.environ:  # else this is a process of a te
     os.environ["JAXGAN_TESTS_XLA_FLAGS"] = flags
     os.environ["KERAS_BACKEND"] = "jax"
     os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+    # The threads of numpy and scikit-learn spin while they wait, and take the cores from others.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     folder = tempfile.mkdtemp(prefix="jaxgan-compiled-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder

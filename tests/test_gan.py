@@ -89,7 +89,7 @@ def test_a_constant_rng_draws_new_latents_each_step(state, images):
 
 def test_any_batch_size_trains(tiny, images):
     state = create_state(RNG, dataclasses.replace(tiny, generator_widths=(), optimizer="sgd"))
-    for n in (1, 3, 32):
+    for n in (1, 3):  # 32 are in other tests
         state, metrics = train_step(state, images[:n], RNG)
         assert np.isfinite(metrics).all()
 
@@ -306,8 +306,9 @@ class AgainstTheirMean(MLPDiscriminator):
 
 
 def test_a_discriminator_that_compares_images_has_its_own_pass_for_each_network(small):
-    network = AgainstTheirMean(widths=(16, 8), dropout=(0.0, 0.0))
-    state = create_state(RNG, dataclasses.replace(small, discriminator=network))
+    network = AgainstTheirMean(widths=(8,), dropout=(0.0,))
+    config = dataclasses.replace(small, generator_widths=(), discriminator=network)
+    state = create_state(RNG, config)
     images = np.random.default_rng(1).uniform(-1, 1, (8, 6, 5, 1)).astype(np.float32)
     check_gradients(state, images, ["generator"], 1e-5)
 

@@ -84,7 +84,7 @@ def test_options_that_describe_no_process_are_refused(given, message):
 def initialized(monkeypatch):
     """Collects the calls of jax.distributed.initialize, which does nothing."""
     calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: calls.append(given))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: calls.append(given))
     monkeypatch.setattr(processes, "_has_tpu", lambda: False)
     for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_STEP_NODELIST"):
         monkeypatch.delenv(name, raising=False)
@@ -109,7 +109,7 @@ def test_announced_processes_are_joined(initialized, monkeypatch):
 
 
 def test_processes_that_do_not_connect_are_one_clear_error(initialized, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("no answer\nfrom the coordinator")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)

@@ -1,11 +1,22 @@
 """The Python of both READMEs, run as it stands there, and the files that they name."""
 
+import functools
 import re
 
 import pytest
 from helpers import ROOT
 
+import jaxgan
+
 READMES = [ROOT / "README.md", ROOT / "scripts" / "README.md"]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Networks of one hidden layer by default, which compile faster."""
+    small = {"generator_widths": (16,), "discriminator_widths": (16,)}
+    config = functools.partial(jaxgan.GANConfig, **small, discriminator_dropout=(0.3,))
+    monkeypatch.setattr(jaxgan, "GANConfig", config)
 
 
 def run_blocks(path) -> dict:

@@ -118,10 +118,10 @@ def test_a_finished_run_says_so_and_more_epochs_continue_it(trained, tmp_path):
 
 def test_another_config_is_refused_and_nothing_changes(trained, user_error):
     before = contents(trained)
-    error = user_error(*DIGITS, "--workdir", trained, "--latent-dim", 7, "--seed", 3)
+    options = ("--latent-dim", 7, "--seed", 3, "--image-size", 16)
+    error = user_error(*DIGITS, *options, "--workdir", trained)
     assert "gan.latent_dim: 8 -> 7" in error
     assert "train.seed: 0 -> 3" in error
-    error = user_error(*DIGITS, "--image-size", 16, "--workdir", trained)
     assert "data.sha256" in error
     assert contents(trained) == before
 
@@ -292,17 +292,9 @@ def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, term
     master, slave = terminal
     workdir = tmp_path / "run"
     options = ("--dataset", "digits", "--epochs", "50", "--loss", "minimax", "--stop-on-failure")
-    options += (
-        "--batch-size",
-        "8",
-        "--generator-widths",
-        "16",
-        "--latent-dim",
-        "8",
-        "--discriminator-lr",
-        "0.02",
-    )
-    options += ("--discriminator-widths", "32", "32", "--discriminator-dropout", "0", "0")
+    options += ("--batch-size", "8", "--generator-widths", "16", "--latent-dim", "8")
+    options += ("--discriminator-lr", "0.02", "--discriminator-widths", "32")
+    options += ("--discriminator-dropout", "0", "--sample-every", "50")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *options, "--workdir", str(workdir)],
         stdout=slave,
@@ -424,7 +416,7 @@ def test_importing_jaxgan_loads_nothing_heavy():
 
 def test_a_preset_gives_the_defaults_that_other_options_change(tmp_path):
     options = ("--preset", "tuned", "--r1", 0.5, "--dataset", "digits", "--epochs", 0)
-    here("train.py", *options, "--workdir", tmp_path)
+    here("train.py", *options, *SMALL, "--workdir", tmp_path)
     gan = json.loads((tmp_path / "config.json").read_text())["gan"]
     tuned = PRESETS["tuned"][0]
     assert gan["r1"] == 0.5 != tuned.r1

@@ -16,10 +16,15 @@ ROWS = 256
 """Rows of the matrix of all pairs that are in memory at a time: 20 MB for 10,000 columns."""
 
 
+_ROUNDING = 1e-12
+"""Squared distances may be wrong by less than this times the squared norms."""
+
+
 class PRDC(NamedTuple):
     """How real the generated samples are, and how much of the real variety they have.
 
     The radius of the ball of a sample is the distance to its k-th nearest neighbour in its own set.
+    The ball contains its surface: if samples repeat, radii may be 0.
     """
 
     precision: float
@@ -60,11 +65,13 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 3, k_coverage: int = 5) ->
         fake_radii = _neighbours(fake, k)[:, [k - 1]].T
         balls, _ = jax.device_get(_balls_around(fake, real, real_radii))
         fake_balls, nearest = jax.device_get(_balls_around(real, fake, fake_radii))
+        real_radii = np.asarray(real_radii)
+    least = nearest - 2 * _ROUNDING * np.square(real).sum(axis=1)
     return PRDC(
         precision=float((balls[:, 0] > 0).mean()),
         recall=float((fake_balls[:, 0] > 0).mean()),
         density=float(balls[:, 1].mean()) / k_coverage,
-        coverage=float((nearest < np.asarray(real_radii[1])).mean()),
+        coverage=float((least <= real_radii[1]).mean()),
     )
 
 
@@ -143,6 +150,7 @@ def _balls_around(points: jax.Array, others: jax.Array, radii: jax.Array):
 
     def row(point):
         distances = _squared_distances(point, others)
-        return (distances[None] < radii).sum(axis=1), distances.min()
+        rounding = _ROUNDING * (jnp.square(point).sum() + jnp.square(others).sum(axis=1))
+        return ((distances - rounding)[None] <= radii).sum(axis=1), distances.min()
 
     return jax.lax.map(row, points, batch_size=ROWS)

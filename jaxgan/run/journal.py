@@ -99,6 +99,8 @@ class Journal:
 
     def write_samples(self, history: History, images: Any, columns: int | None = None) -> None:
         """Writes the picture of the last epoch, from samples `[N, H, W, C]`."""
+        if not is_first():
+            return
         epoch, step = len(history), history[-1]["step"]
         picture = plots.picture(images, self._real, columns)
         self._write(_sample_name(epoch), plots.enlarged_png(picture))
@@ -114,6 +116,8 @@ class Journal:
 
     def end(self, history: History) -> None:
         """Writes the curves and the animation of the samples."""
+        if not is_first():
+            return
         if history:
             self._write("curves.png", plots.curves_png(history, self._model.curves))
         # A run that continued from an older checkpoint may have pictures of later epochs.

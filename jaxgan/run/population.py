@@ -7,6 +7,7 @@ compiled program may add numbers in another order.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -133,10 +134,15 @@ def create_states(model: Model, config: Any, members: Sequence[Member]) -> Any:
     for at in range(0, len(members), _CREATED_AT_ONCE):
         part = members[at : at + _CREATED_AT_ONCE]
         # One after the other: a batched program may round an initial value differently.
-        states = jax.lax.map(lambda rng: model.create_state(rng, config), make_rngs(part).init)
+        states = _create(make_rngs(part).init, model.create_state, config)
         values = {name: jnp.array([member[name] for member in part]) for name in names}
         parts.append(jax.device_get(with_hyperparameters(model, states, **values)))
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+
+
+@functools.partial(jax.jit, static_argnames=("create_state", "config"))
+def _create(rngs: jax.Array, create_state: Callable[..., Any], config: Any) -> Any:
+    return jax.lax.map(lambda rng: create_state(rng, config), rngs)
 
 
 def with_hyperparameters(model: Model, state: Any, **values: Any) -> Any:

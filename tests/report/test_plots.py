@@ -1,5 +1,6 @@
 """Pictures, by their pixels."""
 
+import functools
 import io
 
 import numpy as np
@@ -148,11 +149,13 @@ def rows(picture: np.ndarray, color) -> np.ndarray:
     return np.where(found.any(axis=0), lowest, np.nan)
 
 
-def row_of(value: float, curve: Curve) -> float:
-    """The row at which a curve of this value is drawn."""
-    found = rows(opened(plots.curves_png(constant(value), [curve])), "C0")
-    # Of the whole line, without the line in the legend.
-    return float(np.nanmedian(found))
+def rows_of(*values: float, **options) -> list[float]:
+    """The rows at which the lines of these values are drawn in one panel."""
+    names = "abcdef"[: len(values)]
+    curve = Curve("loss", dict(zip(names, names, strict=True)), **options)
+    picture = opened(plots.curves_png(constant(*values), [curve]))
+    # Of the whole lines, without those in the legend.
+    return [float(np.nanmedian(rows(picture, f"C{i}"))) for i in range(len(values))]
 
 
 def test_a_falling_curve_falls_and_a_constant_one_does_not():
@@ -185,26 +188,22 @@ def test_each_curve_is_in_its_own_panel():
 
 
 def test_an_axis_with_limits_does_not_depend_on_the_values():
-    score = Curve("score", {"a": "a"}, (0, 1))
-    quarter, half, three_quarters = (row_of(value, score) for value in (0.25, 0.5, 0.75))
+    (quarter,) = rows_of(0.25, limits=(0, 1))
+    half, three_quarters = rows_of(0.5, 0.75, limits=(0, 1))
     assert quarter - half > 70
     assert quarter - half == pytest.approx(half - three_quarters, abs=1)
     # Without limits it does: a constant curve is in the middle.
-    free = Curve("score", {"a": "a"})
-    assert row_of(0.25, free) == pytest.approx(row_of(0.75, free), abs=1)
+    assert rows_of(0.25) == pytest.approx(rows_of(0.75), abs=1)
 
 
 def test_on_a_logarithmic_axis_equal_ratios_are_equally_far():
-    curve = Curve("loss", {"a": "a"}, (0.1, 10_000), "log")
-    found = [row_of(value, curve) for value in (1, 10, 100, 1000)]
+    found = rows_of(1, 10, 100, 1000, limits=(0.1, 10_000), scale="log")
     np.testing.assert_allclose(np.diff(found), (found[3] - found[0]) / 3, atol=1)
     assert found[0] - found[3] > 150
 
 
 def test_a_symlog_axis_has_a_place_for_zero():
-    curve = Curve("norm", {"a": "a", "b": "b", "c": "c"}, scale="symlog")
-    picture = opened(plots.curves_png(constant(0.0, 1e-6, 1.0), [curve]))
-    zero, small, one = (np.nanmedian(rows(picture, f"C{i}")) for i in range(3))
+    zero, small, one = rows_of(0.0, 1e-6, 1.0, scale="symlog")
     assert zero - small > 30
     assert small - one > 30
 
@@ -229,7 +228,7 @@ def test_a_band_shows_the_deviation_over_the_steps():
     # Mean 1, mean of the squares 1.25: a deviation of 0.5.
     history = [{**row, "a_square": 1.25} for row in constant(1.0)]
     curve = Curve("loss", {"a": "a"}, (0, 2))
-    low, middle, high = (row_of(value, curve) for value in (0.5, 1.0, 1.5))
+    low, middle, high = rows_of(0.5, 1.0, 1.5, limits=(0, 2))
     picture = opened(plots.curves_png(history, [curve._replace(deviation=True)]))
     # A fifth of C0 over white.
     band = np.argwhere(mask(picture, (210, 228, 240), 12).sum(axis=1) > 100)[:, 0]
@@ -244,11 +243,12 @@ def test_thin_lines_are_the_members_and_a_thick_one_the_mean_of_the_finite():
     history = [{"epoch": i + 1, "a": [1.0, 3.0, float("nan")]} for i in range(5)]
     picture = opened(plots.curves_png(history, [curve])).astype(int)
     blue = picture[..., 2] - picture[..., 0]
-    assert np.nanmedian(rows(picture, "C0")) == pytest.approx(row_of(2, curve), abs=1)
+    one, two, three = rows_of(1, 2, 3, limits=(0, 4))
+    assert np.nanmedian(rows(picture, "C0")) == pytest.approx(two, abs=1)
     # The line in the legend is in few columns.
     lines = np.flatnonzero((blue > 15).sum(axis=1) > 200)
-    for value in (1, 2, 3):
-        assert np.abs(lines - row_of(value, curve)).min() <= 2
+    for row in (one, two, three):
+        assert np.abs(lines - row).min() <= 2
     assert len(lines) < 15
     # All members have diverged: no line, and no error.
     history = [{"epoch": i + 1, "a": [float("nan")] * 3} for i in range(5)]
@@ -279,6 +279,14 @@ def history_of(missed: float = 0.3, epochs: int = 9) -> list[dict]:
     return [{"epoch": i + 1, **row} for i in range(epochs)]
 
 
+@functools.cache
+def diagnosis(missed: float = 0.3, **marks: tuple[int, ...]) -> np.ndarray:
+    """The picture, with the epochs of `marks` for vanishing, collapse and swing."""
+    names = {"vanishing": "vanishing gradients", "collapse": "mode collapse"}
+    chosen = {names.get(k, "no convergence"): epochs for k, epochs in marks.items()}
+    return opened(plots.diagnosis_png(history_of(missed), diagnostics.CURVES, chosen))
+
+
 def panels(picture: np.ndarray) -> list[np.ndarray]:
     height, width = (size // 2 for size in picture.shape[:2])
     return [picture[y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
@@ -290,8 +298,7 @@ def vertical(panel: np.ndarray, color: str) -> np.ndarray:
 
 
 def test_failures_are_vertical_lines_in_all_four_panels():
-    marks = {"vanishing gradients": [5], "mode collapse": [1, 9]}
-    picture = opened(plots.diagnosis_png(history_of(), diagnostics.CURVES, marks))
+    picture = diagnosis(vanishing=(5,), collapse=(1, 9))
     assert picture.shape[:2] == (800, 1000)
     for panel in panels(picture):
         columns = np.flatnonzero(np.isfinite(rows(panel, "C0")))
@@ -300,38 +307,24 @@ def test_failures_are_vertical_lines_in_all_four_panels():
         found = vertical(panel, "C4")
         assert found.min() == pytest.approx(first, abs=3)
         assert found.max() == pytest.approx(last, abs=3)
-    healthy = opened(plots.diagnosis_png(history_of(), diagnostics.CURVES, {}))
-    assert not mask(healthy, "C3").any()
+    assert not mask(diagnosis(), "C3").any()
 
 
 def test_failures_of_one_epoch_do_not_hide_each_other():
-    marks = {"vanishing gradients": [5], "mode collapse": [5], "no convergence": [5]}
-    picture = opened(plots.diagnosis_png(history_of(), diagnostics.CURVES, marks))
-    for panel in panels(picture):
+    for panel in panels(diagnosis(vanishing=(5,), collapse=(5,), swing=(5,))):
         places = [vertical(panel, color) for color in ("C3", "C4", "C5")]
         assert np.ptp([place.mean() for place in places]) <= 1
 
 
 def test_the_last_panel_names_the_failures_and_begins_at_zero():
-    marks = {"mode collapse": [5]}
-    plain, marked = (
-        panels(opened(plots.diagnosis_png(history_of(), diagnostics.CURVES, chosen)))
-        for chosen in ({}, marks)
-    )
+    plain, marked = panels(diagnosis()), panels(diagnosis(vanishing=(5,), collapse=(1, 9)))
     # A line in the legend, beside the vertical one.
     in_legend = [(mask(panel, "C3").sum(axis=1) > 15).sum() for panel in marked]
     assert in_legend[:3] == [0, 0, 0]
     assert in_legend[3] >= 1
     assert (plain[3] != marked[3]).any()
-    low, middle, high = (
-        np.nanmedian(
-            rows(
-                panels(opened(plots.diagnosis_png(history_of(value), diagnostics.CURVES, {})))[3],
-                "C0",
-            )
-        )
-        for value in (0.2, 0.4, 0.6)
-    )
+    pictures = diagnosis(0.1), diagnosis(), diagnosis(0.5)
+    low, middle, high = (np.nanmedian(rows(panels(picture)[3], "C0")) for picture in pictures)
     assert low - middle == pytest.approx(middle - high, abs=1)
     assert low - high > 80
 

@@ -19,16 +19,13 @@ def fit(model, config, images, layout, batch_size) -> loop.Run:
     return loop.fit(model.train_step, run, images, RNG, epochs=3, progress=False, **options)
 
 
-# Batches that divide by four but for the last, and batches that do not, the last with less images
-# than devices.
-@pytest.mark.parametrize(("name", "n", "batch_size"), [("gan", 30, 8), ("toy", 32, 5)])
-def test_four_devices_train_to_what_one_does(tiny, images, name, n, batch_size):
+# Batches that divide by four, and a last one that does not, with less images than devices.
+@pytest.mark.parametrize(("name", "n"), [("gan", 32), ("toy", 26)])
+def test_four_devices_train_to_what_one_does(tiny, images, name, n):
     # A larger epsilon: Adam would lift the rounding of gradients that are 0 to the size of a step.
     gan = dataclasses.replace(tiny, adam_eps=1e-3)
     model, config = {"gan": (MODELS["gan"], gan), "toy": (toy.MODEL, toy.ToyConfig())}[name]
-    one, four = (
-        fit(model, config, images[:n], make_layout(number), batch_size) for number in (1, 4)
-    )
+    one, four = (fit(model, config, images[:n], make_layout(number), 8) for number in (1, 4))
     assert all(len(leaf.sharding.device_set) == 4 for leaf in jax.tree.leaves(four.state))
     assert_trees_close(four.state, one.state)
     for row, expected in zip(four.history, one.history, strict=True):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,13 +28,26 @@ OPTIONS = [
     *("--discriminator-widths", "32", "--discriminator-dropout", "0.3"),
     *("--adam-eps", "1e-3", "--checkpoint-every", "1"),
 ]
+EVALUATED = ["--evaluate-every", "1", "--epochs", "1"]
 
 
-@pytest.fixture
-def dataset(tmp_path) -> list[str]:
-    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8)
-    np.save(tmp_path / "images.npy", images)
-    return ["--dataset", str(tmp_path / "images.npy"), *OPTIONS]
+def save_images(folder: Path, n: int) -> list[str]:
+    images = np.random.default_rng(0).integers(0, 256, (n, 8, 8), np.uint8)
+    np.save(folder / "images.npy", images)
+    return ["--dataset", str(folder / "images.npy"), *OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> list[str]:
+    return save_images(tmp_path_factory.mktemp("data"), 200)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, dataset) -> Path:
+    """A run of one process, after one epoch."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    here("train.py", *dataset, *EVALUATED, "--workdir", folder)
+    return folder
 
 
 def start(*arguments, **environment) -> subprocess.Popen:
@@ -95,12 +109,9 @@ def assert_same_run(folder: Path, other: Path) -> None:
             assert float(a[name]) == pytest.approx(float(b[name]), rel=0.02, abs=0.02), name
 
 
-def test_two_processes_train_and_save_what_one_device_does(tmp_path, dataset):
-    one, two = tmp_path / "one", tmp_path / "two"
-    evaluated = [*dataset, "--evaluate-every", "1", "--epochs", 1]
-    processes = start_under_slurm(*evaluated, "--workdir", two)
-    here("train.py", *evaluated, "--workdir", one)
-    first, second = finish(*processes)
+def test_two_processes_train_and_save_what_one_device_does(tmp_path, dataset, one):
+    two = tmp_path / "two"
+    first, second = finish(*start_under_slurm(*dataset, *EVALUATED, "--workdir", two))
     assert_same_run(two, one)
     assert "epoch 1/1" in first[0]
     assert "(pca64, train, n=100)" in first[0]
@@ -118,9 +129,8 @@ def wait_for_epochs(folder: Path, epochs: int, processes) -> None:
     raise AssertionError(f"no {epochs} epochs in two minutes")
 
 
-def test_if_one_is_killed_the_other_ends_and_the_run_resumes(tmp_path, dataset):
-    folder = tmp_path / "run"
-    here("train.py", *dataset, "--workdir", folder, "--epochs", 1)
+def test_if_one_is_killed_the_other_ends_and_the_run_resumes(tmp_path, dataset, one):
+    folder = shutil.copytree(one, tmp_path / "run")
     # Neither during a save, nor with a second device that waits in vain: then the other is told
     # only by jax, which ends it.
     options = [*dataset, "--checkpoint-every", 10**6, "--workdir", folder]
@@ -140,13 +150,12 @@ def test_if_one_is_killed_the_other_ends_and_the_run_resumes(tmp_path, dataset):
     assert f"resuming {folder} after 1 epochs" in output
 
 
-def test_two_processes_share_a_population_and_a_signal_to_one_stops_and_saves_both(
-    tmp_path, dataset
-):
-    two, options = tmp_path / "two", [*dataset, "--population", "5", "--checkpoint-every", 10**6]
+def test_two_processes_share_a_population_and_a_signal_to_one_stops_and_saves_both(tmp_path):
+    # After an epoch of 400 steps samples are measured, which puts the members into an order.
+    options = [*save_images(tmp_path, 400), "--batch-size", "1", "--population", "5"]
+    two, options = tmp_path / "two", [*options, "--checkpoint-every", 10**6]
     processes = start_two(*options, "--workdir", two, "--epochs", 10**6)
-    # 13 steps each; samples have been measured, which puts the members into an order.
-    wait_for_epochs(two, 5 * 32, processes)
+    wait_for_epochs(two, 5, processes)
     processes[1].send_signal(signal.SIGTERM)
     first, _ = finish(*processes, status=128 + signal.SIGTERM)
     assert "stopped by SIGTERM and saved" in first[0]
@@ -163,9 +172,8 @@ def test_two_processes_share_a_population_and_a_signal_to_one_stops_and_saves_bo
 
 
 def test_both_report_what_one_cannot_do(tmp_path, dataset):
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "notes.txt").write_text("mine")
+    (tmp_path / "taken" / "notes").mkdir(parents=True)
     first, second = finish(*start_two(*dataset, "--workdir", tmp_path / "taken"), status=2)
     assert "is not a run folder" in first[1]
     assert "error: another process of this run could not open" in second[1]
-    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["notes.txt"]
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["notes"]

@@ -8,7 +8,7 @@ import toy
 from flax import struct
 from helpers import assert_trees_equal
 
-from jaxgan import create_state, loop, train_step
+from jaxgan import loop
 from jaxgan.errors import NonFiniteError
 from jaxgan.run import population
 from jaxgan.run.devices import ONE_DEVICE, make_layout
@@ -71,13 +71,13 @@ def test_batch_larger_than_the_data_is_one_step(tally, rows):
     assert (state.step, means.size) == (1, N)
 
 
-def test_fit_is_train_epoch_for_each_epoch(tiny, images):
-    state = create_state(RNG, tiny)
-    run = loop.start_run(train_step, state, images, batch_size=5)
-    run = loop.fit(train_step, run, images, RNG, batch_size=5, epochs=3, progress=False)
+def test_fit_is_train_epoch_for_each_epoch(images):
+    state = toy.create_state(RNG, toy.ToyConfig())
+    run = loop.start_run(toy.train_step, state, images, batch_size=5)
+    run = loop.fit(toy.train_step, run, images, RNG, batch_size=5, epochs=3, progress=False)
     for epoch in range(3):
         state, means = loop.train_epoch(
-            train_step, state, jnp.asarray(images), RNG, epoch, batch_size=5
+            toy.train_step, state, jnp.asarray(images), RNG, epoch, batch_size=5
         )
         row = run.history[epoch]
         assert (row["epoch"], row["step"]) == (epoch + 1, 7 * (epoch + 1))

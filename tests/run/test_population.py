@@ -31,6 +31,13 @@ def images(images) -> np.ndarray:
     return images[:30]
 
 
+@pytest.fixture(scope="module")
+def config(tiny) -> GANConfig:
+    # Adam divides by the size of the gradients. It would lift gradients that are rounding alone to
+    # the size of a step. With a larger epsilon the comparison is of what was computed.
+    return dataclasses.replace(tiny, adam_eps=1e-3)
+
+
 def single(config, images, seed, rate, **settings) -> loop.Run:
     """A single run. The rate replaces the one in its state, which costs no new program."""
     rngs = loop.make_rngs(seed)
@@ -41,17 +48,14 @@ def single(config, images, seed, rate, **settings) -> loop.Run:
 
 
 @pytest.fixture(scope="module")
-def in_turns(tiny, images) -> loop.Run:
+def in_turns(config, images) -> loop.Run:
     """The population that others are compared with, on one device."""
     return population.train_population(
-        GAN, tiny, images, SEEDS, generator_lr=RATES, devices=1, vectorize=False, **SETTINGS
+        GAN, config, images, SEEDS, generator_lr=RATES, devices=1, vectorize=False, **SETTINGS
     )
 
 
-def test_together_each_member_stays_with_its_single_run_for_100_steps(tiny, images):
-    # Adam divides by the size of the gradients. It would lift gradients that are rounding alone to
-    # the size of a step. With a larger epsilon the comparison is of what was computed.
-    config = dataclasses.replace(tiny, adam_eps=1e-3)
+def test_together_each_member_stays_with_its_single_run_for_100_steps(config, images):
     settings = SETTINGS | {"epochs": 17}
     together = population.train_population(
         GAN, config, images, SEEDS, generator_lr=RATES, devices=1, vectorize=True, **settings
@@ -63,33 +67,33 @@ def test_together_each_member_stays_with_its_single_run_for_100_steps(tiny, imag
 
 
 @pytest.mark.parametrize("vectorize", [False, True])
-def test_members_are_split_over_devices_that_they_do_not_fill(tiny, images, in_turns, vectorize):
+def test_members_are_split_over_devices_that_they_do_not_fill(config, images, in_turns, vectorize):
     run = population.train_population(
-        GAN, tiny, images, SEEDS, generator_lr=RATES, vectorize=vectorize, **SETTINGS
+        GAN, config, images, SEEDS, generator_lr=RATES, vectorize=vectorize, **SETTINGS
     )
     assert len(run.state.step) == 6
     assert_trees_close(run.state, in_turns.state)
 
 
-def test_a_member_that_diverges_does_so_alone(tiny, images, in_turns):
+def test_a_member_that_diverges_does_so_alone(config, images, in_turns):
     rates = [*RATES[:2], 1e38, *RATES[3:]]
     run = population.train_population(
-        GAN, tiny, images, SEEDS, generator_lr=rates, devices=1, vectorize=False, **SETTINGS
+        GAN, config, images, SEEDS, generator_lr=rates, devices=1, vectorize=False, **SETTINGS
     )
     members = [{"seed": s, "generator_lr": r} for s, r in zip(SEEDS, rates, strict=True)]
     for i in (0, 1, 3, 4, 5):
         assert_trees_equal(population.member(run.state, i), population.member(in_turns.state, i))
     assert all(np.isnan(run.history[-1][name][2]) for name in ("gen_loss", "real_score"))
-    report = population.make_report(GAN, tiny, members, run.history)
+    report = population.make_report(GAN, config, members, run.history)
     assert report.diverged == [2]
     assert sum(line["diverged"] for line in report.summary) == 1
     assert 2 not in (report.best, report.worst)
 
 
-def test_if_all_members_diverge_the_run_is_over(tiny, images):
+def test_if_all_members_diverge_the_run_is_over(config, images):
     with pytest.raises(NonFiniteError, match="epoch 1: all 6 members have diverged"):
         population.train_population(
-            GAN, tiny, images, SEEDS, generator_lr=1e38, devices=1, vectorize=False, **SETTINGS
+            GAN, config, images, SEEDS, generator_lr=1e38, devices=1, vectorize=False, **SETTINGS
         )
 
 

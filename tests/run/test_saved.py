@@ -29,7 +29,8 @@ def settings(tmp_path_factory, images) -> TrainConfig:
 @pytest.fixture(scope="module")
 def gan_folder(tmp_path_factory, tiny, settings) -> Path:
     folder = tmp_path_factory.mktemp("gan") / "run"
-    training.train(GAN, dataclasses.replace(tiny, ema_decay=0.9), settings, folder)
+    config = dataclasses.replace(tiny, ema_decay=0.9, generator_widths=())
+    training.train(GAN, config, settings, folder)
     return folder
 
 

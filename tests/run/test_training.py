@@ -165,10 +165,11 @@ def test_a_sweep_that_cannot_be_leaves_no_folder(settings, tmp_path, sweep):
 def test_members_that_diverge_are_counted_and_the_others_continue(settings, tiny, tmp_path):
     settings = dataclasses.replace(settings, sweep=("generator_lr=1e38,1e-4",), tensorboard=True)
     gan, folder = MODELS["gan"], tmp_path / "run"
+    config = dataclasses.replace(tiny, discriminator_widths=(), discriminator_dropout=())
     # Of the 32 images no smaller batch is left: one program less.
     settings = dataclasses.replace(settings, batch_size=8)
-    training.train(gan, tiny, dataclasses.replace(settings, epochs=1), folder)
-    outcome = training.train(gan, tiny, settings, folder)
+    training.train(gan, config, dataclasses.replace(settings, epochs=1), folder)
+    outcome = training.train(gan, config, settings, folder)
     assert len(outcome.history) == 2
     report = json.loads((folder / "report.json").read_text())
     assert report["diverged"] == [0, 1, 2]
@@ -258,7 +259,7 @@ def label_step(state, batch, rng):
 @pytest.mark.parametrize("population", [None, 2])
 def test_a_step_gets_the_labels_of_its_images(tmp_path, population):
     labels = np.random.default_rng(0).permutation(32)
-    images = np.broadcast_to(labels.astype(np.uint8).reshape(32, 1, 1), (32, 4, 4))
+    images = np.broadcast_to(labels.astype(np.uint8).reshape(32, 1, 1, 1), (32, 4, 4, 1))
     np.savez(tmp_path / "set.npz", images=images, labels=labels)
     model = MODEL._replace(
         create_state=lambda rng, config: LabelState(jnp.int32(0), config),
