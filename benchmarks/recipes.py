@@ -18,7 +18,7 @@ import harness
 import jax
 import numpy as np
 
-from jaxgan import PRESETS, GANConfig, create_state, data, sample
+from jaxgan import PRESETS, GANConfig, create_state, data, sample, schedules
 from jaxgan.metrics import evaluation
 from jaxgan.metrics.classifier import BUNDLED
 
@@ -77,21 +77,25 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def make_config(preset: str, images: np.ndarray) -> GANConfig:
-    return dataclasses.replace(PRESETS[preset][0], image_shape=images.shape[1:])
+def prepare(
+    preset: str, images: np.ndarray, args: argparse.Namespace
+) -> tuple[GANConfig, dict[str, Any]]:
+    """The GAN of a preset, and the length of its training."""
+    config, training = PRESETS[preset]
+    training = dataclasses.replace(training, epochs=args.epochs).fitted(len(images))
+    epochs: Any = training.epochs
+    config = schedules.over(
+        dataclasses.replace(config, image_shape=images.shape[1:]),
+        epochs * training.steps_per_epoch(len(images)),
+    )
+    return config, {"epochs": epochs, "batch_size": training.batch_size}
 
 
 def settings(preset: str, images: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
     """What a row depends on."""
-    training = PRESETS[preset][1]
-    return harness.settings(
-        make_config(preset, images),
-        epochs=args.epochs or training.epochs,
-        batch_size=training.batch_size,
-        dataset=args.dataset,
-        num=args.num,
-        judges=args.judges,
-    )
+    config, length = prepare(preset, images, args)
+    more = {"dataset": args.dataset, "num": args.num, "judges": args.judges}
+    return harness.settings(config, **length, **more)
 
 
 def train_run(
@@ -103,9 +107,8 @@ def train_run(
     args: argparse.Namespace,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Trains a GAN: its entry in the row, and PICTURED of its samples."""
-    config, training = make_config(preset, images), PRESETS[preset][1]
-    options = {"epochs": args.epochs or training.epochs, "batch_size": training.batch_size}
-    run = harness.train(config, images, [seed], **options)
+    config, length = prepare(preset, images, args)
+    run = harness.train(config, images, [seed], **length)
     if run is None:
         nothing = np.zeros((PICTURED, *images.shape[1:]), np.uint8)
         return {"seed": seed, "seconds": None, "scores": None}, nothing
@@ -127,11 +130,11 @@ def measured_times(images: np.ndarray, args: argparse.Namespace) -> dict[str, fl
     """The time of a run of each preset divided by that of the reference, by steps in turns."""
 
     def make_program(preset: str):
-        training = PRESETS[preset][1]
-        some = images[: training.batch_size * STRETCH]
-        state = create_state(jax.random.key(0), make_config(preset, images))
-        train = harness.make_trainer(state, some, training.batch_size)
-        epochs = (args.epochs or training.epochs) * len(images) / len(some)
+        config, length = prepare(preset, images, args)
+        some = images[: length["batch_size"] * STRETCH]
+        state = create_state(jax.random.key(0), config)
+        train = harness.make_trainer(state, some, length["batch_size"])
+        epochs = length["epochs"] * len(images) / len(some)
         return lambda: epochs * train(1)
 
     programs = {preset: make_program(preset) for preset in ("reference", *args.presets)}

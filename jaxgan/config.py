@@ -24,7 +24,8 @@ class GANConfig:
     variants.
 
     A field of type Schedule is a number, or a string KIND:START:END:STEPS for a number that changes
-    over the steps, such as cosine:0.1:0:10000 (`jaxgan.schedules`).
+    over the steps, such as cosine:0.1:0:10000 (`jaxgan.schedules`). In a run it may lack STEPS:
+    then it takes all of them.
 
     Raises:
       JaxganError: at construction, if a field is out of its range.

@@ -2,9 +2,10 @@
 
 A schedule is a number, or KIND:START:END:STEPS: it goes from START to END in STEPS training steps
 and then stays at END. KIND is linear, cosine (half a wave, flat at both ends) or exponential (a
-constant factor per step).
+constant factor per step). KIND:START:END takes all steps of a run; `over` gives it their number.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,6 +16,7 @@ import optax
 from jaxgan.errors import JaxganError
 
 Schedule = float | str
+_KINDS = ("linear", "cosine", "exponential")
 
 
 def value(schedule: Schedule, step: jax.Array) -> Any:
@@ -22,6 +24,10 @@ def value(schedule: Schedule, step: jax.Array) -> Any:
     if not isinstance(schedule, str):
         return schedule
     kind, start, end, steps = parse(schedule)
+    if steps is None:
+        raise JaxganError(
+            f"{schedule!r} takes all steps of a run: outside of a run give KIND:START:END:STEPS"
+        )
     if kind == "linear":
         return optax.linear_schedule(start, end, steps)(step)
     if kind == "exponential":
@@ -49,18 +55,30 @@ def is_zero(schedule: Schedule) -> bool:
     return ends(schedule) == (0, 0)
 
 
-def parse(schedule: str) -> tuple[str, float, float, int]:
-    """KIND, START, END and STEPS.
+def over(config: Any, steps: int) -> Any:
+    """A config whose schedules without a number of steps take these."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    kinds = tuple(f"{kind}:" for kind in _KINDS)
+    changes = {
+        name: f"{value}:{max(1, steps)}"
+        for name, value in fields.items()
+        if isinstance(value, str) and value.startswith(kinds) and parse(value)[3] is None
+    }
+    return dataclasses.replace(config, **changes)
+
+
+def parse(schedule: str) -> tuple[str, float, float, int | None]:
+    """KIND, START, END and STEPS, which may be None.
 
     Raises:
       JaxganError: if the string has another form, or an exponential schedule is not above 0.
     """
     try:
-        kind, start, end, steps = schedule.split(":")
-        found = kind, float(start), float(end), int(steps)
-    except ValueError as error:
+        kind, start, end, *steps = schedule.split(":")
+        found = kind, float(start), float(end), int(*steps) if steps else None
+    except (ValueError, TypeError) as error:
         raise _error(schedule) from error
-    if kind not in ("linear", "cosine", "exponential") or found[3] < 1:
+    if kind not in _KINDS or found[3] == 0 or (found[3] or 1) < 1:
         raise _error(schedule)
     if not math.isfinite(found[1]) or not math.isfinite(found[2]):
         raise _error(schedule)
@@ -73,6 +91,6 @@ def parse(schedule: str) -> tuple[str, float, float, int]:
 
 def _error(schedule: str) -> JaxganError:
     return JaxganError(
-        "a schedule is a number, or KIND:START:END:STEPS with the kinds linear, cosine and "
-        f"exponential, such as cosine:0.1:0:10000; got {schedule!r}"
+        "a schedule is a number, or KIND:START:END or KIND:START:END:STEPS with the kinds linear, "
+        f"cosine and exponential, such as cosine:0.1:0:10000; got {schedule!r}"
     )

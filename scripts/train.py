@@ -29,8 +29,9 @@ from jaxgan.run import checkpoint, training
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions(GANConfig):
-    """The networks and how they learn. FLOAT|STR is a number, or KIND:START:END:STEPS for a number
-    that changes over the steps: linear, cosine or exponential, such as cosine:0.1:0:10000."""
+    """The networks and how they learn. FLOAT|STR is a number, or KIND:START:END for a number that
+    changes over the run: linear, cosine or exponential, such as cosine:1:0.1. KIND:START:END:STEPS
+    changes over so many steps."""
 
     # Not on the command line: the first two are fitted to the data, and modules come from Python.
     image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
@@ -50,7 +51,8 @@ class Options:
     train: TrainConfig
     gan: NetworkOptions
     workdir: str | None = None
-    """The run folder; by default runs/DATASET, or runs/DATASET_population."""
+    """The run folder; by default runs/DATASET, with the name of the preset or _population after it.
+    If that holds a run with other settings, a number follows."""
     summary: bool = False
     """Print both networks as tables before training. With --epochs 0 nothing else is done."""
     coordinator: str | None = None
@@ -76,7 +78,8 @@ def main() -> int | None:
         print_summary(config, options.train)
         if options.train.epochs == 0:
             return 0
-    outcome = training.train(model, config, options.train, options.workdir)
+    label = "" if options.preset == "reference" else f"-{options.preset}"
+    outcome = training.train(model, config, options.train, options.workdir, label=label)
     if outcome.stopped_by is not None:
         saved = "and saved" if checkpoint.steps(outcome.workdir) else "before the first step"
         print(f"stopped by {outcome.stopped_by.name} {saved} in {outcome.workdir}; resume with:")

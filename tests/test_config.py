@@ -24,7 +24,9 @@ def test_modules_that_cannot_be_hashed_are_refused():
 def test_reference_preset_is_the_default():
     gan, train = PRESETS["reference"]
     assert (gan, train) == (GANConfig(), TrainConfig())
-    assert (train.epochs, train.batch_size, train.checkpoint_every) == (50, 128, 10)
+    train = train.fitted(60_000)
+    assert (train.epochs, train.batch_size) == (50, 128)
+    assert (train.sample_every, train.checkpoint_every) == (1, 10)
     assert (gan.latent_dim, gan.generator_lr, gan.discriminator_lr, gan.adam_eps) == (
         100,
         1e-3,
@@ -118,9 +120,13 @@ def test_the_networks_of_the_presets_have_their_published_sizes():
 
 
 @pytest.mark.parametrize("preset", ["tuned", "large"])
-def test_the_rates_of_a_preset_fall_until_its_last_step_on_fashion_mnist(preset):
+@pytest.mark.parametrize("images", [60_000, 1500])
+def test_the_rates_of_a_preset_fall_until_its_last_step(preset, images):
     gan, train = PRESETS[preset]
-    steps = train.epochs * math.ceil(60_000 / train.batch_size)
+    train = train.fitted(images)
+    steps = train.epochs * math.ceil(images / train.batch_size)
+    assert 0 <= steps - train.steps < math.ceil(images / train.batch_size)
+    gan = schedules.over(gan, steps)
     at = [float(schedules.value(gan.lr_scale, t)) for t in (0, steps // 2, steps, 2 * steps)]
     assert at == pytest.approx([1, 0.55, 0.1, 0.1], abs=1e-4)
 

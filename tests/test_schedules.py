@@ -1,9 +1,11 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgan import JaxganError, schedules
+from jaxgan import GANConfig, JaxganError, schedules
 
 STEPS = [0, 25, 50, 75, 99, 100, 101, 10**6]
 
@@ -50,7 +52,6 @@ def test_which_schedules_are_zero_all_the_time():
         "",
         "0.1",
         "linear",
-        "linear:1:2",
         "linear:1:2:3:4",
         "linear:1:2:0",
         "linear:1:2:-5",
@@ -63,8 +64,17 @@ def test_which_schedules_are_zero_all_the_time():
     ],
 )
 def test_other_strings_are_refused(schedule):
-    with pytest.raises(JaxganError, match="a schedule is a number, or KIND:START:END:STEPS"):
+    with pytest.raises(JaxganError, match="a schedule is a number, or KIND:START:END"):
         schedules.ends(schedule)
+
+
+def test_schedules_without_steps_take_those_of_the_run():
+    config = GANConfig(lr_scale="cosine:1:0.1", augment="linear:0:0.4:7", instance_noise=0.2)
+    with pytest.raises(JaxganError, match="takes all steps of a run"):
+        schedules.value(config.lr_scale, jnp.int32(0))
+    found = schedules.over(config, 300)
+    assert (found.lr_scale, found.augment) == ("cosine:1:0.1:300", "linear:0:0.4:7")
+    assert dataclasses.replace(found, lr_scale=config.lr_scale) == config
 
 
 @pytest.mark.parametrize("schedule", ["exponential:0:1:10", "exponential:1:0:10"])

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,18 +215,10 @@ class RunFolder:
                     "choose another --workdir"
                 )
             return
-        now = _flat(json.loads(json.dumps(config)))
-        before = _flat(read_config(self.path))
-        self._check_version(str(before.get("jaxgan")), str(now.get("jaxgan")))
-        names = [
-            name
-            for name in sorted(before.keys() | now.keys())
-            if name not in free and before.get(name) != now.get(name)
-        ]
-        if names:
-            changes = ", ".join(f"{n}: {before.get(n)!r} -> {now.get(n)!r}" for n in names)
+        self._check_version(str(read_config(self.path).get("jaxgan")), str(config.get("jaxgan")))
+        if changes := differences(self.path, config, free):
             raise JaxganError(
-                f"{self.path} holds a run of another configuration ({changes}); "
+                f"{self.path} holds a run of another configuration ({shortened(changes)}); "
                 "resume it with the same settings, or choose another --workdir"
             )
 
@@ -237,6 +229,39 @@ class RunFolder:
                 f"{self.path} was written by jaxgan {before}, and jaxgan {now} cannot resume it to "
                 f"the bit: resume it with jaxgan {before}, or choose another --workdir"
             )
+
+
+def differences(path: Path, config: Mapping[str, Any], free: frozenset[str]) -> list[str]:
+    """How a config differs from that of a run folder, apart from the fields in `free`.
+
+    Each difference is a text, "NAME: BEFORE -> NOW". There is none if there is no run.
+    """
+    if not (path / "config.json").exists():
+        return []
+    try:
+        before = _flat(read_config(path))
+    except JaxganError as error:
+        return [str(error)]
+    now, found = _flat(json.loads(json.dumps(config))), []
+
+    def order(name: str) -> tuple[bool, bool, str]:
+        # First the settings of the run, last the data.
+        return not name.startswith("train."), name.startswith("data."), name
+
+    for name in sorted(before.keys() | now.keys(), key=order):
+        pair = [str(one.get(name)) for one in (before, now)]
+        if name == "jaxgan":
+            pair = [".".join(version.split(".")[:2]) for version in pair]
+        if pair[0] != pair[1] and (name not in free or name == "jaxgan"):
+            is_digest = name == "data.sha256"
+            found.append("the data have changed" if is_digest else f"{name}: {' -> '.join(pair)}")
+    return found
+
+
+def shortened(changes: Sequence[str], most: int = 3) -> str:
+    """The first of some texts, and the number of the others."""
+    more = [f"and {len(changes) - most} more"] if len(changes) > most else []
+    return ", ".join([*changes[:most], *more])
 
 
 def _check_path(path: Path) -> None:

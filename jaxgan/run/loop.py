@@ -160,7 +160,8 @@ def fit(
       on_epoch: called with the run after `measure`; the run's arrays are donated afterwards.
       should_stop: called about four times a second. If it returns True, `fit` returns in the middle
         of the epoch. If there are several processes, all stop when it returns True in one of them.
-      progress: whether to show progress: a bar per epoch on a terminal, else a line per epoch.
+      progress: whether to show progress: on a terminal a bar for the whole run, else a line per
+        epoch, or 50 to 100 lines if there are more epochs.
       label: shown in place of the number of the epoch.
       layout: on which devices, and whether `run` is a population. If it is, every leaf of state and
         totals has a leading axis `[members]`, and each member has its own order of the data.
@@ -175,16 +176,20 @@ def fit(
     fitting = _Fitting(train_step, run, data, rng, batch_size, layout)
     if fitting.epoch < epochs:
         fitting.compile()
-    while fitting.epoch < epochs:
-        title = label or f"epoch {fitting.epoch + 1}/{epochs}"
-        with _Progress(title, fitting.steps, fitting.at, enabled=progress) as bar:
-            means = fitting.finish_epoch(should_stop, bar)
-        if means is None:
-            break
-        bar.finish(means, fitting.history[-1]["steps_per_second"])
-        finished = fitting.current()
-        finished.history[-1].update(measure(finished))  # also the last row of `fitting.history`
-        on_epoch(finished)
+    # A part of a population has a label, and a bar for each epoch.
+    first, every = (fitting.epoch, 1) if label else (0, max(1, epochs // 50))
+    with _Progress((epochs - first) * fitting.steps, enabled=progress) as bar:
+        while fitting.epoch < epochs:
+            bar.title = label or f"epoch {fitting.epoch + 1}/{epochs}"
+            before = (fitting.epoch - first) * fitting.steps
+            means = fitting.finish_epoch(should_stop, functools.partial(bar.show, before))
+            if means is None:
+                break
+            if fitting.epoch % every == 0 or fitting.epoch == epochs:
+                bar.print_line(means, fitting.history[-1]["steps_per_second"])
+            finished = fitting.current()
+            finished.history[-1].update(measure(finished))  # also the last row of fitting.history
+            on_epoch(finished)
     return fitting.current()
 
 
@@ -212,7 +217,7 @@ class _Fitting:
         """Compiles the steps without taking one, so that seconds count only training."""
         self._train(self._order(), self.at, self.at)
 
-    def finish_epoch(self, should_stop, bar: "_Progress") -> dict[str, np.ndarray] | None:
+    def finish_epoch(self, should_stop, show) -> dict[str, np.ndarray] | None:
         """Trains to the end of the epoch. Returns the means of its metrics, or None if stopped."""
         means = {}
         for elapsed in self._stretches(should_stop):
@@ -220,7 +225,7 @@ class _Fitting:
             sums = fetch(self._layout.cut(self._totals, self._members))
             means = {k: v / np.float32(self.at) for k, v in sums._asdict().items()}
             means = self._checked(means)
-            bar.show(self.at, means)
+            show(self.at, means)
         if self.at < self.steps:
             return None
         self.epoch, self.at = self.epoch + 1, 0
@@ -387,20 +392,22 @@ def _finite(state, layout: Layout) -> jax.Array:
 
 
 class _Progress:
-    """The progress of one epoch: a bar on a terminal, else a line at its end.
+    """The progress of `steps` steps: a bar on a terminal, else lines.
 
-    It shows the first four metrics, for a population their means over the members that have not
-    diverged.
+    A bar shows the first two metrics, a line the first four. For a population these are means over
+    the members that have not diverged.
     """
 
-    def __init__(self, title: str, steps: int, at: int, *, enabled: bool):
+    def __init__(self, steps: int, *, enabled: bool):
         self._enabled = enabled
-        self._title = title
         self._bar = None
+        self.title = ""
         if enabled and sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=steps, initial=at, desc=self._title, unit="step")
+            # For 80 columns, with the time left.
+            form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+            self._bar = tqdm(total=steps, bar_format=form, dynamic_ncols=True, delay=1e-9)
 
     def __enter__(self):
         return self
@@ -409,18 +416,19 @@ class _Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, at: int, means: dict[str, np.ndarray]) -> None:
+    def show(self, before: int, at: int, means: dict[str, np.ndarray]) -> None:
+        """Shows that the steps before this epoch, and `at` steps of it, have been taken."""
         if self._bar is not None:
+            self._bar.set_description(self.title, refresh=False)
             self._bar.set_postfix(
-                {k: f"{finite_mean(v):.3f}" for k, v in _shown(means)}, refresh=False
+                {k: f"{finite_mean(v):.3f}" for k, v in list(means.items())[:2]}, refresh=False
             )
-            self._bar.update(at - self._bar.n)
+            if self._bar.n == 0 and before:  # a resumed run: its time left is by its own steps
+                self._bar.initial = self._bar.n = before
+            self._bar.update(before + at - self._bar.n)
 
-    def finish(self, means: dict[str, np.ndarray], rate: float) -> None:
+    def print_line(self, means: dict[str, np.ndarray], rate: float) -> None:
+        """Prints the end of an epoch, where there is no bar."""
         if self._enabled and self._bar is None:
-            shown = "  ".join(f"{k} {finite_mean(v):.4f}" for k, v in _shown(means))
-            print(f"{self._title}  {shown}  {rate:.0f} steps/s", flush=True)
-
-
-def _shown(means: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
-    return list(means.items())[:4]
+            shown = "  ".join(f"{k} {finite_mean(v):.4f}" for k, v in list(means.items())[:4])
+            print(f"{self.title}  {shown}  {rate:.0f} steps/s", flush=True)

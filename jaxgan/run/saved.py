@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgan import schedules
 from jaxgan.errors import JaxganError
 from jaxgan.files import expand
 from jaxgan.metrics import evaluation
@@ -128,13 +129,16 @@ def _is_row(row: Any) -> bool:
 
 def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, checkpoint.Checkpoint]:
     config, settings = _read(workdir, model.name, model.config), read_settings(workdir)
+    data: Any = checkpoint.read_config(workdir).get("data", {})
+    n = data.get("images", 1)
+    config = schedules.over(config, (settings.epochs or 0) * settings.steps_per_epoch(n))
     runs = make_runs(model, config, settings)
     images = np.zeros((1, *config.image_shape), np.uint8)
-    data = {"image": images, "label": np.zeros(1, np.int32)}
+    batch = {"image": images, "label": np.zeros(1, np.int32)}
     layout = runs.make_layout(1)
     # Shapes alone: a damaged config.json may ask for more memory than there is.
     state = runs.state_like()
-    run = loop.start_run(model.train_step, state, data, settings.batch_size, layout)
+    run = loop.start_run(model.train_step, state, batch, settings.batch_size, layout)
     return runs, as_checkpoint(run)
 
 

@@ -21,16 +21,22 @@ class TrainConfig:
     cache of tensorflow-datasets and the network."""
     image_size: int | None = None
     """Resize and centre-crop the images to this height and width, in pixels."""
-    epochs: int = 50
-    """Passes over the training images."""
+    epochs: int | None = None
+    """Passes over the training images; by default as many as --steps needs."""
+    steps: int = 23_450
+    """The length of a run without --epochs, in training steps. It ends with the epoch that reaches
+    them. The default is 50 epochs of Fashion-MNIST in batches of 128; a smaller data set has more
+    epochs."""
     batch_size: int = 128
     """Images per step; the last batch of an epoch may be smaller."""
     seed: int = 0
     """The seed of all random numbers. Equal seeds give equal runs."""
-    sample_every: int = 1
-    """Epochs between two pictures of samples."""
-    checkpoint_every: int = 10
-    """Epochs between two checkpoints. There is always one of the last epoch."""
+    sample_every: int | None = None
+    """Epochs between two pictures of samples; by default there are 50 to 100 pictures, or one for
+    each epoch if there are fewer epochs."""
+    checkpoint_every: int | None = None
+    """Epochs between two checkpoints; by default ten times --sample-every. There is always one of
+    the last epoch."""
     evaluate_every: int | None = None
     """Epochs between two evaluations of samples (`jaxgan.metrics.evaluation`). By default there are
     none. The last epoch is evaluated too. Each evaluation saves a checkpoint. The best one is kept,
@@ -51,12 +57,13 @@ class TrainConfig:
     """Also write TensorBoard events (needs the extra: pip install 'jaxgan[tensorboard]')."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "sample_every", "checkpoint_every"):
+        for name in ("batch_size", "steps"):
             check_field(is_size(getattr(self, name)), self, name, "a whole number above 0")
-        for name in ("image_size", "population", "devices", "evaluate_every"):
+        optional = ("image_size", "population", "devices", "evaluate_every")
+        for name in (*optional, "sample_every", "checkpoint_every"):
             value = getattr(self, name)
             check_field(value is None or is_size(value), self, name, "a whole number above 0")
-        check_field(self.epochs >= 0, self, "epochs", "0 or more")
+        check_field(self.epochs is None or self.epochs >= 0, self, "epochs", "0 or more")
         check_field(0 <= self.seed < 2**32, self, "seed", "from 0 to 2**32 - 1")
         last = self.seed + (self.population or 1) - 1
         check_field(last < 2**32, self, "population", "so small that every seed is below 2**32")
@@ -65,6 +72,23 @@ class TrainConfig:
         check_field(
             _parsed(self.sweep) is not None, self, "sweep", "NAME=VALUE,VALUE,..., a name once"
         )
+
+    def fitted(self, images: int) -> "TrainConfig":
+        """The settings for a data set of so many images: the fields that were None, as numbers."""
+        epochs = self.epochs
+        if epochs is None:
+            epochs = -(-self.steps // self.steps_per_epoch(images))
+        sample_every = self.sample_every or max(1, epochs // 50)
+        return dataclasses.replace(
+            self,
+            epochs=epochs,
+            sample_every=sample_every,
+            checkpoint_every=self.checkpoint_every or 10 * sample_every,
+        )
+
+    def steps_per_epoch(self, images: int) -> int:
+        """The steps of an epoch over so many images, the last of which may be smaller."""
+        return -(-images // self.batch_size)
 
     @property
     def sweep_values(self) -> dict[str, list[float]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxgan import data
+from jaxgan import data, schedules
 from jaxgan.data.pixels import are_points
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
 from jaxgan.files import expand
@@ -41,12 +42,13 @@ Scorer = Callable[[Any, jax.Array], dict[str, Any]]
 _FREE = frozenset(
     f"train.{name}"
     for name in (
-        *("dataset", "data_dir", "epochs", "sample_every", "checkpoint_every", "tensorboard"),
-        *("devices", "stop_on_failure", "evaluate_every"),
+        *("dataset", "data_dir", "epochs", "steps", "sample_every", "checkpoint_every"),
+        *("tensorboard", "devices", "stop_on_failure", "evaluate_every"),
     )
 ) | {"jaxgan"}
 """Settings that may change when a run is resumed. They do not change what an epoch computes, except
-that the sums over other devices are rounded in another way."""
+that the sums over other devices are rounded in another way, and that schedules over all steps are
+stretched to a longer run."""
 
 
 STOPPING = (
@@ -82,7 +84,12 @@ class Outcome(NamedTuple):
 
 
 def train(
-    model: Model, config: Any, settings: TrainConfig, workdir: str | Path | None = None
+    model: Model,
+    config: Any,
+    settings: TrainConfig,
+    workdir: str | Path | None = None,
+    *,
+    label: str = "",
 ) -> Outcome:
     """Trains one run or a population of a model, or resumes it in its folder.
 
@@ -93,7 +100,9 @@ def train(
       model: such as `jaxgan.MODELS["gan"]`.
       config: its config; `model.fit_to` fits it to the data.
       settings: the data, the length, and what is written.
-      workdir: the run folder; by default runs/DATASET, or runs/DATASET_population.
+      workdir: the run folder; by default runs/DATASET or runs/DATASET_population. If that holds a
+        run with other settings, a number follows: runs/DATASET-2.
+      label: of the run, which follows DATASET in the default folder.
 
     Returns:
       The Outcome. The folder then contains config.json, metrics.csv, samples/, real.png,
@@ -106,7 +115,7 @@ def train(
       LostProcessError: if another process of the run is lost.
     """
     try:
-        return _prepare_and_train(model, config, settings, workdir)
+        return _prepare_and_train(model, config, settings, workdir, label)
     except (RuntimeError, ValueError) as error:
         if not is_lost_process(error):
             raise
@@ -118,18 +127,21 @@ def train(
 
 
 def _prepare_and_train(
-    model: Model, config: Any, settings: TrainConfig, workdir: str | Path | None
+    model: Model, config: Any, settings: TrainConfig, workdir: str | Path | None, label: str
 ) -> Outcome:
     with together("load the data"):
         dataset = data.load(
             settings.dataset, "train", settings.data_dir, image_size=settings.image_size
         )
-    config = model.fit_to(config, dataset)
+    n = len(dataset.images)
+    config, settings = model.fit_to(config, dataset), settings.fitted(n)
     described = _describe(model, config, settings, dataset)
     _check_alike(described)
     # All checks come before the folder is made. A run that cannot be trained leaves no folder.
     _check_evaluation(settings, dataset)
-    runs = make_runs(model, config, settings)
+    # A run of another length has the same settings: its schedules take all of its steps.
+    steps = (settings.epochs or 0) * settings.steps_per_epoch(n)
+    runs = make_runs(model, schedules.over(config, steps), settings)
     layout = runs.make_layout(settings.devices)
     arrays = _arrays(dataset)
     start = loop.start_run(
@@ -137,7 +149,10 @@ def _prepare_and_train(
     )
     _check_last_batch(model, start, arrays, settings.batch_size, layout)
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
-    path = expand(workdir or Path("runs") / (name + runs.folder_suffix)).absolute()
+    if workdir is None:
+        path = _default_folder(name + label + runs.folder_suffix, described)
+    else:
+        path = expand(workdir).absolute()
     with together("begin"):
         events = Events(path / "tensorboard", settings.tensorboard and is_first())
     with contextlib.closing(events):
@@ -170,6 +185,7 @@ class _Training:
         journal: Journal,
     ):
         self._model, self._settings, self._runs = model, settings, runs
+        self._epochs = settings.epochs or 0
         self._layout, self._dataset = layout, dataset
         self._folder, self._journal = folder, journal
         self._shape = dataset.images.shape[1:]
@@ -187,7 +203,9 @@ class _Training:
         settings, path = self._settings, self._folder.path
         run = self._restore(start)
         before, self._saved_step = len(run.history), loop.step(run.state)
-        if before < settings.epochs:
+        if before < self._epochs:
+            _print(self._begin_lines(run.state))
+        if before < self._epochs:
             with together("divide the data into parts"):
                 self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
             ranked = self._runs.ranked and _no_scores(self._dataset.images) is None
@@ -203,7 +221,7 @@ class _Training:
             _arrays(self._dataset),
             self._runs.rngs.training,
             batch_size=settings.batch_size,
-            epochs=settings.epochs,
+            epochs=self._epochs,
             measure=self._measure,
             on_epoch=self._on_epoch,
             should_stop=lambda: bool(received) or self._failed,
@@ -218,7 +236,7 @@ class _Training:
         with together(f"write to {path}"):
             report = self._write_end(run.history, state)
         stop = agree([received[0] if received else 0])[0]
-        stopped_by = signal.Signals(stop) if stop and len(run.history) < settings.epochs else None
+        stopped_by = signal.Signals(stop) if stop and len(run.history) < self._epochs else None
         return Outcome(
             path,
             run.history,
@@ -230,6 +248,21 @@ class _Training:
             scores=_mode_means(run.history),
             stopped_on_failure=self._failed,
         )
+
+    def _begin_lines(self, state: Any) -> list[str]:
+        """What is trained on what, and where, before the first wait."""
+        n, (height, width, channels) = len(self._dataset.images), self._shape
+        steps = self._settings.steps_per_epoch(n)
+        members = len(self._runs.labels)
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        parameters = sum(x.size for path, x in leaves if ".params" in map(str, path)) // members
+        return [
+            f"{n:,} images of {self._dataset.name}, {height}x{width}x{channels}; {self._epochs} "
+            f"epochs of {steps} steps",
+            f"{self._model.name} of {parameters:,} parameters, on {jax.devices()[0].device_kind}",
+            f"run folder: {self._folder.path}",
+            "compiling the training step: this takes some seconds, less the next time",
+        ]
 
     def _restore(self, start: loop.Run) -> loop.Run:
         path, found = self._folder.path, self._folder.restore(as_checkpoint(start))
@@ -248,7 +281,7 @@ class _Training:
         _print(texts.score_lines(self._floor))
 
     def _is_due(self, every: int | None, epoch: int) -> bool:
-        return every is not None and (epoch == self._settings.epochs or epoch % every == 0)
+        return every is not None and (epoch == self._epochs or epoch % every == 0)
 
     def _measure(self, run: loop.Run) -> dict[str, Any]:
         """The measures of samples after an epoch. Most short epochs have none."""
@@ -261,7 +294,7 @@ class _Training:
         return self._runs.evaluate(measure, local(run.state)) | scores
 
     def _is_last(self, run: loop.Run) -> bool:
-        return len(run.history) == self._settings.epochs
+        return len(run.history) == self._epochs
 
     def _is_ranked(self, run: loop.Run) -> bool:
         """Whether the members of a population get their order after this epoch."""
@@ -302,7 +335,7 @@ class _Training:
                 self._journal.write_samples(run.history, *pictures)
             # Each time costs as much as there are epochs. So it happens about a hundred times while
             # their number doubles: the work grows no faster than the number.
-            if epoch == settings.epochs or epoch % max(1, epoch // 100) == 0:
+            if epoch == self._epochs or epoch % max(1, epoch // 100) == 0:
                 self._look(run)
         # This comes last. So when there is a checkpoint, all other files of its epochs exist.
         if any(
@@ -356,6 +389,23 @@ class _Training:
         return report
 
 
+def _default_folder(name: str, described: dict[str, Any]) -> Path:
+    """runs/NAME; or runs/NAME-2, ... if that holds a run with other settings."""
+    number, changes = 1, []
+    if is_first():
+        while found := checkpoint.differences(_numbered(name, number), described, _FREE):
+            number, changes = number + 1, changes or found
+    path = _numbered(name, int(agree([number])[0]))
+    if changes:
+        what = checkpoint.shortened(changes)
+        _print([f"runs/{name} holds another run ({what}): this one is in {path}"])
+    return path
+
+
+def _numbered(name: str, number: int) -> Path:
+    return Path("runs", name if number == 1 else f"{name}-{number}").absolute()
+
+
 def _mode_scorer(model: Model, mixture: data.Mixture, n: int) -> Scorer:
     """The scores of n points of a state."""
 
@@ -380,9 +430,12 @@ def _sampler(model: Model, state: Any) -> evaluation.Sample:
 
 
 def _print(lines: list[str]) -> None:
-    if is_first():
+    if is_first() and lines:
+        from tqdm import tqdm
+
         for line in lines:
-            print(line, flush=True)
+            tqdm.write(line)  # above the bar of the run, if there is one
+        sys.stdout.flush()
 
 
 def _arrays(dataset: data.Dataset) -> dict[str, np.ndarray]:

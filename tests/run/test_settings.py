@@ -34,3 +34,23 @@ def test_a_sweep_is_read_by_name():
     assert settings.sweep_values == {"generator_lr": [1e-4, 1e-3], "generator_b1": [0.5]}
     assert hash(settings) == hash(TrainConfig(sweep=settings.sweep))
     assert TrainConfig().sweep_values == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "expected"),
+    [
+        ({}, 60_000, (50, 1, 10)),
+        # As many steps, whatever the size; not more pictures than for Fashion-MNIST.
+        ({}, 1500, (1955, 39, 390)),
+        ({"batch_size": 64}, 60_000, (25, 1, 10)),
+        ({"steps": 7, "batch_size": 4}, 9, (3, 1, 10)),
+        ({"epochs": 3, "steps": 7}, 9, (3, 1, 10)),
+        ({"epochs": 0}, 9, (0, 1, 10)),
+        ({"epochs": 200, "checkpoint_every": 7}, 9, (200, 4, 7)),
+        ({"epochs": 200, "sample_every": 2}, 9, (200, 2, 20)),
+    ],
+)
+def test_a_run_is_as_long_as_its_data_need(settings, images, expected):
+    found = TrainConfig(**settings).fitted(images)
+    assert (found.epochs, found.sample_every, found.checkpoint_every) == expected
+    assert found.fitted(images) == found

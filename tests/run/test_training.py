@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,57 @@ def settings(tmp_path_factory, images) -> TrainConfig:
 def run_folder(settings, tmp_path_factory) -> tuple[Path, training.Outcome]:
     folder = tmp_path_factory.mktemp("population") / "run"
     return folder, training.train(MODEL, CONFIG, settings, folder)
+
+
+def test_a_second_experiment_gets_a_folder_of_its_own(settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = dataclasses.replace(settings, population=None, sweep=(), epochs=1)
+    other = dataclasses.replace(settings, seed=7)
+    first, second, again = (
+        training.train(MODEL, CONFIG, one, label="-a") for one in (settings, other, other)
+    )
+    assert first.workdir == tmp_path / "runs" / "images.npy-a"
+    assert second.workdir == again.workdir == tmp_path / "runs" / "images.npy-a-2"
+    assert (second.trained, again.trained) == (1, 0)
+    out = capsys.readouterr().out
+    assert (
+        f"runs/images.npy-a holds another run (train.seed: 0 -> 7): this one is in {tmp_path}"
+        in out
+    )
+    # Before the first wait.
+    assert out.startswith("32 images of images.npy, 6x5x1; 1 epochs of 7 steps\ntoy of ")
+    assert out.index("compiling") < out.index("epoch 1/1")
+
+
+def test_a_folder_that_is_removed_ends_the_run(settings, tmp_path):
+    settings = dataclasses.replace(settings, population=None, sweep=(), epochs=5)
+    pictures = training.Journal.write_samples
+
+    def remove(journal, history, *args):
+        pictures(journal, history, *args)
+        if len(history) == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(JaxganError, match="was removed or replaced"),
+    ):
+        patch.setattr(training.Journal, "write_samples", remove)
+        training.train(MODEL, CONFIG, settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_long_history_is_diagnosed_and_written_a_hundred_times_while_it_doubles(
+    settings, tmp_path, monkeypatch
+):
+    looked = []
+    monkeypatch.setattr(training.Journal, "write_table", lambda _, h, *__: looked.append(len(h)))
+    settings = dataclasses.replace(
+        settings, population=None, sweep=(), epochs=411, sample_every=10**6, checkpoint_every=10**6
+    )
+    training.train(MODEL, CONFIG, settings, tmp_path / "run")
+    expected = [*range(1, 200), *range(200, 300, 2), *range(300, 400, 3), 400, 404, 408, 411]
+    assert looked == expected
 
 
 def read_table(folder: Path) -> list[dict[str, str]]:
