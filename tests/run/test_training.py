@@ -67,8 +67,10 @@ def test_a_second_experiment_gets_a_folder_of_its_own(settings, tmp_path, monkey
     assert out.index("compiling") < out.index("epoch 1/1")
 
 
-def test_a_folder_that_is_removed_ends_the_run(settings, tmp_path):
-    settings = dataclasses.replace(settings, population=None, sweep=(), epochs=5)
+def test_a_folder_that_is_removed_ends_the_run(settings, tmp_path, monkeypatch):
+    # Without a save in the background, which would write while the folder is removed.
+    one_run = {"population": None, "sweep": (), "epochs": 5, "checkpoint_every": 10}
+    settings = dataclasses.replace(settings, **one_run)
     pictures = training.Journal.write_samples
 
     def remove(journal, history, *args):
@@ -76,11 +78,8 @@ def test_a_folder_that_is_removed_ends_the_run(settings, tmp_path):
         if len(history) == 2:
             shutil.rmtree(tmp_path / "run")
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        pytest.raises(JaxganError, match="was removed or replaced"),
-    ):
-        patch.setattr(training.Journal, "write_samples", remove)
+    monkeypatch.setattr(training.Journal, "write_samples", remove)
+    with pytest.raises(JaxganError, match="was removed or replaced"):
         training.train(MODEL, CONFIG, settings, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
