@@ -185,6 +185,16 @@ def mean_and_interval(values: Iterable[float]) -> Row:
     return {"mean": statistics.fmean(finite) if finite else None, "half": half, "n": n}
 
 
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """The 95% interval of the share of `count` in n (Wilson)."""
+    from scipy import stats
+
+    if not n:
+        return 0.0, 1.0
+    found = stats.binomtest(count, n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
 def ratio(values: Sequence[float], others: Sequence[float]) -> float:
     """The median over the rounds of each value divided by the other of its round."""
     return statistics.median(a / b for a, b in zip(values, others, strict=True))

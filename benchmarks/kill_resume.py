@@ -48,7 +48,7 @@ def finish(process: subprocess.Popen) -> float:
 def kill_once(
     process: subprocess.Popen, workdir: Path, chance: random.Random, seconds: float
 ) -> str:
-    """Kills a process some time after it has saved something to resume from.
+    """Waits for a new checkpoint, and kills the process after a random time.
 
     Returns the moment: `random`, `in a save`, or `too late`.
     """

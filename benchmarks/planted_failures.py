@@ -77,13 +77,7 @@ def main() -> None:
 
 
 def interval(count: int, n: int) -> list[float]:
-    """The Wilson interval (95%) of a share."""
-    from scipy import stats
-
-    if not n:
-        return [0.0, 1.0]
-    found = stats.binomtest(count, n).proportion_ci(method="wilson")
-    return [round(float(found.low), 3), round(float(found.high), 3)]
+    return [round(end, 3) for end in harness.share_interval(count, n)]
 
 
 def lost_modes(name: str, kept: Iterable[int], data_dir: str | None) -> list[dict[str, Any]]:

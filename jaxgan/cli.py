@@ -21,7 +21,7 @@ def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = N
     """Parses the command line into a dataclass. --help shows the docstrings of its fields."""
     import tyro
 
-    if os.environ.get("NO_COLOR"):  # no-color.org; tyro asks TERM alone
+    if os.environ.get("NO_COLOR"):  # no-color.org; tyro reads TERM only
         os.environ["TERM"] = "dumb"
     _join_lines(options)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
@@ -73,8 +73,8 @@ def main(run: Callable[[], int | None]) -> None:
 def guard_streams() -> None:
     """Lets a run go on when a line cannot be printed.
 
-    A standard stream may be closed, on a full disk, gone with its terminal, or in an encoding that
-    lacks a character.
+    A standard stream may be closed, its disk full, or its terminal gone. Its encoding may lack a
+    character.
     """
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: PTH123, SIM115
     sys.stdout = _Stream(sys.stdout or open(os.devnull, "w"))  # noqa: PTH123, SIM115
@@ -82,7 +82,7 @@ def guard_streams() -> None:
 
 
 class _Stream:
-    """A text stream for output, whose errors end nothing, apart from a pipe without a reader."""
+    """A text output stream. A failed write does not end the run, unless a pipe lost its reader."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -105,13 +105,13 @@ class _Stream:
         except BrokenPipeError:
             raise
         except OSError:
-            # What is left in the buffer goes there too.
+            # From now on all output, also the rest of the buffer, goes to the null device.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 _UNSAFE = re.compile(r"\x1b(?!\[[0-9;]*[AKm])|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
-"""Control characters, such as those in the name of a file, but not the colours and the movements of
-the progress bars."""
+"""Control characters, such as those in the name of a file, except the colour and cursor codes of
+progress bars."""
 
 
 def quieten() -> None:
@@ -136,7 +136,7 @@ def keep_programs() -> None:
 
     If the user has chosen another folder, by $JAX_COMPILATION_CACHE_DIR for example, nothing
     changes. If the folder cannot be written, or if other users may write to it, nothing is kept:
-    whoever writes a program there has it run.
+    jaxgan would run any program that they put there.
     """
     import jax
 
@@ -150,8 +150,8 @@ def keep_programs() -> None:
         return
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         warnings.warn(
-            f"compiled programs are not kept, since others may write to {folder}: make it yours "
-            "alone (chmod 700)",
+            f"compiled programs are not kept, because other users own {folder} or can write to it; "
+            "run chmod 700 on it, or remove it",
             stacklevel=2,
         )
         return

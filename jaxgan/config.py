@@ -24,8 +24,8 @@ class GANConfig:
     variants.
 
     A field of type Schedule is a number, or a string KIND:START:END:STEPS for a number that changes
-    over the steps, such as cosine:0.1:0:10000 (`jaxgan.schedules`). In a run it may lack STEPS:
-    then it takes all of them.
+    over the steps, such as cosine:0.1:0:10000 (`jaxgan.schedules`). In a run you may leave out
+    STEPS. The schedule then lasts for the whole run.
 
     Raises:
       JaxganError: at construction, if a field is out of its range.
@@ -119,8 +119,8 @@ class GANConfig:
     the MLP. If its `__call__` has an argument `train`, `training` or `is_training`, this is
     True in training passes; `deterministic` or `use_running_average` is False in them."""
     discriminator: Any = None
-    """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP. It is
-    told of training passes like the generator."""
+    """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP. It
+    gets the same argument `train`, or its variants, as the generator."""
     bounded: bool = True
     """Whether the generator MLP ends in tanh. Images in [-1, 1] need it, points do not. A run sets
     it and `image_shape` to fit the data."""
@@ -221,7 +221,7 @@ class GANConfig:
 
 
 def _check_module(name: str, module: Any) -> None:
-    """Refuses what is no Flax linen module, and modules that cannot be compared."""
+    """Refuses anything but a hashable Flax linen module."""
     if module is None:
         return
     if isinstance(module, type):

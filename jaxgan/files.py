@@ -22,7 +22,7 @@ _SIGNS = tuple(
 
 
 def expand(path: str | Path) -> Path:
-    """A path with ~ as the home folder.
+    """The path, with ~ replaced by the home folder.
 
     Raises:
       JaxganError: if it begins with ~, and there is no such home folder; or if it is a URL.
@@ -56,7 +56,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which replaces that at `path` when the block ends without an error."""
+    """Opens a new file. It replaces the file at `path` if the block ends without an error."""
     partial = partial_path(path)
     try:
         # "x" never opens what is there already, such as a link to another file.
@@ -71,14 +71,15 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def partial_path(path: Path) -> Path:
-    """A name, beside `path` and unforeseeable, for a file or a folder while it is written."""
+    """An unpredictable name in the folder of `path`, for a file or folder that is being written."""
     return path.with_name(f".{secrets.token_hex(8)}{_PARTIAL}")
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes the files of a folder whose writing was interrupted."""
+    """Removes incomplete files that an interrupted write left in a folder."""
     for path in folder.glob(f".*{_PARTIAL}"):
-        path.unlink(missing_ok=True)
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -97,7 +98,7 @@ def disk_errors(path: Path, comfort: str = "") -> Iterator[None]:
         if isinstance(error, OSError) or any(sign in str(error) for sign in _SIGNS):
             advice = "Make room or permit writing there, " + advice
         else:
-            advice = "If memory or threads are short, end other programs, " + advice
+            advice = "If the system has run out of memory or threads, end other programs, " + advice
         raise JaxganError(f"cannot write to {path}: {reason}. {comfort}{advice}") from error
 
 

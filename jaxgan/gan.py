@@ -138,8 +138,9 @@ def train_step(
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
         The latents are those of a run without shards; other random numbers differ.
 
-    Gradients through a step may be NaN, since the root in Adam has an infinite derivative where a
-    gradient is 0. With `unroll_steps` the discriminator's Adam has a finite one; SGD has no root.
+    Gradients through a step may be NaN. The square root in Adam has an infinite derivative where a
+    gradient is 0. With `unroll_steps` the derivative in the discriminator's Adam is finite. SGD has
+    no square root.
 
     Returns:
       The next state, and the Metrics of this step at the old parameters.
@@ -190,7 +191,7 @@ def sample(state: GANState, rng: jax.Array, n: int) -> jax.Array:
 def generate(state: GANState, latents: jax.Array, rng: jax.Array | None = None) -> jax.Array:
     """The generator's images `[B, H, W, C]`, in [-1, 1], for latents `[B, latent_dim]`.
 
-    The rng is for a generator that draws random numbers itself; by default it is always the same.
+    `rng` is for a generator that draws random numbers itself. The default is a fixed key.
     """
     generator = state.generator
     if state.ema is not None:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -45,7 +45,7 @@ def create(
         apply_fn=_make_apply(module),
         params=params,
         tx=tx,
-        # In bfloat16 the decay 0.999 of a moment would be 1.
+        # Moments are float32: in bfloat16 Adam's decay of 0.999 would round to 1.
         opt_state=tx.init(jax.tree.map(at_least_float32, params)),
         collections=variables,
     )
@@ -111,7 +111,7 @@ def at_least_float32(x: jax.Array) -> jax.Array:
 
 @functools.cache
 def _make_apply(module: nn.Module) -> Callable[..., Any]:
-    """`module.apply` with an argument `train`, which modules get under the name that they know.
+    """`module.apply` with an argument `train`, under the name that the module has for it.
 
     Equal modules get the same function. Their learners then have equal tree structures, also
     after `copy.deepcopy`.
@@ -127,13 +127,14 @@ def _make_apply(module: nn.Module) -> Callable[..., Any]:
 def _run(run: Callable[..., Any], module: nn.Module, *, train: bool) -> Any:
     """Calls `run` with the mode of the module, by keyword, or else by position.
 
-    `nn.remat` and `nn.jit` want static arguments by position.
+    `nn.remat` and `nn.jit` need static arguments by position.
     """
     mode = _mode(module, train=train)
     try:
         return run(**mode)
     except (ValueError, jax.errors.TracerBoolConversionError) as error:
-        if not mode:
+        # By position only if the mode comes directly after the inputs.
+        if list(_parameters(module))[2:3] != list(mode):
             raise
         try:
             return run(*mode.values())
@@ -141,11 +142,16 @@ def _run(run: Callable[..., Any], module: nn.Module, *, train: bool) -> Any:
             raise error from None
 
 
+def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a module's `__call__`, with self."""
+    # `ToLinen` wraps a module of the class `nnx_class`.
+    kind: Any = getattr(module, "nnx_class", type(module))
+    return inspect.signature(kind.__call__).parameters
+
+
 def _mode(module: nn.Module, *, train: bool) -> dict[str, bool]:
     """The argument that tells a module whether it trains; empty if it has none."""
-    # The module inside of a `flax.nnx.bridge.ToLinen`.
-    kind: Any = getattr(module, "nnx_class", type(module))
-    parameters = inspect.signature(kind.__call__).parameters
+    parameters = _parameters(module)
     modes = dict.fromkeys(("train", "training", "is_training"), train)
     modes |= dict.fromkeys(("deterministic", "use_running_average"), not train)
     for name in modes:

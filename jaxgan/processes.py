@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def connect(
     a cloud TPU announces. If neither announces any, this process is the only one.
 
     Args:
-      coordinator: HOST:PORT of process 0, which all can reach. It asks for no password, so take
-        an address in a network that you trust.
+      coordinator: HOST:PORT of process 0, reachable by all. It has no authentication: use an
+        address in a network that you trust.
       num_processes: how many there are.
       process_id: which one this is, from 0.
 
@@ -44,10 +45,10 @@ def connect(
     if coordinator is None and not on_tpu and not _in_slurm_step():
         return
     try:
-        # Anyone who reaches the coordinator may join: it listens where it was told to, not on all
-        # networks.
+        # Anyone who reaches the coordinator may join. So it listens at the given address only.
+        bind_address = _bind_address(coordinator) if coordinator and process_id == 0 else None
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, coordinator_bind_address=coordinator
+            coordinator, num_processes, process_id, coordinator_bind_address=bind_address
         )
         # Connects all processes now. Later one of them may be busy loading its data.
         agree([0])
@@ -56,6 +57,23 @@ def connect(
             return  # a TPU of one host, which announces nothing
         reason = str(error).splitlines()[0]
         raise JaxganError(f"the processes of this run did not find each other: {reason}") from error
+
+
+def _bind_address(coordinator: str) -> str | None:
+    """The address at which process 0 listens; None for all addresses of its host.
+
+    It is the coordinator's, unless this host has no such address (behind a NAT, for example), or
+    knows itself by that name at an address that others cannot reach.
+    """
+    host = coordinator.rpartition(":")[0]
+    try:
+        address = socket.gethostbyname(host)
+        with socket.socket() as trial:
+            trial.bind((address, 0))
+    except OSError:
+        return None
+    is_local_name = address.startswith("127.") and host not in (address, "localhost")
+    return None if is_local_name else coordinator
 
 
 def _in_slurm_step() -> bool:

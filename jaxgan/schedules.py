@@ -2,7 +2,7 @@
 
 A schedule is a number, or KIND:START:END:STEPS: it goes from START to END in STEPS training steps
 and then stays at END. KIND is linear, cosine (half a wave, flat at both ends) or exponential (a
-constant factor per step). KIND:START:END takes all steps of a run; `over` gives it their number.
+constant factor per step). KIND:START:END lasts for a whole run; `over` adds STEPS.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ def value(schedule: Schedule, step: jax.Array) -> Any:
     kind, start, end, steps = parse(schedule)
     if steps is None:
         raise JaxganError(
-            f"{schedule!r} takes all steps of a run: outside of a run give KIND:START:END:STEPS"
+            f"{schedule!r} has no STEPS, which only a run can fill in: give KIND:START:END:STEPS"
         )
     if kind == "linear":
         return optax.linear_schedule(start, end, steps)(step)
@@ -56,7 +56,7 @@ def is_zero(schedule: Schedule) -> bool:
 
 
 def over(config: Any, steps: int) -> Any:
-    """A config whose schedules without a number of steps take these."""
+    """A copy of the config, in which schedules without STEPS get `steps`."""
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     kinds = tuple(f"{kind}:" for kind in _KINDS)
     changes = {

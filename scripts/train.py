@@ -31,7 +31,7 @@ from jaxgan.run import checkpoint, training
 class NetworkOptions(GANConfig):
     """The networks and how they learn. FLOAT|STR is a number, or KIND:START:END for a number that
     changes over the run: linear, cosine or exponential, such as cosine:1:0.1. KIND:START:END:STEPS
-    changes over so many steps."""
+    changes over STEPS steps."""
 
     # Not on the command line: the first two are fitted to the data, and modules come from Python.
     image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
@@ -51,8 +51,9 @@ class Options:
     train: TrainConfig
     gan: NetworkOptions
     workdir: str | None = None
-    """The run folder; by default runs/DATASET, with the name of the preset or _population after it.
-    If that holds a run with other settings, a number follows."""
+    """The run folder; by default runs/DATASET. The presets tuned and large add their name, and a
+    population adds _population. If that folder holds a run with other settings, a number is added.
+    """
     summary: bool = False
     """Print both networks as tables before training. With --epochs 0 nothing else is done."""
     coordinator: str | None = None
@@ -65,7 +66,7 @@ class Options:
     preset: Literal["reference", "tuned", "large"] = "reference"
     """Named settings, which other options can change. tuned: the reference's two networks with the
     best settings found for Fashion-MNIST. large: similar settings, with layers four times as wide,
-    60 epochs and batches of 64. It takes a quarter of an hour on two CPU cores."""
+    and 56,280 steps in batches of 64. It takes a quarter of an hour on two CPU cores."""
 
 
 def main() -> int | None:

@@ -104,15 +104,18 @@ RIGHT = {
 WARNED = {
     "other files": (
         lambda f: named(f, "a.png", "a.txt", "b.svg"),
-        r"left out 2 other files \(\.svg, \.txt\)",
+        r"skipped 2 other files \(\.svg, \.txt\)",
     ),
-    "an empty class": (lambda f: named(f, "a/a.png", "b/", "c/c.png").labels, "without images: b"),
+    "an empty class": (lambda f: named(f, "a/a.png", "b/", "c/c.png").labels, "are no classes: b"),
     "masks of 0 and 1": (lambda f: arrays(f, BYTES // 128), "the largest value is 1 of 255"),
 }
 REFUSED = {
     "overshooting floats": (lambda f: arrays(f, with_first(-0.1, BYTES / 255)), "down to -0.1"),
     "an outlier": (lambda f: arrays(f, with_first(-0.9, BYTES / 255)), "negative, down to -0.9"),
-    "labels from -1": (lambda f: arrays(f, BYTES, labels=np.arange(-1, 3)), "labels start at 0"),
+    "labels from -1": (
+        lambda f: arrays(f, BYTES, labels=np.arange(-1, 3)),
+        "labels must be 0 or more",
+    ),
     "one picture": (lambda f: arrays(f, np.zeros((8, 8, 3), np.uint8)), "is one picture"),
     "a URL": (lambda f: data.load("gs://bucket/set.npz"), "is a URL"),
     "a list in a module": (

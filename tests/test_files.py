@@ -65,7 +65,7 @@ def test_errors_of_the_disk_become_one_line(error):
 
 def test_a_lack_of_threads_is_no_full_disk():
     with (
-        pytest.raises(JaxganError, match=r"new thread\. If memory or threads"),
+        pytest.raises(JaxganError, match=r"new thread\. If the system has run out"),
         disk_errors(Path("there")),
     ):
         raise RuntimeError("can't start new thread")

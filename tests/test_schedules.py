@@ -70,7 +70,7 @@ def test_other_strings_are_refused(schedule):
 
 def test_schedules_without_steps_take_those_of_the_run():
     config = GANConfig(lr_scale="cosine:1:0.1", augment="linear:0:0.4:7", instance_noise=0.2)
-    with pytest.raises(JaxganError, match="takes all steps of a run"):
+    with pytest.raises(JaxganError, match="which only a run can fill in"):
         schedules.value(config.lr_scale, jnp.int32(0))
     found = schedules.over(config, 300)
     assert (found.lr_scale, found.augment) == ("cosine:1:0.1:300", "linear:0:0.4:7")

@@ -40,8 +40,9 @@ def load(
           warning;
         a folder of images (PNG, JPEG, BMP, GIF, TIFF, WebP); subfolders are the classes;
         a `.npy` or `.npz` file of images `[N, H, W]` or `[N, H, W, C]`: uint8, or floats in
-          [0, 1], or floats in [-1, 1] if a hundredth of them is negative. An .npz file has the
-          arrays `images` and, if there are labels, `labels`, like those of `scripts/sample.py`;
+          [0, 1], or floats in [-1, 1], if at least 1% are negative and the least is -0.5 or below.
+          An .npz file has the arrays `images` and, if there are labels, `labels`, like those of
+          `scripts/sample.py`;
         `tfds:NAME`: a set of tensorflow-datasets, prepared as array_record in `data_dir` or in its
           default folder. Only TensorFlow can prepare it.
       split: `train` or `test`; a folder or an array file has `train` only.
@@ -68,8 +69,8 @@ def load(
         dataset = dataset._replace(images=images)
     if dataset.images.dtype == np.uint8 and dataset.images.max() == 1:
         warnings.warn(
-            f"{name}: the largest value is 1 of 255, so all images are nearly black; for black and "
-            "white multiply them by 255",
+            f"{name}: the largest value is 1 of 255, so all images are nearly black; if they are "
+            "binary, multiply them by 255",
             stacklevel=2,
         )
     return dataset

@@ -21,8 +21,9 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
     """Loads the images in a folder, or in its subfolders, which are then the classes.
 
     Labels number the subfolders in the order of their names. If all images are gray they become
-    `[H, W, 1]`, else RGB. Transparent pixels lie over white. Names that begin with a dot are left
-    out. A warning names subfolders without images, and the kinds of other files.
+    `[H, W, 1]`, else RGB. Transparent images are composited over white. Hidden files are skipped
+    (`.*` and `__MACOSX*`). A warning lists other skipped files and, beside classes, subfolders
+    without images.
 
     Raises:
       JaxganError: if there are no images, if images are both in the folder and in subfolders, if
@@ -83,7 +84,7 @@ def load_arrays(name: str, split: str) -> Dataset:
     if labels is not None and not np.issubdtype(labels.dtype, np.integer):
         raise JaxganError(f"{name}: labels must be whole numbers, got {labels.dtype}")
     if labels is not None and labels.min() < 0:
-        raise JaxganError(f"{name}: labels start at 0, got {labels.min()}")
+        raise JaxganError(f"{name}: labels must be 0 or more, got {labels.min()}")
     labels = None if labels is None else labels.astype(np.int32)
     return Dataset(images, labels, Path(name).name, split)
 
@@ -111,10 +112,12 @@ def _warn_of_others(name: str, read: list[Path], empty: list[Path]) -> None:
     if others:
         number = sum(others.values())
         what = f"{number} other file{'s' * (number > 1)} ({', '.join(sorted(others)[:5])})"
-        warnings.warn(f"{name}: left out {what}", stacklevel=4)
+        warnings.warn(f"{name}: skipped {what}", stacklevel=4)
     if empty and len(read) > 1:
         folders = ", ".join(path.name for path in empty[:5])
-        warnings.warn(f"{name}: no class for a folder without images: {folders}", stacklevel=4)
+        warnings.warn(
+            f"{name}: these subfolders have no images and are no classes: {folders}", stacklevel=4
+        )
 
 
 def _read(path: Path, image_size: int | None) -> np.ndarray:
@@ -174,8 +177,8 @@ def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
     negative = float((images < -_LEVEL).mean())
     if negative and (low > -0.5 or negative < 0.01):
         raise JaxganError(
-            f"{name}: {negative:.2g} of the values are negative, down to {low:g}: this may be "
-            "[0, 1] with outliers, or [-1, 1] without dark pixels; save the images as uint8"
+            f"{name}: {negative:.2%} of the values are negative, down to {low:g}. The range is "
+            "unclear, [0, 1] or [-1, 1]: save the images as uint8"
         )
     unit = (images + 1) / 2 if negative else images
     return np.round(np.clip(unit, 0, 1) * 255).astype(np.uint8)

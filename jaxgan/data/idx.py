@@ -77,10 +77,15 @@ def read(path: Path, ndim: int) -> np.ndarray:
     try:
         with gzip.open(path) as file:
             raw = file.read(header)
+            if raw[:4] != expected_magic:
+                raise JaxganError(
+                    f"{path}: wrong magic number 0x{raw[:4].hex()}, expected "
+                    f"0x{expected_magic.hex()} (IDX, unsigned bytes, {ndim} dimensions)"
+                )
             shape = tuple(int.from_bytes(raw[at : at + 4], "big") for at in range(4, header, 4))
             expected = header + math.prod(shape)
-            # Not more than that and one byte: a damaged file may unpack to any length. And not at
-            # once: gzip would take the memory for all that is asked for.
+            # Reads at most one byte more than expected: a damaged file may unpack to any length.
+            # Reads in chunks: gzip allocates the whole requested size at once.
             while len(raw) <= expected and (more := file.read(min(expected + 1 - len(raw), 2**24))):
                 raw += more
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -89,12 +94,6 @@ def read(path: Path, ndim: int) -> np.ndarray:
         ) from error
     except OSError as error:
         raise JaxganError(f"{path}: cannot be read ({error.strerror or error})") from error
-    magic = raw[:4]
-    if magic != expected_magic:
-        raise JaxganError(
-            f"{path}: wrong magic number 0x{magic.hex()}, expected 0x{expected_magic.hex()} "
-            f"(IDX, unsigned bytes, {ndim} dimensions)"
-        )
     if len(raw) != expected:
         length = len(raw) if len(raw) < expected else f"more than {expected}"
         raise JaxganError(

@@ -17,14 +17,14 @@ ROWS = 256
 
 
 _ROUNDING = 1e-12
-"""Squared distances may be wrong by less than this times the squared norms."""
+"""The rounding error of a squared distance is below this times the sum of both squared norms."""
 
 
 class PRDC(NamedTuple):
     """How real the generated samples are, and how much of the real variety they have.
 
     The radius of the ball of a sample is the distance to its k-th nearest neighbour in its own set.
-    The ball contains its surface: if samples repeat, radii may be 0.
+    A ball includes its boundary, because repeated samples can make its radius 0.
     """
 
     precision: float

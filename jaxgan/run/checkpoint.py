@@ -89,7 +89,8 @@ class RunFolder:
             # Again, since another process may have written the file before this one got the lock.
             self._check_config(config, free)
             with disk_errors(self.path):
-                remove_partial(self.path)
+                for folder in (self.path, self.path / "samples"):
+                    remove_partial(folder)
                 write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
         except BaseException:
             self.close()
@@ -172,9 +173,15 @@ class RunFolder:
             )
         if not begun:
             raise JaxganError(
-                f"step {step} was not saved: {self.path / 'checkpoints'} has a folder of a later "
-                f"step ({steps(self.path)[0]}), which this run has not written; move it away"
+                f"step {step} was not saved: {self.path / 'checkpoints'} already has a checkpoint "
+                f"of step {steps(self.path)[0]}, which this run did not write; move it away"
             )
+
+    def wait(self) -> None:
+        """Finishes the last save. Raises like `save`."""
+        if self._manager is not None:
+            with disk_errors(self.path, _COMFORT):
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Finishes the last save and unlocks the folder. Raises like `save`."""
@@ -204,10 +211,10 @@ class RunFolder:
             if entry.is_symlink() and entry.name in (*ENTRIES, ".lock", "damaged"):
                 raise JaxganError(
                     f"{entry} is a link, and a run writes and deletes files in its own folder "
-                    "only; replace the link, or choose another --workdir"
+                    "only; put a real file or folder there, or choose another --workdir"
                 )
         if not file.exists():
-            # Files that no run writes may stay, such as a log.
+            # Other files, such as a log, may stay. Folders may not.
             foreign = [one.name for one in entries if one.is_dir() or one.name in ENTRIES]
             if foreign:
                 raise JaxganError(
@@ -234,7 +241,8 @@ class RunFolder:
 def differences(path: Path, config: Mapping[str, Any], free: frozenset[str]) -> list[str]:
     """How a config differs from that of a run folder, apart from the fields in `free`.
 
-    Each difference is a text, "NAME: BEFORE -> NOW". There is none if there is no run.
+    Each difference is a text, mostly "NAME: BEFORE -> NOW". The minor version of jaxgan always
+    counts. The list is empty if the folder holds no run.
     """
     if not (path / "config.json").exists():
         return []
@@ -259,7 +267,7 @@ def differences(path: Path, config: Mapping[str, Any], free: frozenset[str]) -> 
 
 
 def shortened(changes: Sequence[str], most: int = 3) -> str:
-    """The first of some texts, and the number of the others."""
+    """The first texts, and how many more there are."""
     more = [f"and {len(changes) - most} more"] if len(changes) > most else []
     return ", ".join([*changes[:most], *more])
 

@@ -160,8 +160,8 @@ def fit(
       on_epoch: called with the run after `measure`; the run's arrays are donated afterwards.
       should_stop: called about four times a second. If it returns True, `fit` returns in the middle
         of the epoch. If there are several processes, all stop when it returns True in one of them.
-      progress: whether to show progress: on a terminal a bar for the whole run, else a line per
-        epoch, or 50 to 100 lines if there are more epochs.
+      progress: whether to show progress: on a terminal a bar for the whole run, else one line per
+        epoch, but at most 100 lines.
       label: shown in place of the number of the epoch.
       layout: on which devices, and whether `run` is a population. If it is, every leaf of state and
         totals has a leading axis `[members]`, and each member has its own order of the data.
@@ -423,7 +423,7 @@ class _Progress:
             self._bar.set_postfix(
                 {k: f"{finite_mean(v):.3f}" for k, v in list(means.items())[:2]}, refresh=False
             )
-            if self._bar.n == 0 and before:  # a resumed run: its time left is by its own steps
+            if self._bar.n == 0 and before:  # resumed: the time left is by the new steps
                 self._bar.initial = self._bar.n = before
             self._bar.update(before + at - self._bar.n)
 

@@ -99,7 +99,7 @@ class Population(OneRun):
             lambda rng: self._model.create_state(rng, self._config), self.rngs.init[0]
         )
         members = len(self._members)
-        # Views of one number, and numpy arrays, which are restored to the host's memory.
+        # Each leaf is a view of a single zero. Orbax restores numpy leaves to the host's memory.
         return jax.tree.map(
             lambda x: np.broadcast_to(np.zeros((), x.dtype), (members, *x.shape)), one
         )

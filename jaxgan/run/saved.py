@@ -115,7 +115,7 @@ def as_run(found: checkpoint.Checkpoint, path: Path) -> loop.Run:
         if not (float(run.seconds) >= 0 and all(map(_is_row, run.history))):
             raise ValueError("it is no history")
     except (TypeError, ValueError) as error:
-        raise JaxganError(f"a checkpoint in {path} has a record that no run writes") from error
+        raise JaxganError(f"the record of a checkpoint in {path} is damaged") from error
     return run
 
 
@@ -129,8 +129,9 @@ def _is_row(row: Any) -> bool:
 
 def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, checkpoint.Checkpoint]:
     config, settings = _read(workdir, model.name, model.config), read_settings(workdir)
-    data: Any = checkpoint.read_config(workdir).get("data", {})
-    n = data.get("images", 1)
+    data: Any = checkpoint.read_config(workdir).get("data")
+    n = data.get("images") if isinstance(data, Mapping) else None
+    n = n if isinstance(n, int) else 1  # a damaged file may hold anything
     config = schedules.over(config, (settings.epochs or 0) * settings.steps_per_epoch(n))
     runs = make_runs(model, config, settings)
     images = np.zeros((1, *config.image_shape), np.uint8)

@@ -24,16 +24,16 @@ class TrainConfig:
     epochs: int | None = None
     """Passes over the training images; by default as many as --steps needs."""
     steps: int = 23_450
-    """The length of a run without --epochs, in training steps. It ends with the epoch that reaches
-    them. The default is 50 epochs of Fashion-MNIST in batches of 128; a smaller data set has more
+    """Training steps of a run without --epochs. The run ends with the epoch that reaches this
+    number. The default is 50 epochs of Fashion-MNIST in batches of 128; a smaller data set has more
     epochs."""
     batch_size: int = 128
     """Images per step; the last batch of an epoch may be smaller."""
     seed: int = 0
     """The seed of all random numbers. Equal seeds give equal runs."""
     sample_every: int | None = None
-    """Epochs between two pictures of samples; by default there are 50 to 100 pictures, or one for
-    each epoch if there are fewer epochs."""
+    """Epochs between two pictures of samples; by default 1 for fewer than 100 epochs, else so
+    many that a run has 50 to 75 pictures."""
     checkpoint_every: int | None = None
     """Epochs between two checkpoints; by default ten times --sample-every. There is always one of
     the last epoch."""
@@ -74,7 +74,10 @@ class TrainConfig:
         )
 
     def fitted(self, images: int) -> "TrainConfig":
-        """The settings for a data set of so many images: the fields that were None, as numbers."""
+        """The settings for a data set of this many images.
+
+        epochs, sample_every and checkpoint_every become numbers if they were None.
+        """
         epochs = self.epochs
         if epochs is None:
             epochs = -(-self.steps // self.steps_per_epoch(images))
@@ -87,7 +90,7 @@ class TrainConfig:
         )
 
     def steps_per_epoch(self, images: int) -> int:
-        """The steps of an epoch over so many images, the last of which may be smaller."""
+        """The number of steps in an epoch over this many images. The last batch may be smaller."""
         return -(-images // self.batch_size)
 
     @property

@@ -58,6 +58,7 @@ STOPPING = (
 """Signals that stop and save a run: Ctrl-C, a system that shuts down, a closed terminal, and what
 batch systems send before they end a job."""
 _GRACE = 5.0
+"""Seconds in which a second signal has no effect."""
 
 
 class Outcome(NamedTuple):
@@ -102,7 +103,7 @@ def train(
       settings: the data, the length, and what is written.
       workdir: the run folder; by default runs/DATASET or runs/DATASET_population. If that holds a
         run with other settings, a number follows: runs/DATASET-2.
-      label: of the run, which follows DATASET in the default folder.
+      label: a text that follows DATASET in the name of the default folder.
 
     Returns:
       The Outcome. The folder then contains config.json, metrics.csv, samples/, real.png,
@@ -139,7 +140,7 @@ def _prepare_and_train(
     _check_alike(described)
     # All checks come before the folder is made. A run that cannot be trained leaves no folder.
     _check_evaluation(settings, dataset)
-    # A run of another length has the same settings: its schedules take all of its steps.
+    # config.json holds the schedules without STEPS, so that a longer run has the same settings.
     steps = (settings.epochs or 0) * settings.steps_per_epoch(n)
     runs = make_runs(model, schedules.over(config, steps), settings)
     layout = runs.make_layout(settings.devices)
@@ -259,7 +260,8 @@ class _Training:
         return [
             f"{n:,} images of {self._dataset.name}, {height}x{width}x{channels}; {self._epochs} "
             f"epochs of {steps} steps",
-            f"{self._model.name} of {parameters:,} parameters, on {jax.devices()[0].device_kind}",
+            f"{self._model.name} of {parameters:,} parameters, on {jax.devices()[0].device_kind}"
+            + (f", {members} members" if members > 1 else ""),
             f"run folder: {self._folder.path}",
             "compiling the training step: this takes some seconds, less the next time",
         ]
@@ -333,11 +335,12 @@ class _Training:
             self._journal.write_events(run.history[-1])
             if pictures is not None:
                 self._journal.write_samples(run.history, *pictures)
-            # Each time costs as much as there are epochs. So it happens about a hundred times while
-            # their number doubles: the work grows no faster than the number.
+            # The cost of one look grows with the number of epochs. So later looks are rarer, about
+            # 100 while that number doubles. The total work stays proportional to it.
             if epoch == self._epochs or epoch % max(1, epoch // 100) == 0:
                 self._look(run)
-        # This comes last. So when there is a checkpoint, all other files of its epochs exist.
+        # This comes last, so that the pictures of these epochs exist. metrics.csv may lag by 1% of
+        # the epochs; a resumed run writes it again.
         if any(
             self._is_due(every, epoch)
             for every in (settings.checkpoint_every, settings.evaluate_every)
@@ -376,7 +379,10 @@ class _Training:
             self._journal.end(history)
             return self._write_report(history, state)
         except JaxganError as error:
-            raise JaxganError(f"{error} (all epochs are saved; pictures are missing)") from error
+            self._folder.wait()
+            raise JaxganError(
+                f"{error} (the checkpoint is saved; some pictures may be missing)"
+            ) from error
 
     def _write_report(self, history: list[dict[str, Any]], state: Any) -> Report | None:
         report = self._runs.report(history)
@@ -520,8 +526,8 @@ def _fields(config: Any) -> dict[str, Any]:
 def _stop_signals() -> Iterator[list[signal.Signals]]:
     """Collects the signals that stop a run: STOPPING, unless they are ignored, as after nohup.
 
-    A second signal within _GRACE seconds changes nothing, because systems and people send two. Any
-    later one has its usual effect.
+    A second signal within _GRACE seconds has no effect, because systems and people send two. A
+    later second signal, or a third, has its usual effect.
     """
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
@@ -531,6 +537,8 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
 
     def note(number: int, _: Any) -> None:
         nonlocal first
+        if number == signal.SIGXCPU and received:
+            return  # it comes again in each second
         now = time.monotonic()
         first = min(first, now)
         received.append(signal.Signals(number))

@@ -348,7 +348,7 @@ def test_a_folder_of_gray_images(tmp_path):
         save(tmp_path / f"{i}.png", image)
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "empty").mkdir()
-    with pytest.warns(UserWarning, match=r"left out 1 other file \(\.txt\)"):
+    with pytest.warns(UserWarning, match=r"skipped 1 other file \(\.txt\)"):
         found = data.load(f"{tmp_path}/")
     np.testing.assert_array_equal(found.images, IMAGES[..., None])
     assert found.labels is None
