@@ -100,6 +100,23 @@ def test_a_folder_that_cannot_be_made_changes_no_setting(folder, settings):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_a_folder_is_made_for_its_user_alone(folder, settings):
+    jax.config.update("jax_compilation_cache_dir", None)
+    cli.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o702])
+def test_a_folder_to_which_others_may_write_is_not_used(folder, settings, mode):
+    folder.mkdir(parents=True)
+    folder.chmod(mode)
+    jax.config.update("jax_compilation_cache_dir", None)
+    with pytest.warns(UserWarning, match="other users own .* or can write to it; run chmod 700"):
+        cli.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+
+
 def test_a_folder_that_the_user_has_chosen_stays(folder, settings, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "chosen"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1000.0)

@@ -6,6 +6,7 @@ A new case is one line of a table. Its function gets an empty folder.
 import gzip
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -63,6 +64,16 @@ def pixel(folder: Path, mode: str, color, *, colors=(), **options) -> list[int]:
     return data.load(folder).images[0, 0, 0].tolist()
 
 
+def samples(folder: Path, images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The samples of a file, as `evaluate.py` takes them for real images of this shape."""
+    np.save(folder / "a.npy", images)
+    script = runpy.run_path(str(ROOT / "scripts" / "evaluate.py"))
+    (found,) = script["load_samples"](
+        script["Options"](samples=str(folder / "a.npy")), shape
+    ).values()
+    return found
+
+
 def long_idx(folder: Path) -> None:
     """A file of a hundred megabytes of zeros, after a header of 0 images."""
     path = folder / "a.gz"
@@ -96,6 +107,11 @@ RIGHT = {
         lambda f: pixel(f, "RGB", (1, 2, 3), transparency=(1, 2, 4)),
         [1, 2, 3],
     ),
+    "gray samples saved as RGB": (
+        lambda f: samples(f, np.repeat(BYTES, 3, -1), (8, 8, 1)).sum(),
+        BYTES.astype(int).sum(),
+    ),
+    "gray samples of colour images": (lambda f: samples(f, BYTES, (8, 8, 3)).shape, (4, 8, 8, 3)),
     "a transparent palette": (
         lambda f: pixel(f, "P", 1, colors=[0, 0, 0, 1, 2, 3], transparency=1),
         [255],
@@ -110,6 +126,14 @@ WARNED = {
     "masks of 0 and 1": (lambda f: arrays(f, BYTES // 128), "the largest value is 1 of 255"),
 }
 REFUSED = {
+    "samples of another shape": (
+        lambda f: samples(f, BYTES, (9, 9, 1)),
+        r"images of .* are \(8, 8, 1\), and the real ones \(9, 9, 1\)",
+    ),
+    "samples in colour": (
+        lambda f: samples(f, np.concatenate([BYTES, BYTES, 0 * BYTES], -1), (8, 8, 1)),
+        r"images of .* are \(8, 8, 3\)",
+    ),
     "overshooting floats": (lambda f: arrays(f, with_first(-0.1, BYTES / 255)), "down to -0.1"),
     "an outlier": (lambda f: arrays(f, with_first(-0.9, BYTES / 255)), "negative, down to -0.9"),
     "labels from -1": (

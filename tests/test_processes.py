@@ -108,6 +108,21 @@ def test_announced_processes_are_joined(initialized, monkeypatch):
     assert initialized == [("host:1", 2, 1), (None, None, None)]
 
 
+@pytest.mark.parametrize(
+    ("host", "address", "bound"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("localhost", "127.0.0.1", True),
+        # A host that knows its own name as a loopback address, and an address of another host.
+        ("host", "127.0.1.1", False),
+        ("host", "192.0.2.1", False),
+    ],
+)
+def test_the_coordinator_listens_at_the_given_address_if_it_can(monkeypatch, host, address, bound):
+    monkeypatch.setattr(processes.socket, "gethostbyname", lambda name: {host: address}[name])
+    assert processes._bind_address(f"{host}:1234") == (f"{host}:1234" if bound else None)
+
+
 def test_processes_that_do_not_connect_are_one_clear_error(initialized, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no answer\nfrom the coordinator")

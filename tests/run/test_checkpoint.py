@@ -13,6 +13,7 @@ from helpers import assert_trees_equal, contents
 
 from jaxgan import JaxganError, create_state
 from jaxgan.files import partial_path
+from jaxgan.run import checkpoint
 from jaxgan.run.checkpoint import KEEP, Checkpoint, RunFolder, read_config, restore, restore_step
 
 CONFIG = {"jaxgan": "0.5.0", "gan": {"widths": (3, 4), "lr": 0.1}, "train": {"epochs": 5}}
@@ -289,6 +290,23 @@ def test_a_copied_checkpoint_is_not_taken_for_a_later_one(tmp_path, state):
     with pytest.raises(JaxganError, match=r"step 3 was not saved: .* of step 999, which"):
         folder.save(3, Checkpoint(state, None))
     folder.close()
+
+
+@pytest.mark.parametrize("when", ["while it is checked", "while it is read"])
+def test_a_checkpoint_that_a_run_removes_meanwhile_is_no_damage(tmp_path, state, monkeypatch, when):
+    saved(tmp_path, state, [1, 2])
+    name = {"while it is checked": "_damage", "while it is read": "_read"}[when]
+    original = getattr(checkpoint, name)
+
+    def slow(folder, *args):
+        if folder.name == "2":
+            shutil.rmtree(folder)
+        return original(folder, *args)
+
+    monkeypatch.setattr(checkpoint, name, slow)
+    found = restore(tmp_path, Checkpoint(state, None))  # a warning would be an error
+    assert found is not None
+    assert found[1] == 1
 
 
 def test_a_path_that_is_not_utf8_is_refused_before_training(tmp_path):
