@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxgan import MODELS, JaxganError, cli, create_state, data, generate
+from jaxgan import MODELS, JaxganError, cli, data, generate
 from jaxgan.data.pixels import are_points, to_uint8
 from jaxgan.errors import NonFiniteError
 from jaxgan.files import disk_errors, expand, new_file, partial_path, write_atomically
@@ -27,7 +27,7 @@ class Options:
     """Draws images from a trained generator."""
 
     workdir: str | None = None
-    """The run folder. Without it the images come from the untrained reference generator."""
+    """The run folder; by default the newest in runs/."""
     member: int | None = None
     """Which member of a population; by default the best one, as in its report.json."""
     best: bool = False
@@ -51,6 +51,8 @@ def main() -> None:
     out = expand(options.out)
     kind = "folder" if options.out.endswith("/") else out.suffix
     check(options, out, kind)
+    if options.workdir is None:
+        options = dataclasses.replace(options, workdir=newest_run())
     state = load(options)
     points = are_points(state.config.image_shape)
     if points and kind not in (".npz", ".png"):
@@ -101,25 +103,25 @@ def check(options: Options, out: Path, kind: str) -> None:
 
 
 def load(options: Options):
-    if options.workdir is None:
-        if options.best:
-            raise JaxganError("--best needs a --workdir")
-        if options.member is not None:
-            raise JaxganError("--member needs a --workdir with a population")
-        print("no --workdir: sampling the reference generator untrained")
-        return create_state(jax.random.key(options.seed))
-    state, epochs = saved.load_state(
-        saved.find_model(options.workdir, MODELS),
-        options.workdir,
-        options.member,
-        best=options.best,
-    )
-    print(
-        f"after {epochs} epochs"
-        if epochs >= 0
-        else "no checkpoint yet: sampling the untrained generator"
-    )
+    workdir = str(options.workdir)
+    model = saved.find_model(workdir, MODELS)
+    state, epochs = saved.load_state(model, workdir, options.member, best=options.best)
+    if epochs < 0:
+        raise JaxganError(f"{workdir} has no checkpoint yet: train it, or wait for the first one")
+    print(f"after {epochs} epochs")
     return state
+
+
+def newest_run() -> str:
+    """The folder in runs/ whose metrics.csv was written last."""
+    tables = [path for path in Path("runs").glob("*/metrics.csv") if path.is_file()]
+    if not tables:
+        raise JaxganError(
+            "there is no run in runs/: train one (python scripts/train.py), or give --workdir"
+        )
+    workdir = max(tables, key=lambda path: path.stat().st_mtime).parent
+    print(f"the newest run: {workdir}")
+    return str(workdir)
 
 
 def draw_latents(options: Options, latent_dim: int) -> jax.Array:

@@ -177,10 +177,20 @@ def test_interpolation_goes_smoothly_from_one_latent_to_another(trained, tmp_pat
     np.testing.assert_array_equal(shown, enlarged(grid, shown.shape[1]))
 
 
-def test_an_untrained_network_can_be_sampled(tmp_path):
-    out, _ = here("sample.py", "--num", 4, "--out", tmp_path / "a.npz")
-    assert "untrained" in out
-    assert np.load(tmp_path / "a.npz")["images"].shape == (4, 28, 28)
+def test_the_newest_run_is_sampled_unless_it_has_no_checkpoint(
+    trained, tmp_path, monkeypatch, user_error
+):
+    monkeypatch.chdir(tmp_path)
+    assert "there is no run in runs/" in user_error("sample.py")
+    for age, name in enumerate(("new", "old")):
+        shutil.copytree(trained, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "metrics.csv", (1e9 - age, 1e9 - age))
+    out, _ = here("sample.py", "--num", 4, "--out", "a.npz")
+    assert out.startswith("the newest run: runs/new\nafter ")
+    assert np.load("a.npz")["images"].shape == (4, 8, 8)
+    shutil.rmtree(tmp_path / "runs" / "new" / "checkpoints")
+    assert "runs/new has no checkpoint yet" in user_error("sample.py", "--out", "b.npz")
+    assert not (tmp_path / "b.npz").exists()
 
 
 @pytest.mark.parametrize(
@@ -191,12 +201,13 @@ def test_an_untrained_network_can_be_sampled(tmp_path):
         (["--out", "a.jpg"], "--out must be NAME.npz, NAME.png or a folder, got 'a.jpg'"),
         (["--num", 10_001, "--out", "a.png"], "too large for one picture"),
         (["--workdir", "nowhere"], "nowhere is not a run folder"),
-        (["--member", 0], "--member needs a --workdir with a population"),
+        (["--member", 0], "this is one run, not a population"),
         (["--out", "/dev/null/a.npz"], "cannot write to /dev/null/a.npz"),
     ],
 )
-def test_mistakes_in_sampling_get_one_line(user_error, arguments, message):
-    assert message in user_error("sample.py", *arguments)
+def test_mistakes_in_sampling_get_one_line(trained, user_error, arguments, message):
+    workdir = [] if "--workdir" in arguments else ["--workdir", trained]
+    assert message in user_error("sample.py", *workdir, *arguments)
 
 
 def test_samples_do_not_mix_with_other_files(tmp_path, user_error):
