@@ -83,12 +83,9 @@ def prepare(
     """The GAN of a preset, and the length of its training."""
     config, training = PRESETS[preset]
     training = dataclasses.replace(training, epochs=args.epochs).fitted(len(images))
-    epochs: Any = training.epochs
-    config = schedules.over(
-        dataclasses.replace(config, image_shape=images.shape[1:]),
-        epochs * training.steps_per_epoch(len(images)),
-    )
-    return config, {"epochs": epochs, "batch_size": training.batch_size}
+    config = dataclasses.replace(config, image_shape=images.shape[1:])
+    config = schedules.over(config, training.all_steps(len(images)))
+    return config, {"epochs": training.epochs, "batch_size": training.batch_size}
 
 
 def settings(preset: str, images: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:

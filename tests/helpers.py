@@ -132,6 +132,17 @@ def here(name: str, *arguments, status: int = 0) -> tuple[str, str]:
     return out.getvalue(), err.getvalue()
 
 
+def save_images(folder: Path, n: int) -> list[str]:
+    """Writes n random images; gives the options of `train.py` for a small GAN on them."""
+    images = np.random.default_rng(0).integers(0, 256, (n, 8, 8), np.uint8)
+    np.save(folder / "images.npy", images)
+    return [
+        *("--dataset", str(folder / "images.npy"), "--batch-size", "16", "--latent-dim", "8"),
+        *("--generator-widths", "32", "--discriminator-widths", "32"),
+        *("--discriminator-dropout", "0.3"),
+    ]
+
+
 def picture(path: Path) -> np.ndarray:
     """The pixels of a picture file."""
     with Image.open(path) as image:

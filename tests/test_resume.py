@@ -11,24 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, here
+from helpers import ROOT, here, save_images
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import kill_resume
 
-OPTIONS = [
-    *("--batch-size", "16", "--generator-widths", "32", "--latent-dim", "8"),
-    *("--discriminator-widths", "32", "--discriminator-dropout", "0.3"),
-]
 STEPS = 2_000
 """The steps of an epoch. It must still run when the signal arrives."""
-
-
-def save_images(folder: Path, n: int) -> list[str]:
-    images = np.random.default_rng(0).integers(0, 256, (n, 8, 8), np.uint8)
-    np.save(folder / "images.npy", images)
-    return ["--dataset", str(folder / "images.npy"), *OPTIONS]
 
 
 @pytest.fixture(scope="module")

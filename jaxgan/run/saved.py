@@ -132,7 +132,7 @@ def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, che
     data: Any = checkpoint.read_config(workdir).get("data")
     n = data.get("images") if isinstance(data, Mapping) else None
     n = n if isinstance(n, int) else 1  # a damaged file may hold anything
-    config = schedules.over(config, (settings.epochs or 0) * settings.steps_per_epoch(n))
+    config = schedules.over(config, settings.all_steps(n))
     runs = make_runs(model, config, settings)
     images = np.zeros((1, *config.image_shape), np.uint8)
     batch = {"image": images, "label": np.zeros(1, np.int32)}

@@ -93,6 +93,10 @@ class TrainConfig:
         """The number of steps in an epoch over this many images. The last batch may be smaller."""
         return -(-images // self.batch_size)
 
+    def all_steps(self, images: int) -> int:
+        """The number of steps of the whole run, of settings that are `fitted`."""
+        return (self.epochs or 0) * self.steps_per_epoch(images)
+
     @property
     def sweep_values(self) -> dict[str, list[float]]:
         """The values of the sweep, by name."""

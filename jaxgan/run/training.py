@@ -52,7 +52,11 @@ stretched to a longer run."""
 
 
 STOPPING = (
-    *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1),
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGXCPU,
+    signal.SIGUSR1,
     signal.SIGUSR2,
 )
 """Signals that stop and save a run: Ctrl-C, a system that shuts down, a closed terminal, and what
@@ -141,8 +145,7 @@ def _prepare_and_train(
     # All checks come before the folder is made. A run that cannot be trained leaves no folder.
     _check_evaluation(settings, dataset)
     # config.json holds the schedules without STEPS, so that a longer run has the same settings.
-    steps = (settings.epochs or 0) * settings.steps_per_epoch(n)
-    runs = make_runs(model, schedules.over(config, steps), settings)
+    runs = make_runs(model, schedules.over(config, settings.all_steps(n)), settings)
     layout = runs.make_layout(settings.devices)
     arrays = _arrays(dataset)
     start = loop.start_run(
@@ -206,7 +209,6 @@ class _Training:
         before, self._saved_step = len(run.history), loop.step(run.state)
         if before < self._epochs:
             _print(self._begin_lines(run.state))
-        if before < self._epochs:
             with together("divide the data into parts"):
                 self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
             ranked = self._runs.ranked and _no_scores(self._dataset.images) is None
@@ -234,7 +236,6 @@ class _Training:
         with together(f"write to {path}"):
             if self._looked < len(run.history):  # it was stopped
                 self._look(run)
-        with together(f"write to {path}"):
             report = self._write_end(run.history, state)
         stop = agree([received[0] if received else 0])[0]
         stopped_by = signal.Signals(stop) if stop and len(run.history) < self._epochs else None

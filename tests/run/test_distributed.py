@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, here, picture
+from helpers import ROOT, here, picture, save_images
 
 from jaxgan import MODELS, loop, sample
 from jaxgan.report import plots
@@ -22,24 +22,17 @@ from jaxgan.run import checkpoint, saved
 
 GAN = MODELS["gan"]
 
-# Small, and with a large epsilon: Adam would lift the rounding of gradients that are 0.
-OPTIONS = [
-    *("--batch-size", "16", "--generator-widths", "32", "--latent-dim", "8"),
-    *("--discriminator-widths", "32", "--discriminator-dropout", "0.3"),
-    *("--adam-eps", "1e-3", "--checkpoint-every", "1"),
-]
 EVALUATED = ["--evaluate-every", "1", "--epochs", "1"]
 
 
-def save_images(folder: Path, n: int) -> list[str]:
-    images = np.random.default_rng(0).integers(0, 256, (n, 8, 8), np.uint8)
-    np.save(folder / "images.npy", images)
-    return ["--dataset", str(folder / "images.npy"), *OPTIONS]
+def small_run(folder: Path, n: int) -> list[str]:
+    # A large epsilon: Adam would lift the rounding of gradients that are 0.
+    return [*save_images(folder, n), "--adam-eps", "1e-3", "--checkpoint-every", "1"]
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> list[str]:
-    return save_images(tmp_path_factory.mktemp("data"), 200)
+    return small_run(tmp_path_factory.mktemp("data"), 200)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +145,7 @@ def test_if_one_is_killed_the_other_ends_and_the_run_resumes(tmp_path, dataset, 
 
 def test_two_processes_share_a_population_and_a_signal_to_one_stops_and_saves_both(tmp_path):
     # After an epoch of 400 steps samples are measured, which puts the members into an order.
-    options = [*save_images(tmp_path, 400), "--batch-size", "1", "--population", "5"]
+    options = [*small_run(tmp_path, 400), "--batch-size", "1", "--population", "5"]
     two, options = tmp_path / "two", [*options, "--checkpoint-every", 10**6]
     processes = start_two(*options, "--workdir", two, "--epochs", 10**6)
     wait_for_epochs(two, 5, processes)
