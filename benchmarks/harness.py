@@ -174,17 +174,6 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def mean_and_interval(values: Iterable[float]) -> Row:
-    """The mean of the n values that are finite, and half of its 95% interval (Student's t)."""
-    from scipy import stats
-
-    finite = [value for value in values if math.isfinite(value)]
-    n, half = len(finite), None
-    if n > 1:
-        half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(finite) / math.sqrt(n)
-    return {"mean": statistics.fmean(finite) if finite else None, "half": half, "n": n}
-
-
 def share_interval(count: int, n: int) -> tuple[float, float]:
     """The 95% interval of the share of `count` in n (Wilson)."""
     from scipy import stats
@@ -235,22 +224,36 @@ def train(
     images: np.ndarray,
     seeds: Sequence[int],
     labels: np.ndarray | None = None,
+    score: Callable[[Any, jax.Array], Row] | None = None,
+    made: parts.Parts | None = None,
     **options: Any,
 ) -> loop.Run | None:
     """A population, trained on one device with the options of `population.train_population`.
 
-    Its samples are measured as in a run folder. Labels are the classes of the images or the modes
-    of the points. None if all members have diverged.
+    Its samples are measured as in a run folder. None if all members have diverged.
+
+    Args:
+      config: of the GAN.
+      images: the data.
+      seeds: of the members.
+      labels: the classes of the images, or the modes of the points.
+      score: `(state, rng) -> scores`, at half the epochs and at the end.
+      made: the parts in which samples are counted; by default those of the images.
+      **options: of the training.
     """
     gan = jaxgan.MODELS["gan"]
-    measure_one = parts.make_measure(gan, parts.make_parts(images, labels))
-    rngs = loop.make_rngs(list(seeds)).pictures
+    measure_one = parts.make_measure(gan, made or parts.make_parts(images, labels))
+    rngs, epochs = loop.make_rngs(list(seeds)).pictures, options["epochs"]
 
     def measure(run: loop.Run) -> Row:
-        if not parts.is_due(run.history):
-            return {}
-        found = [measure_one(*one) for one in zip(members(run), rngs, strict=True)]
-        return {name: [one[name] for one in found] for name in found[0]}
+        wanted = [measure_one] if parts.is_due(run.history) else []
+        if score is not None and len(run.history) in (-(-epochs // 2), epochs):
+            wanted.append(score)
+        found: Row = {}
+        for one in wanted:
+            rows = [one(*member) for member in zip(members(run), rngs, strict=True)]
+            found |= {name: [row[name] for row in rows] for name in rows[0]}
+        return found
 
     options = {"devices": 1, "measure": measure} | options
     try:
@@ -386,7 +389,7 @@ def table(columns: str, rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as text, with three digits: also of `spread`, `mean_and_interval`, counts by name."""
+    """A value as text, with three digits: also of `spread`, `mean_interval`, counts by name."""
     if value is None:
         return "-"
     if isinstance(value, float):

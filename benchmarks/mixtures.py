@@ -47,6 +47,7 @@ from harness import both
 
 from jaxgan import GANConfig, GANState, create_state, loop, sample, train_step
 from jaxgan.data.mixtures import MIXTURES, POINTS, load
+from jaxgan.history import mean_interval
 from jaxgan.metrics.modes import ModeScores, mode_scores
 from jaxgan.run import population
 
@@ -329,12 +330,12 @@ def sum_up(members: list[np.ndarray], data: str) -> dict[str, Any]:
     lost = sum(number < len(MIXTURES[data].centers) for number in modes)
     low, high = harness.share_interval(lost, len(scores))
     return {
-        "modes": harness.mean_and_interval(modes),
+        "modes": mean_interval(modes),
         "modes_worst": min(modes),
-        "high_quality": harness.mean_and_interval(100 * share for share in quality),
+        "high_quality": mean_interval([100 * share for share in quality]),
         "high_quality_worst": 100 * min(quality),
-        "reverse_kl": harness.mean_and_interval(kl),
-        "covariance_ratio": harness.mean_and_interval(ratio),
+        "reverse_kl": mean_interval(kl),
+        "covariance_ratio": mean_interval(ratio),
         "failed_share": lost / len(scores),
         "failed_low": low,
         "failed_high": high,

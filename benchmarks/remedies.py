@@ -25,7 +25,7 @@ import numpy as np
 from jaxgan import GANConfig, data, sample
 from jaxgan.adversarial import diagnostics
 from jaxgan.data.pixels import to_uint8
-from jaxgan.history import finite_members
+from jaxgan.history import finite_members, mean_interval
 from jaxgan.metrics import evaluation
 
 SLOW = harness.both(lr=2e-4, b1=0.5)
@@ -119,7 +119,7 @@ def train_row(
     run = harness.train(config, real.images, range(args.seeds), **options)
     row: dict[str, Any] = {"method": method, "seeds": args.seeds}
     if run is None:
-        nothing = {name: harness.mean_and_interval([]) for name in (*MEASURED, *SCORES)}
+        nothing = {name: mean_interval([]) for name in (*MEASURED, *SCORES)}
         row |= {"diverged": args.seeds, **nothing, "alarms": {}, "steps_per_second": None}
         return row, np.zeros((args.seeds * SHOWN, *config.image_shape), np.uint8)
     # Samples are not measured in every epoch.
@@ -128,8 +128,8 @@ def train_row(
     found = [{f.name for f in member} for member in diagnostics.diagnose(run.history).findings]
     row |= {
         "diverged": int((~finite_members(last)).sum()),
-        **{name: harness.mean_and_interval(last.get(name, [])) for name in MEASURED},
-        **{name: harness.mean_and_interval([score[name] for score in scores]) for name in SCORES},
+        **{name: mean_interval(last.get(name, [])) for name in MEASURED},
+        **{name: mean_interval([score[name] for score in scores]) for name in SCORES},
         "alarms": {n: sum(n in names for names in found) for n in sorted(set().union(*found))},
         "steps_per_second": statistics.median(row["steps_per_second"] for row in run.history),
     }

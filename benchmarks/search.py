@@ -30,7 +30,7 @@ from remedies import BATCH, SCORES, load_real, scores_of
 
 from jaxgan import MODELS, GANConfig, JaxganError, loop
 from jaxgan.metrics import evaluation
-from jaxgan.run import checkpoint, journal
+from jaxgan.run import checkpoint, saved
 
 SPACE: dict[str, optuna.distributions.BaseDistribution] = {
     "loss": CategoricalDistribution(["non_saturating", "hinge", "relativistic"]),
@@ -220,7 +220,7 @@ def read_run(workdir: Path) -> dict[str, Any]:
     fields, train = described["gan"], described["train"]
     fields = {k: v for k, v in fields.items() if v != json.loads(json.dumps(reference[k]))}
     scores, features = {}, ""
-    for row in journal.read_history(workdir, MODELS["gan"]):
+    for row in saved.read_history(MODELS["gan"], workdir):
         short = {name.partition("(")[0]: value for name, value in row.items()}
         if np.isfinite(short.get("fd", np.nan)):
             scores[str(row["epoch"])] = {name: short[name] for name in ADDED_SCORES}

@@ -2,16 +2,18 @@
 
 import contextlib
 import dataclasses
+import difflib
 import logging
 import os
 import re
 import sys
 import time
+import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from jaxgan.errors import JaxganError, LostProcessError
 from jaxgan.files import cache_folder
@@ -24,6 +26,7 @@ def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = N
     if os.environ.get("NO_COLOR"):  # no-color.org; tyro reads TERM only
         os.environ["TERM"] = "dumb"
     _join_lines(options)
+    _check_words(options, sys.argv[1:] if arguments is None else arguments)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     kwargs = {} if default is None else {"default": default}
     return tyro.cli(options, args=arguments, config=config, **kwargs)
@@ -48,8 +51,68 @@ def _join_lines(options: Any) -> None:
             _join_lines(field.type)
 
 
+def _check_words(options: Any, words: Sequence[str]) -> None:
+    """Suggests the right option or value for a wrong one. tyro lists all of them.
+
+    Raises:
+      JaxganError: if an option does not have that value, or if it has another name here.
+    """
+    fields = list(_fields(options))
+    names = {field.name for field in fields}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if not word.startswith("--"):
+            continue
+        option, given, value = word.partition("=")
+        name, value = option[2:].replace("-", "_"), value if given else following
+        here = [other for other in _OTHER_NAMES.get(name, ()) if other in names]
+        if here and name not in names:
+            use = " and ".join(f"--{other.replace('_', '-')}" for other in here)
+            raise JaxganError(f"there is no {option}: use {use}")
+        for field in fields:
+            known = typing.get_args(field.type)
+            is_choice = field.name == name and typing.get_origin(field.type) is Literal
+            if is_choice and value not in ("", *known) and not value.startswith("--"):
+                raise JaxganError(_other_value(option, value, known))
+
+
+def _other_value(option: str, value: str, known: Sequence[str]) -> str:
+    plain = value.lower().replace("-", "_")
+    near = [_OTHER_VALUES[plain]] if _OTHER_VALUES.get(plain) in known else []
+    near += difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
+    meant = f"; did you mean {near[0]}?" if near else "."
+    return f"{option} has no value {value!r}{meant} It takes {', '.join(known)}"
+
+
+def _fields(options: Any) -> Iterator[Any]:
+    for field in dataclasses.fields(options):
+        if dataclasses.is_dataclass(field.type):
+            yield from _fields(field.type)
+        yield field
+
+
+_RATES = ("generator_lr", "discriminator_lr")
+_OTHER_NAMES = {
+    "learning_rate": _RATES,
+    "lr": _RATES,
+    "batch": ("batch_size",),
+    "output": ("out", "workdir"),
+}
+"""Names that other programs have for options, and the names here."""
+_OTHER_VALUES = {
+    "wgan": "wasserstein",
+    "lsgan": "least_squares",
+    "vanilla": "non_saturating",
+    "bfloat16": "bf16",
+    "float32": "f32",
+}
+"""Names that other programs have for values, and the names here."""
+
+
 def main(run: Callable[[], int | None]) -> None:
     """Runs a script and exits with its status. A JaxganError becomes one line."""
+    # On a GPU jax would take three quarters of the memory at its first use, and a second script on
+    # the same card would fail.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     guard_streams()
     quieten()
     keep_programs()
@@ -155,7 +218,8 @@ def keep_programs() -> None:
             stacklevel=2,
         )
         return
-    # Keeps the folder small. jax's own limit needs a package that it does not install.
+    # Keeps the folder small. jax's own limit (jax_compilation_cache_max_size) would keep no more
+    # programs after a kill has left one without the file that says when it was used.
     forget_programs(folder, older_than=30 * 86400)
     config.update("jax_compilation_cache_dir", str(folder))
     config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

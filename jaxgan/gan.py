@@ -455,8 +455,20 @@ def _networks(config: GANConfig) -> dict[str, tuple[nn.Module, tuple[int, ...]]]
 
 def _equilibrium_distance(config: GANConfig, row: Mapping[str, Any]) -> np.ndarray:
     """How far the discriminator's loss is from its equilibrium."""
-    equilibrium = losses.equilibrium(config.loss, config.label_smoothing)
+    _, equilibrium = losses.equilibrium(config.loss, config.label_smoothing)
     return np.abs(np.asarray(row["disc_loss"]) - equilibrium)
+
+
+def _equilibrium(config: GANConfig) -> dict[str, float]:
+    """The losses if the discriminator cannot tell real images from generated ones, and its scores
+    if they have a value then."""
+    generator, discriminator = losses.equilibrium(config.loss, config.label_smoothing)
+    found = {"gen_loss": generator, "disc_loss": discriminator}
+    logit_of = losses.LOSSES[config.loss].equilibrium_logit
+    if logit_of is not None:
+        score = float(nn.sigmoid(logit_of(config.label_smoothing)))
+        found |= {"real_score": score, "fake_score": score}
+    return found
 
 
 @jax.jit
@@ -484,9 +496,14 @@ MODEL = Model(
     curves=(
         Curve("loss", {"generator": "gen_loss", "discriminator": "disc_loss"}),
         Curve(
-            "mean score", {"real images": "real_score", "generated images": "fake_score"}, (0, 1)
+            "mean score",
+            {"real images": "real_score", "generated images": "fake_score"},
+            (0, 1),
         ),
+        diagnostics.MISSED_CURVE,
     ),
+    columns=diagnostics.COLUMNS,
+    equilibrium=_equilibrium,
     diagnose=diagnostics.diagnose,
     equilibrium_distance=_equilibrium_distance,
     measure=_parameter_norms,

@@ -28,6 +28,16 @@ class Curve(NamedTuple):
     deviation: bool = False
     """Whether to draw a band of one standard deviation over the steps of an epoch. It takes the
     mean of the squares from the columns NAME_square."""
+    healthy: tuple[float, float] | None = None
+    """The range of a healthy run, which is shaded."""
+
+
+class Column(NamedTuple):
+    """A column of metrics.csv, in words."""
+
+    meaning: str
+    healthy: str = ""
+    """What it is in a healthy run."""
 
 
 class Finding(NamedTuple):
@@ -50,6 +60,14 @@ class Diagnosis(NamedTuple):
     """A list of failures for each member, in a fixed order. A single run is one member."""
     caveat: str | None = None
     """What the findings leave open, because the run is short or undertrained, or None."""
+
+    def first_seen(self) -> dict[str, list[int]]:
+        """For each failure, the epochs in which it was first seen, one for each member with it."""
+        found: dict[str, list[int]] = {}
+        for member in self.findings:
+            for finding in member:
+                found.setdefault(finding.name, []).append(finding.epochs[0])
+        return found
 
     def names(self, epochs: Sequence[int]) -> list[list[str]]:
         """The failures seen at the end of each epoch, joined by "+": `[epochs][members]`."""
@@ -96,6 +114,10 @@ class Model(NamedTuple):
     leaves in a state, such as ("generator", "opt_state", "hyperparams", "learning_rate")."""
     curves: Sequence[Curve]
     """The panels of curves.png."""
+    columns: Mapping[str, Column] = {}
+    """Its own columns of metrics.csv."""
+    equilibrium: Callable[[Any], Mapping[str, float]] = lambda config: {}
+    """`config -> {column: value}`: metrics of a model in the equilibrium of its game."""
     diagnose: Callable[[History], Diagnosis] | None = None
     """`history -> Diagnosis`: which failures a run or a population shows. Raises KeyError if a
     column is missing."""

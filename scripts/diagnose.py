@@ -9,11 +9,11 @@ import tyro
 from jaxgan import MODELS, JaxganError, cli
 from jaxgan.adversarial import diagnostics
 from jaxgan.files import disk_errors, expand, write_atomically
-from jaxgan.history import finite_mean, member_history
-from jaxgan.model import Diagnosis
+from jaxgan.history import finite_mean, member_history, readable
+from jaxgan.model import Column, Diagnosis
 from jaxgan.report import plots, texts
-from jaxgan.run import checkpoint, saved
-from jaxgan.run.journal import read_history
+from jaxgan.run import saved
+from jaxgan.run.journal import COLUMNS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,29 +34,27 @@ def main() -> None:
     model = saved.find_model(workdir, MODELS)
     if model.diagnose is None:
         raise JaxganError(f"{workdir} holds a run of {model.name}, which has no diagnosis")
-    settings = checkpoint.read_config(workdir).get(model.name, {})
-    history = read_history(workdir, model)
+    config = saved.read_config(model, workdir)
+    history = saved.read_history(model, workdir)
     if not history:
         raise JaxganError(f"{workdir} has no finished epoch yet")
     history = choose(history, options)
     diagnosis = model.diagnose(history)
-    print("\n".join(course_lines(history)))
-    lines = texts.finding_lines(diagnosis.findings, len(history), model, settings)
+    print("\n".join(course_lines(history, COLUMNS | dict(model.columns))))
+    lines = texts.finding_lines(diagnosis.findings, len(history), model, vars(config))
     print(
         "\n".join(
-            ["Found:", *(f"  {line}" for line in lines)]
+            ["Found:", *(texts.wrapped(f"  {line}", "    ") for line in lines)]
             if lines
-            else healthy_lines(history, diagnosis)
+            else map(texts.wrapped, healthy_lines(history, diagnosis))
         )
     )
-    marks: dict[str, list[int]] = {}
-    for member in diagnosis.findings:
-        for finding in member:
-            marks.setdefault(finding.name, []).append(finding.epochs[0])
     figure = expand(options.plot) if options.plot else workdir / "diagnosis.png"
     with disk_errors(figure):
         figure.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(figure, plots.diagnosis_png(history, diagnostics.CURVES, marks))
+        equilibrium, marks = model.equilibrium(config), diagnosis.first_seen()
+        picture = plots.curves_png(history, diagnostics.CURVES, equilibrium, marks, rows=2)
+        write_atomically(figure, picture)
     print(f"drawn in {figure}")
 
 
@@ -74,51 +72,30 @@ def choose(history: list[dict], options: Options) -> list[dict]:
     return member_history(history, options.member)
 
 
-def course_lines(history: list[dict]) -> list[str]:
-    """What happened from the first epoch to the last, a sentence for each metric."""
+def course_lines(history: list[dict], columns: dict[str, Column]) -> list[str]:
+    """The length of the run, and a table: each metric in its first and in its last epoch."""
     last = history[-1]
-    members, finite = np.size(last["gen_loss"]), np.isfinite(last["gen_loss"]).sum()
+    members, finite = np.size(last["gen_loss"]), int(np.isfinite(last["gen_loss"]).sum())
     length = f"{last['epoch']} epochs, {last['step']} steps"
     if members > 1:
         length += f", {members} members, of which {members - finite} diverged; means of the others:"
     elif not finite:
         length += ", in which it diverged"
-    return [
-        length,
-        f"The generator's loss was {course(history, 'gen_loss')}; {swing(last, 'gen')}",
-        f"The discriminator's loss was {course(history, 'disc_loss')}; {swing(last, 'disc')}",
-        f"The generator's gradient norm was {course(history, 'gen_grad_norm')}.",
-        f"The discriminator's gradient norm was {course(history, 'disc_grad_norm')}.",
-        f"The norm of the generator's parameters was {course(history, 'gen_param_norm')}.",
-        f"The norm of the discriminator's parameters was {course(history, 'disc_param_norm')}.",
-        f"The discriminator's accuracy on real images was {course(history, 'real_accuracy')}.",
-        f"Its accuracy on generated images was {course(history, 'fake_accuracy')}; 0.5 is chance.",
-        f"The share of the data that samples miss was {course(history, 'missed')}; 0 is best.",
-        "The diversity of samples, divided by that of real images, was "
-        f"{course(history, 'diversity')}; it should be about 1.",
-    ]
+    means = [{k: finite_mean(v) for k, v in readable(row).items()} for row in history]
+    lines = [length, f"{'':16}{'first':>8}{'last':>8}  healthy"]
+    for name, column in columns.items():
+        values = [row[name] for row in means if name in row]
+        healthy, real = column.healthy, means[-1].get(f"real_{name}")
+        if real is not None:
+            healthy = f"near {number(real)}"
+        if values and healthy:
+            ends = "".join(f"{number(value):>8}" for value in (values[0], values[-1]))
+            lines.append(f"{name:16}{ends}  {healthy:13}{column.meaning}")
+    return lines
 
 
-def course(history: list[dict], name: str) -> str:
-    """A metric over the epochs."""
-    rows = [row for row in history if name in row]
-    means = np.array([finite_mean(row[name]) for row in rows])
-    if not np.isfinite(means).any():
-        return "never measured" if not rows else "never finite"
-    text = f"{means[0]:.3g} in epoch {rows[0]['epoch']}"
-    if len(means) > 1:
-        text += f", {means[-1]:.3g} in epoch {rows[-1]['epoch']}"
-    extremes = {"smallest": int(np.nanargmin(means)), "largest": int(np.nanargmax(means))}
-    for word, at in extremes.items():
-        if at not in (0, len(means) - 1):
-            text += f", {word} {means[at]:.3g} in epoch {rows[at]['epoch']}"
-    return text
-
-
-def swing(row: dict, network: str) -> str:
-    squares, means = (np.array(row[f"{network}_loss{end}"]) for end in ("_square", ""))
-    deviation = finite_mean(np.sqrt(np.maximum(squares - np.square(means), 0)))
-    return f"its standard deviation over the steps of epoch {row['epoch']} was {deviation:.2g}."
+def number(value: float) -> str:
+    return f"{value:.3g}" if np.isfinite(value) else "-"
 
 
 def healthy_lines(history: list[dict], diagnosis: Diagnosis) -> list[str]:

@@ -15,10 +15,17 @@ from jaxgan.errors import NoSplitError
 from jaxgan.files import check_writable, disk_errors, expand, write_atomically
 from jaxgan.metrics import evaluation
 from jaxgan.metrics.neighbours import nearest
-from jaxgan.report import plots
+from jaxgan.report import plots, texts, verdict
 from jaxgan.run import checkpoint, saved
 
 FLOOR = "real images"
+MORE = ("precision", "recall", "density", "coverage", "classifier_score", "entropy", "worst_share")
+BETTER = {"fd": "less", "kid": "less", **dict.fromkeys(MORE, "more")}
+"""Which way scores are better."""
+MEMORISATION = (
+    "Memorisation: copies get 1, new images 0.5. Collapsed samples that look real also\n"
+    "get more than 0.5."
+)
 SHOWN = 10
 """Samples of each generator in the figure."""
 
@@ -30,13 +37,13 @@ class Options:
     - fd, kid: distances from the real images; less is better.
     - precision, density: how real the samples look; more is better.
     - recall, coverage: how much of the real variety they have; more is better.
-    - copies: the share of samples that copy a training image; about 0.01 for new images.
-    - memorisation: how often a sample is nearer to the training images than a test image is. It is
-      1 for copies and 0.5 for new images. It is less if samples are unlike all real images, and
-      more if they vary less than real images.
-    - classifier_score, entropy: how clear and how even the classes are.
+    - memorisation: how often a sample is nearer to the training images than a test image is. Copies
+      get 1 and new images 0.5. Samples unlike all real images get less. Collapsed samples get more,
+      if the few of them look real.
+    - classifier_score, entropy: how clear and how even the classes are; more is better.
     - worst_share: of all classes, the smallest ratio of their shares in samples and real images.
     - worst_class: the class with this ratio.
+    - copies: the share of samples that copy a training image; about 0.01 for new images.
     """
 
     workdirs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -68,22 +75,32 @@ def main() -> None:
     given = load_samples(options, train.images.shape[1:])
     others = len(test.images) if test else len(train.images) // 2
     n = min(options.num, len(train.images), others, *map(len, given.values()))
+    drawn = draw(options, n) | {name: images[:n] for name, images in given.items()}
+    form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
+    bar = tqdm(total=3 + 3 * len(drawn), desc="scoring", bar_format=form, disable=None)
     extractor = evaluation.make_extractor(train, options.judge)
     reference = evaluation.make_reference(extractor, train, test)
     features = {FLOOR: evaluation.floor(reference, n)}
+    bar.update()
     scores = {FLOOR: evaluation.evaluate(reference, features[FLOOR])}
+    bar.update()
     near = {}
     if test:
         near = evaluation.make_copy_references(reference, test)
         # Those from the end: those from the start set the thresholds.
         unseen = evaluation.shuffle(test.images)[::-1]
         scores[FLOOR] |= evaluation.copy_scores(near, unseen[:n])
-    drawn = draw(options, n) | {name: images[:n] for name, images in given.items()}
-    for name, images in tqdm(drawn.items(), "scoring", disable=None):
+    bar.update()
+    for name, images in drawn.items():
         features[name] = extractor.extract(images)
+        bar.update()
         scores[name] = evaluation.evaluate(reference, features[name])
+        bar.update()
         scores[name] |= evaluation.copy_scores(near, images)
+        bar.update()
+    bar.close()
     print_table(scores)
+    print_summary(scores)
     if options.json:
         write(options.json, json.dumps(scores, indent=2) + "\n")
     if options.plot:
@@ -113,7 +130,7 @@ def load_real(options: Options) -> tuple[data.Dataset, data.Dataset | None]:
         raise JaxganError(f"runs on different data cannot be compared: {', '.join(names)}")
     name, size, data_dir = found[0]
     if name in data.MIXTURES:
-        raise JaxganError(f"a run on {name} is scored when it ends; evaluate.py scores images only")
+        raise JaxganError(f"a run on {name} is scored by train.py; evaluate.py scores images only")
     data_dir = options.data_dir or data_dir
     train = data.load(name, "train", data_dir, image_size=size)
     try:
@@ -165,22 +182,53 @@ def sampler(model: Model, state: Any) -> evaluation.Sample:
 
 
 def print_table(scores: dict[str, dict[str, Any]]) -> None:
-    """A row for each score, a column for each generator."""
+    """A row for each score, a column for each generator, in 80 characters if they have room."""
     labels = {label: None for column in scores.values() for label in column}
-    width, columns = max(map(len, labels)), [max(8, len(name)) for name in scores]
-    print(
-        " " * width
-        + "".join(f"  {name}".rjust(2 + n) for name, n in zip(scores, columns, strict=True))
-    )
-    for label in labels:
+    plain = [label.partition("(")[0] for label in labels]
+    features = {label.partition("(")[2].partition(",")[0]: None for label in labels}
+    print(f"Features: {', '.join(features)}.")
+    short = {
+        # Copies are counted by several features.
+        label: name if plain.count(name) == 1 else label.partition(",")[0] + ")"
+        for label, name in zip(labels, plain, strict=True)
+    }
+    names = list(scores)
+    columns = [max(8, len(name)) for name in names]
+    width = max(map(len, short.values()))
+    if width + 6 + sum(2 + n for n in columns) > 80:
+        letters = [FLOOR, *(f"({chr(97 + i % 26)})" for i in range(len(names) - 1))]
+        for letter, name in list(zip(letters, names, strict=True))[1:]:
+            print(f"  {letter} {name}")
+        names, columns = letters, [max(8, len(letter)) for letter in letters]
+    print(" " * (width + 6) + "".join(f"  {n:>{w}}" for n, w in zip(names, columns, strict=True)))
+    for label, shown in short.items():
         values = [column.get(label) for column in scores.values()]
         if not any(isinstance(value, list) for value in values):
-            cells = (cell(value).rjust(2 + n) for value, n in zip(values, columns, strict=True))
-            print(f"{label:{width}}" + "".join(cells))
+            cells = (f"  {cell(v):>{w}}" for v, w in zip(values, columns, strict=True))
+            print(f"{shown:{width}}  {BETTER.get(shown, ''):4}" + "".join(cells))
 
 
 def cell(value: float | int | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else f"{value:.3g}"
+
+
+def print_summary(scores: dict[str, dict[str, Any]]) -> None:
+    """Which generator is the best, how good it is, and whether it copies."""
+    real, *others = scores
+    rows = {
+        name: scores[name] | {f"real_{k}": v for k, v in scores[real].items()} for name in others
+    }
+    best = min(rows, key=lambda name: evaluation.least_distance(rows[name]))
+    quality = verdict.quality(rows[best], None)
+    if any(name.startswith("memorisation(") for name in rows[best]):
+        print(MEMORISATION)
+    copied = [value for name, value in rows[best].items() if name.startswith("copies(")]
+    text = f"{best}{' has the smallest Fréchet distance' if len(rows) > 1 else ''}: "
+    text += quality.sentence if quality else ""
+    if copied:
+        text += f" {max(copied):.1%} of them count as copies of training images; of new images "
+        text += "about 1% do."
+    print(texts.wrapped(text, ""))
 
 
 def write(path: str, content: str | bytes) -> None:

@@ -14,17 +14,20 @@ import dataclasses
 import os
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 
 from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, cli, data
-from jaxgan.history import finite_members
+from jaxgan.errors import NonFiniteError
 from jaxgan.metrics import evaluation
+from jaxgan.presets import COVERAGE
 from jaxgan.processes import connect, is_first, together
-from jaxgan.report import texts
+from jaxgan.report import texts, verdict
 from jaxgan.run import checkpoint, training
+
+NETWORKS = ("generator", "discriminator")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,27 +83,26 @@ def main() -> int | None:
         if options.train.epochs == 0:
             return 0
     label = "" if options.preset == "reference" else f"-{options.preset}"
-    outcome = training.train(model, config, options.train, options.workdir, label=label)
+    try:
+        outcome = training.train(model, config, options.train, options.workdir, label=label)
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        print_advice(*advice("diverged", options))
+        return error.exit_code
     if outcome.stopped_by is not None:
         saved = "and saved" if checkpoint.steps(outcome.workdir) else "before the first step"
         print(f"stopped by {outcome.stopped_by.name} {saved} in {outcome.workdir}; resume with:")
         print(f"  {shlex.join(['python', *sys.argv])}")
         return 128 + outcome.stopped_by
     print_report(outcome)
-    print_scores(outcome, options.train.dataset)
-    if outcome.history:
-        print_failures(outcome, config)
-        print_best(outcome)
+    print_best(outcome)
+    print_verdict(outcome, options)
     if outcome.stopped_on_failure:
         print(f"stopped by --stop-on-failure and saved in {outcome.workdir}")
         return 5
     if not outcome.trained:
         print(f"already trained for {len(outcome.history)} epochs; more --epochs continue the run")
-    print(f"everything is in {outcome.workdir}:")
-    for name in checkpoint.ENTRIES:
-        path = outcome.workdir / name
-        if path.exists():
-            print(f"  {name}{'/' * path.is_dir()}")
+    print(f"everything is in {outcome.workdir}")
     return None
 
 
@@ -127,40 +129,76 @@ def print_report(outcome: training.Outcome) -> None:
         print("\n".join(texts.report_lines(report.summary, named, outcome.labels)))
 
 
-def print_scores(outcome: training.Outcome, dataset: str) -> None:
-    scores = outcome.scores
-    if scores is not None:
-        of_each = " of each member, mean" if outcome.report else ""
-        print(
-            f"2,500 samples{of_each}: {scores.modes:.3g} of {len(data.MIXTURES[dataset].centers)} "
-            f"modes, {scores.high_quality:.1%} of high quality, reverse KL "
-            f"{scores.reverse_kl:.3f} nats, covariance ratio {scores.covariance_ratio:.3f}"
-        )
-
-
-def print_failures(outcome: training.Outcome, config: GANConfig) -> None:
-    diagnosis = outcome.diagnosis
-    if diagnosis is None:
-        return
-    lines = texts.finding_lines(
-        diagnosis.findings, len(outcome.history), MODELS["gan"], vars(config)
-    )
-    finite = np.atleast_1d(finite_members(outcome.history[-1]))
-    if not lines and finite.any():
-        where = "" if finite.all() else " in the members that have not diverged"
-        caveat = f", but {diagnosis.caveat}" if diagnosis.caveat else ""
-        lines = [f"no failure was seen{where}{caveat}"]
-    print("\n".join(lines))
-
-
 def print_best(outcome: training.Outcome) -> None:
     best = evaluation.best_row(outcome.history)
-    if best is not None:
+    if best is not None and best["epoch"] != len(outcome.history):
         value = evaluation.least_distance(best)
         of = f", of member {evaluation.best_member(best)}" if outcome.report else ""
         print(f"the smallest Fréchet distance was {value:.3g}{of}, after epoch {best['epoch']}:")
-        command = ["python", "scripts/sample.py", "--best", "--workdir", str(outcome.workdir)]
+        command = ["python", "scripts/sample.py", "--best", "--workdir", shown(outcome.workdir)]
         print(f"  {shlex.join(command)}")
+
+
+def print_verdict(outcome: training.Outcome, options: Options) -> None:
+    if outcome.verdicts:
+        best = outcome.report.best if outcome.report else 0
+        print("\n".join(verdict.lines(outcome.verdicts, best)))
+        health = outcome.verdicts[best or 0].health
+        print_advice(*advice(health, options, len(outcome.history), outcome.workdir))
+
+
+def print_advice(reason: str, command: list[str]) -> None:
+    print(texts.wrapped(f"Next: {reason}", ""))
+    print(f"  {shlex.join(command)}")
+
+
+def advice(
+    health: str, options: Options, epochs: int = 0, workdir: Path = Path()
+) -> tuple[str, list[str]]:
+    """The next command for a run with this verdict, and why."""
+    if health in ("healthy", "unknown"):
+        script = str(Path(sys.argv[0]).with_name("sample.py"))
+        command = ["python", script, "--workdir", shown(workdir), "--num", "10000"]
+        return "draw samples.", [*command, "--out", "samples.npz"]
+    now, better = presets(options)
+    if health == "diverged" and better is None:
+        rates = {f"{name}_lr": getattr(options.gan, f"{name}_lr") / 10 for name in NETWORKS}
+        command = without({*rates, "workdir", "sweep"})
+        command += [f"--{name.replace('_', '-')}={rate:g}" for name, rate in rates.items()]
+        return "a tenth of the learning rates.", command
+    if health == "undertrained" or better is None:
+        command = without({"epochs", "steps", "stop_on_failure"})
+        return "train longer; this continues the run.", [*command, "--epochs", str(2 * epochs)]
+    networks = {field.name for field in dataclasses.fields(GANConfig)}
+    command = without(networks | {"preset", "workdir", "epochs", "steps", "sweep"})
+    on = options.train.dataset if options.train.dataset in COVERAGE else "fashion_mnist"
+    than = f", those of {now} {COVERAGE[on][now]:.0%}" if now else ""
+    reason = f"on {on}, samples of {better} cover {COVERAGE[on][better]:.0%} of the data{than}."
+    return reason, [*command, "--preset", better]
+
+
+def shown(path: Path) -> str:
+    """A path for a command: relative if it is below the current folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def presets(options: Options) -> tuple[str | None, str | None]:
+    """The preset of these options if none was changed, and the one to try next, or None."""
+    if GANConfig(**vars(options.gan)) == PRESETS[options.preset][0]:
+        better = {"reference": "tuned", "tuned": "large"}.get(options.preset)
+        return options.preset, better if better in COVERAGE["fashion_mnist"] else None
+    return None, "tuned" if options.preset == "reference" else options.preset
+
+
+def without(names: set[str]) -> list[str]:
+    """The command of this process, without the options with these names and their values."""
+    kept, dropped = ["python", sys.argv[0]], False
+    for word in sys.argv[1:]:
+        if word.startswith("--"):
+            dropped = word[2:].partition("=")[0].replace("-", "_") in names
+        if not dropped:
+            kept.append(word)
+    return kept
 
 
 def parse_options() -> Options:

@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import contextlib
+import csv
 import functools
 import io
 import os
@@ -17,7 +18,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
-from jaxgan import cli, train_step
+from jaxgan import MODELS, cli, train_step
+from jaxgan.run.journal import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 RNG = jax.random.key(5)
@@ -159,3 +161,14 @@ def colors(path: Path, left: int = 0) -> set[tuple[int, int, int]]:
 def contents(folder: Path) -> dict[Path, bytes]:
     """The files of a folder."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def undescribed(workdir: Path) -> set[str]:
+    """The columns of the metrics.csv of a GAN that no word explains. There should be none."""
+    gan = MODELS["gan"]
+    described = {*COLUMNS, *gan.columns, *gan.hyperparameters}
+    with (workdir / "metrics.csv").open(newline="") as file:
+        names = next(csv.reader(file))
+    assert "gen_loss" in names
+    found = {name for name in names if name not in described}
+    return {n for n in found if n.removeprefix("raw_").removeprefix("real_") not in described}

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, contents, script
+from helpers import ROOT, contents, here, script
 
 from jaxgan import JaxganError, cli
 from jaxgan.errors import LostProcessError, NonFiniteError
@@ -181,3 +181,20 @@ def test_a_lost_process_ends_at_once(main, monkeypatch, capsys):
     with pytest.raises(EndedError, match="4"):
         main(LostProcessError("gone"))
     assert capsys.readouterr().err == "error: gone\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--loss", "wgan"], "--loss has no value 'wgan'; did you mean wasserstein? It takes"),
+        (["--loss=hing"], "--loss has no value 'hing'; did you mean hinge? It takes"),
+        (["--loss", "foo"], "--loss has no value 'foo'. It takes non_saturating, minimax"),
+        (["--preset", "Large"], "--preset has no value 'Large'; did you mean large? It takes"),
+        (["--precision", "bfloat16"], "did you mean bf16? It takes f32, bf16"),
+        (["--learning-rate", "1e-3"], "no --learning-rate: use --generator-lr and --discrim"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_right_one(words, message):
+    _, err = here("train.py", *words, status=2)
+    assert err.startswith("error: ")
+    assert message in err

@@ -319,3 +319,16 @@ def test_the_norms_of_the_parameters_are_measured(small):
     for name, learner in (("gen", state.generator), ("disc", state.discriminator)):
         flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(learner.params)])
         np.testing.assert_allclose(found[f"{name}_param_norm"], np.linalg.norm(flat), rtol=1e-6)
+
+
+def test_the_equilibrium_has_closed_forms():
+    found = MODELS["gan"].equilibrium(GANConfig(loss="non_saturating"))
+    expected = {"gen_loss": np.log(2), "disc_loss": np.log(4), "real_score": 0.5, "fake_score": 0.5}
+    assert found == pytest.approx(expected, rel=1e-6)
+    # With labels of 0.7 a discriminator that cannot tell has a score of 0.7 / 2.
+    found = MODELS["gan"].equilibrium(GANConfig(loss="minimax", label_smoothing=0.3))
+    assert found["real_score"] == found["fake_score"] == pytest.approx(0.35, rel=1e-6)
+    assert found["gen_loss"] == pytest.approx(np.log(0.65), rel=1e-6)
+    # Any logit is as good for the Wasserstein loss.
+    found = MODELS["gan"].equilibrium(GANConfig(loss="wasserstein", r1=1.0))
+    assert found == {"gen_loss": 0, "disc_loss": 0}

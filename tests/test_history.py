@@ -3,7 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from jaxgan.history import finite_mean, finite_members, member_history
+from jaxgan.history import (
+    finite_mean,
+    finite_members,
+    mean_interval,
+    member_history,
+    readable,
+    with_squares,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -54,3 +61,29 @@ def test_the_history_of_a_member_is_that_of_one_run():
     ]
     assert math.isnan(member_history(history, 1)[1]["gen_loss"])
     assert history[0]["gen_loss"] == [1.0, 2.0]
+
+
+def test_an_interval_of_a_mean_is_that_of_student():
+    # Quantiles of t tables: 12.706 with 1 degree of freedom, 2.776 with 4.
+    found = mean_interval([1, 3, NAN])
+    assert found == {"mean": 2, "half": pytest.approx(12.706, abs=1e-3), "n": 2}
+    half = mean_interval([1, 2, 3, 4, 5])["half"]
+    assert half == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, abs=1e-3)
+    assert mean_interval([3, INF]) == {"mean": 3, "half": None, "n": 1}
+    assert mean_interval([NAN]) == {"mean": None, "half": None, "n": 0}
+
+
+def test_people_get_the_deviation_over_the_steps_and_short_names():
+    # Of the losses 1 and 5 the mean is 3, the mean square 13 and the deviation 2.
+    row = {"epoch": 1, "gen_loss": 3.0, "gen_loss_square": 13.0, "fd(judge, train, n=50)": 7.0}
+    found = readable(row)
+    assert found == {"epoch": 1, "gen_loss": 3.0, "gen_loss_sd": 2.0, "fd": 7.0}
+    assert list(found) == ["epoch", "gen_loss", "gen_loss_sd", "fd"]
+    # The mean square may be an estimate, here smaller than the square of the mean by 4.
+    assert readable({"gen_loss": 3.0, "gen_loss_square": 5.0})["gen_loss_sd"] == -2
+
+
+@pytest.mark.parametrize("square", [13.0, 9.0, 5.0, -1.0, NAN])
+def test_the_squares_come_back_from_the_deviations(square):
+    row = {"epoch": 3, "disc_loss": 3.0, "disc_loss_square": square, "seconds": 1.5}
+    assert with_squares(readable(row)) == pytest.approx(row, nan_ok=True)

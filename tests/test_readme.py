@@ -7,6 +7,7 @@ import pytest
 from helpers import ROOT
 
 import jaxgan
+from jaxgan.run import journal
 
 READMES = [ROOT / "README.md", ROOT / "scripts" / "README.md"]
 
@@ -48,3 +49,9 @@ def test_every_file_that_is_named_is_there(path):
 
 def test_the_readme_is_short():
     assert len(READMES[0].read_text().splitlines()) <= 150
+
+
+def test_the_table_of_columns_is_that_of_the_code():
+    columns = journal.COLUMNS | dict(jaxgan.MODELS["gan"].columns)
+    rows = [f"| `{name}` | {one.meaning} | {one.healthy} |" for name, one in columns.items()]
+    assert "\n".join(["|---|---|---|", *rows, ""]) in READMES[1].read_text()

@@ -91,7 +91,7 @@ def test_a_diverging_run_ends_with_3_and_keeps_the_last_good_checkpoint(tmp_path
     options = [*save_images(tmp_path, 192), "--epochs", "5", "--checkpoint-every", "1"]
     # Updates that grow so fast overflow after some epochs.
     options += ["--lr-scale", "exponential:1:1e20:60"]
-    _, error = here("train.py", *options, "--workdir", tmp_path / "run", status=3)
+    out, error = here("train.py", *options, "--workdir", tmp_path / "run", status=3)
     assert error.startswith("error: training diverged in epoch ")
     assert len(error.splitlines()) == 1
     epoch = int(error.split("epoch ")[1].split(":")[0])
@@ -100,3 +100,8 @@ def test_a_diverging_run_ends_with_3_and_keeps_the_last_good_checkpoint(tmp_path
     numbers = [value for row in rows for name, value in row.items() if name != "failures"]
     assert np.isfinite([float(number) for number in numbers]).all()
     assert "last checkpoint" in error
+    # What to try comes last, without the network options that diverged.
+    words = out.splitlines()[-1].split()
+    assert words[0] == "python"
+    assert words[-2:] == ["--preset", "tuned"]
+    assert not {"--lr-scale", "--workdir"} & set(words)

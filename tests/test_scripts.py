@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -13,21 +14,22 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, contents, here, picture, script
+from helpers import ROOT, contents, here, picture, script, undescribed
 from PIL import Image
 
 from jaxgan import MODELS, PRESETS, data, generate, loop, sample
 from jaxgan.adversarial import diagnostics
 from jaxgan.data.pixels import to_uint8
 from jaxgan.report import plots
-from jaxgan.run import journal, saved
-from jaxgan.run.checkpoint import RunFolder
+from jaxgan.run import saved
+from jaxgan.run.checkpoint import RunFolder, read_config
 
 GAN = MODELS["gan"]
 COLUMNS = (
     "epoch,step,gen_loss,disc_loss,real_score,fake_score,penalty,real_accuracy,fake_accuracy,"
-    "logit_spread,gen_grad_norm,disc_grad_norm,gen_loss_square,disc_loss_square,seconds,"
-    "steps_per_second,failures"
+    "logit_spread,gen_grad_norm,disc_grad_norm,gen_loss_sd,disc_loss_sd,seconds,steps_per_second,"
+    "fd,precision,recall,density,coverage,"
+    "real_fd,real_precision,real_recall,real_density,real_coverage,failures"
 )
 SMALL = (
     *("--generator-widths", 16, "--latent-dim", 8),
@@ -55,6 +57,27 @@ def user_error(refused):
     return run_here
 
 
+@pytest.fixture
+def advice(monkeypatch):
+    """The command that train.py suggests after a run with a verdict, by its options."""
+    # These settings would outlive the test.
+    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    spec = importlib.util.spec_from_file_location("train_script", ROOT / "scripts" / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+
+    def advise(health: str, options: str, epochs: int = 3) -> str:
+        monkeypatch.setattr(sys, "argv", ["train.py", *options.split()])
+        _, command = module.advice(health, module.parse_options(), epochs, Path("runs/x"))
+        return " ".join(command)
+
+    return advise
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A run folder after three epochs on the digits."""
@@ -63,6 +86,11 @@ def trained(tmp_path_factory) -> Path:
     assert not err
     assert len([line for line in out.splitlines() if line.startswith("epoch ")]) == 3
     assert f"everything is in {workdir}" in out
+    lines = out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("Verdict: undertrained. "))
+    advice = lines.index("Next: train longer; this continues the run.")
+    assert max(map(len, lines[at:advice])) <= 80
+    assert lines[advice + 1].endswith(f"--workdir {workdir} --epochs 6")
     return workdir
 
 
@@ -79,10 +107,16 @@ def test_the_run_folder_has_all_that_is_promised(trained):
     assert config["model"] == "gan"
     lines = (trained / "metrics.csv").read_text().splitlines()
     assert lines[0] == COLUMNS
+    assert undescribed(trained) == set()
     assert [line.split(",")[:2] for line in lines[1:]] == [["1", "12"], ["2", "24"], ["3", "36"]]
     names = [f"image_at_epoch_000{i}.png" for i in (1, 2, 3)]
     assert sorted(path.name for path in (trained / "samples").iterdir()) == names
-    assert [path.name for path in (trained / "checkpoints").iterdir()] == ["36"]
+    # Samples are scored at half the epochs and at the end. Then there is a checkpoint.
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["24", "36"]
+    rows = list(csv.DictReader(lines))
+    assert [bool(row["fd"]) for row in rows] == [False, True, True]
+    report = json.loads((trained / "report.json").read_text())
+    assert report["scores"]["fd(pca64, train, n=750)"]["value"] == float(rows[-1]["fd"])
     assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
 
 
@@ -102,8 +136,62 @@ def test_the_pictures_of_a_run_are_its_samples_and_its_images(trained):
             frame = np.asarray(animation.convert("L"))
             shown = picture(trained / "samples" / f"image_at_epoch_000{i + 1}.png")
             np.testing.assert_array_equal(frame, shown)
-    history = journal.read_history(trained, GAN)
-    assert (trained / "curves.png").read_bytes() == plots.curves_png(history, GAN.curves)
+    history = saved.read_history(GAN, trained)
+    drawn = plots.curves_png(history, GAN.curves, GAN.equilibrium(GAN.config()))
+    assert (trained / "curves.png").read_bytes() == drawn
+
+
+def test_a_run_without_scores_has_no_verdict_on_its_samples(tmp_path):
+    out, _ = here(*DIGITS, "--epochs", 1, "--no-evaluate", "--workdir", tmp_path / "run")
+    assert "Verdict: unknown. No failure was seen, but the run is short" in " ".join(out.split())
+    assert out.splitlines()[-2].startswith("  python sample.py --workdir ")
+    # Each score has a real_ score beside it.
+    scores = {name for name in COLUMNS.split(",") if f"real_{name}" in COLUMNS}
+    assert "coverage" in scores
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert not scores & set(header.split(","))
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["scores"] == {}
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["12"]
+
+
+@pytest.mark.parametrize(
+    ("health", "given", "suggested"),
+    [
+        # The preset gives the networks and how they learn; the data stay.
+        ("collapsed", "--dataset digits --loss minimax --workdir x", "--dataset digits"),
+        ("poor", "--generator-widths 8 16 --batch-size=9 --generator_lr=0.1", "--batch-size=9"),
+        ("diverged", "--data-dir d --epochs 5", "--data-dir d"),
+        ("no convergence", "--preset tuned --r1 0 --seed 3", "--seed 3"),
+    ],
+)
+def test_the_next_command_after_a_failure_has_a_tuned_preset(health, given, suggested, advice):
+    assert advice(health, given) == f"python train.py {suggested} --preset tuned"
+
+
+@pytest.mark.parametrize(
+    ("health", "given", "suggested"),
+    [
+        ("undertrained", "--loss minimax --steps 9 --workdir x", "--loss minimax --workdir x"),
+        ("undertrained", "--epochs 4 --preset tuned", "--preset tuned"),
+        # There is no better preset than large.
+        ("poor", "--preset=large --epochs=4", "--preset=large"),
+    ],
+)
+def test_the_next_command_of_a_run_that_may_improve_has_twice_the_epochs(
+    health, given, suggested, advice
+):
+    assert advice(health, given, epochs=4) == f"python train.py {suggested} --epochs 8"
+
+
+def test_the_next_command_may_be_a_larger_preset_or_lower_rates_or_samples(advice):
+    assert advice("poor", "--preset tuned --seed 3") == "python train.py --seed 3 --preset large"
+    # The folder holds a run with other rates.
+    rates = "--generator-lr=2.5e-05 --discriminator-lr=0.0002"
+    found = advice("diverged", "--preset large --workdir x --seed 3")
+    assert found == f"python train.py --preset large --seed 3 {rates}"
+    for health in ("healthy", "unknown"):
+        sampled = advice(health, "--loss minimax")
+        assert sampled.startswith("python sample.py --workdir runs/x --num 10000 ")
 
 
 def test_a_finished_run_says_so_and_more_epochs_continue_it(trained, tmp_path):
@@ -126,8 +214,7 @@ def test_another_config_is_refused_and_nothing_changes(trained, user_error):
 
 
 def test_a_folder_in_use_is_refused(trained, user_error):
-    config = json.loads((trained / "config.json").read_text())
-    holder = RunFolder(trained, config)
+    holder = RunFolder(trained, read_config(trained))
     before = contents(trained)
     error = user_error(*DIGITS, "--epochs", 9, "--workdir", trained)
     assert "in use by another process" in error
@@ -252,7 +339,7 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     workdir = tmp_path / "run"
     here(
         *("train.py", "--dataset", tmp_path / "images", "--image-size", 8, "--epochs", 5, *SMALL),
-        *("--sample-every", 2, "--checkpoint-every", 2, "--workdir", workdir),
+        *("--sample-every", 2, "--checkpoint-every", 2, "--no-evaluate", "--workdir", workdir),
     )
     # Every second, and the last.
     names = [f"image_at_epoch_000{i}.png" for i in (2, 4, 5)]
@@ -272,7 +359,14 @@ def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error)
     workdir = tmp_path / "run"
     options = ("--dataset", "grid", "--batch-size", 50_000, *SMALL, "--workdir", workdir)
     out, _ = here("train.py", *options, "--epochs", 2)
-    assert re.search(r"2,500 samples: \d+ of 25 modes, [\d.]+% of high quality, reverse KL", out)
+    sentence = r"Verdict: undertrained. The samples have \d+ of 25 modes, and \d+% of them lie"
+    assert re.search(sentence, " ".join(out.split()))
+    # One run has an interval of each score, from its samples.
+    scores = json.loads((workdir / "report.json").read_text())["scores"]
+    assert {"modes", "high_quality", "reverse_kl"} < set(scores)
+    low, high = scores["high_quality"]["interval"]
+    assert low <= scores["high_quality"]["value"] <= high
+    assert undescribed(workdir) == set()
     chosen = plots.choose_real(data.load("grid").images)
     real = picture(workdir / "real.png")
     np.testing.assert_array_equal(real, plots.picture(chosen))
@@ -324,9 +418,10 @@ def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, term
     assert not re.search(r"epoch \d+/50  ", shown)
     lines = [line.split("\r")[-1] for line in shown.splitlines()]
     found = [line for line in lines if line.startswith("vanishing gradients, epoch ")]
-    # After the bar of its epoch, and once more at the end.
-    assert len(found) == 2
-    assert "--loss non_saturating" in found[0]
+    # After the bar of its epoch. The verdict comes last.
+    assert len(found) == 1
+    assert any(line.startswith("Verdict: vanishing gradients. The discrim") for line in lines)
+    assert "--loss non_saturating" in " ".join(lines)
     assert f"stopped by --stop-on-failure and saved in {workdir}" in lines
 
     lines = (workdir / "metrics.csv").read_text().splitlines()
@@ -336,9 +431,19 @@ def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, term
     out, _ = here("diagnose.py", workdir)
     assert out.startswith(f"{epochs} epochs, {188 * epochs} steps\n")
     assert found[0].split(":")[0] in out
-    history = journal.read_history(workdir, GAN)
-    drawn = plots.diagnosis_png(history, diagnostics.CURVES, {"vanishing gradients": [epochs]})
+    equilibrium = GAN.equilibrium(saved.read_config(GAN, workdir))
+    drawn = plots.curves_png(
+        saved.read_history(GAN, workdir),
+        diagnostics.CURVES,
+        equilibrium,
+        {"vanishing gradients": [epochs]},
+        rows=2,
+    )
     assert (workdir / "diagnosis.png").read_bytes() == drawn
+    # The failure is in the curves, too.
+    history, marks = saved.read_history(GAN, workdir), {"vanishing gradients": [epochs]}
+    curves = plots.curves_png(history, GAN.curves, equilibrium, marks)
+    assert (workdir / "curves.png").read_bytes() == curves
     assert "is no population" in user_error("diagnose.py", workdir, "--member", 0)
     assert "not a run folder" in user_error("diagnose.py", tmp_path)
     here("diagnose.py", workdir, "--plot", tmp_path / "new" / "figure.png")
@@ -348,7 +453,15 @@ def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, term
 def test_a_healthy_run_is_described(trained):
     out, _ = here("diagnose.py", trained)
     assert out.startswith("3 epochs, 36 steps\n")
-    assert "No failure was seen, but the run is short, 36 steps: failures show after 2,000" in out
+    # 2,000 steps are 167 epochs of 12 steps.
+    assert "the run is short: failures show after 164 more epochs" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+    table = {line.split()[0]: line.split()[1:3] for line in out.splitlines()[2:]}
+    rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
+    for name, at in (("gen_loss", (0, -1)), ("gen_loss_sd", (0, -1)), ("fd", (1, -1))):
+        assert table[name] == [f"{float(rows[i][name]):.3g}" for i in at], name
+    (line,) = [line for line in out.splitlines() if line.startswith("fd ")]
+    assert f"  near {float(rows[-1]['real_fd']):.3g} " in line
 
 
 def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
@@ -372,7 +485,8 @@ def test_help_explains_each_option_with_its_default():
     gan, train = PRESETS["reference"]
     hidden = ("image_shape", "bounded", "generator", "discriminator")
     for name in [*vars(gan), *vars(train), "workdir", "summary", "preset"]:
-        assert (f"--{name.replace('_', '-')} " in out) == (name not in hidden), name
+        option = f"--{'no-' * (name == 'evaluate')}{name.replace('_', '-')} "
+        assert (option in out) == (name not in hidden), name
     assert "default: 64 128 256" in out
     assert "default: 0.001" in out
 

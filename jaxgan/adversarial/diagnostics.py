@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgan.history import History
-from jaxgan.model import Curve, Diagnosis, Finding
+from jaxgan.model import Column, Curve, Diagnosis, Finding
 
 Columns = dict[str, np.ndarray]
 
@@ -62,6 +62,9 @@ GROWTH = 2.0
 value before the window, and this factor is at least LASTING times its value one window earlier."""
 
 
+MISSED_CURVE = Curve(
+    "share of the data", {"missed by samples": "missed"}, limits=(0, 1.02), healthy=(0, MISSED)
+)
 CURVES = (
     Curve("loss", {"generator": "gen_loss", "discriminator": "disc_loss"}, deviation=True),
     Curve(
@@ -73,10 +76,29 @@ CURVES = (
         "accuracy of the discriminator",
         {"on real images": "real_accuracy", "on generated images": "fake_accuracy"},
         limits=(0, 1.02),
+        healthy=(0, CERTAIN),
     ),
-    Curve("share of the data", {"missed by samples": "missed"}, limits=(0, 1.02)),
+    MISSED_CURVE,
 )
 """The curves that show the failures."""
+
+COLUMNS = {
+    "gen_loss": Column("loss of the generator", "levels off"),
+    "gen_loss_sd": Column("sd of this loss over the steps", "falls"),
+    "disc_loss": Column("loss of the discriminator", "levels off"),
+    "disc_loss_sd": Column("sd of this loss over the steps", "falls"),
+    "real_score": Column("mean sigmoid of real logits", "inside (0,1)"),
+    "fake_score": Column("mean sigmoid of generated logits", "inside (0,1)"),
+    "real_accuracy": Column("accuracy on real images", f"below {CERTAIN}"),
+    "fake_accuracy": Column("accuracy on generated images", f"below {CERTAIN}"),
+    "penalty": Column("penalties, with their weights", "levels off"),
+    "logit_spread": Column("spread of the logits", "levels off"),
+    "gen_grad_norm": Column("gradient norm, generator", "not near 0"),
+    "disc_grad_norm": Column("gradient norm, discriminator", "levels off"),
+    "gen_param_norm": Column("norm of parameters, generator", "levels off"),
+    "disc_param_norm": Column("norm of parameters, discriminator", "levels off"),
+}
+"""The columns of metrics.csv that only a GAN has."""
 
 
 def diagnose(history: History) -> Diagnosis:
@@ -113,12 +135,12 @@ def diagnose(history: History) -> Diagnosis:
 
 def _caveat(history: History, measured: Columns) -> str | None:
     """What a history does not show because it is short, or None."""
-    steps = history[-1]["step"] if history else 0
-    if steps < WINDOW or len(history) < 2:
-        return (
-            f"the run is short, {steps:,} steps: failures show after {WINDOW:,} steps and two "
-            "epochs or more"
-        )
+    if not history:
+        return "the run has no epoch yet"
+    missing = _epochs_in_window(history) - len(history)
+    if missing > 0:
+        epochs = f"{missing:,} more epoch{'s' * (missing > 1)}"
+        return f"the run is short: failures can only be seen after {epochs}"
     last = {name: values[-1] for name, values in measured.items()}
     improving = (last["missed"] >= MISSED) & (last["missed_fall"] <= FALL)
     if improving.any():
@@ -309,26 +331,16 @@ _FAILURES = {
     "vanishing gradients": _Failure(
         _vanishing,
         _vanishing_evidence,
-        (
-            "--loss non_saturating",
-            "--instance-noise linear:0.1:0:10000",
-            "--loss relativistic --r1 1 --r2 1",
-            "a lower --discriminator-lr",
-        ),
+        ("--loss non_saturating", "--r1 1", "a lower --discriminator-lr"),
     ),
     "mode collapse": _Failure(
         _collapse,
         _collapse_evidence,
-        ("--pac 2", "--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"),
+        ("--r1 1", "--loss relativistic --r1 1 --r2 1 --ema-decay 0.999"),
     ),
     "no convergence": _Failure(
         _no_convergence,
         _no_convergence_evidence,
-        (
-            "--r1 1",
-            "--instance-noise linear:0.1:0:10000",
-            "--updates alternating",
-            "lower learning rates, --lr-scale cosine:1:0:STEPS",
-        ),
+        ("--r1 1", "--lr-scale cosine:1:0", "lower learning rates"),
     ),
 }

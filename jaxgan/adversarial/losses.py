@@ -138,15 +138,17 @@ def per_image(
     return loss.function(real_logits, fake_logits, **options)
 
 
-def equilibrium(name: str, label_smoothing: float = 0.0) -> float:
-    """The discriminator's loss if it cannot tell real images from generated ones.
+def equilibrium(name: str, label_smoothing: float = 0.0) -> tuple[float, float]:
+    """The losses of generator and discriminator if the discriminator cannot tell real images from
+    generated ones.
 
-    This is the smallest loss with one logit for all images: log 4 nats for the cross-entropies
-    (arXiv 1406.2661, theorem 1).
+    The discriminator's is the smallest one with one logit for all images: log 4 nats for the
+    cross-entropies (arXiv 1406.2661, theorem 1).
     """
     logit_of = LOSSES[name].equilibrium_logit
     logit = jnp.full(1, 0.0 if logit_of is None else logit_of(label_smoothing))
-    return float(per_image(name, logit, logit, label_smoothing).discriminator[0])
+    generator, discriminator = per_image(name, logit, logit, label_smoothing)
+    return float(generator[0]), float(discriminator[0])
 
 
 def boundary(

@@ -13,6 +13,8 @@ WITHIN = 3.0
 """A sample within this distance of the nearest centre, in units of sigma, has high quality."""
 LEAST = 30
 """The smallest number of samples from which a covariance is estimated."""
+RESAMPLES = 200
+"""Bootstrap samples for an interval."""
 
 
 class ModeScores(NamedTuple):
@@ -71,6 +73,17 @@ def mode_scores(points: np.ndarray, mixture: "Mixture") -> ModeScores:
         reverse_kl=float((shares * np.log(shares * k)).sum()),
         covariance_ratio=min(ratios, default=0.0),
     )
+
+
+def mode_intervals(points: np.ndarray, mixture: "Mixture") -> dict[str, tuple[float, float]]:
+    """95% intervals of the ModeScores, by their names, from RESAMPLES bootstrap samples.
+
+    Takes the same arguments and raises the same errors as `mode_scores`.
+    """
+    rng, n = np.random.default_rng(0), len(points)
+    scores = [mode_scores(points[rng.integers(n, size=n)], mixture) for _ in range(RESAMPLES)]
+    low, high = np.percentile(scores, (2.5, 97.5), axis=0)
+    return dict(zip(ModeScores._fields, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
 def _roundness(points: np.ndarray) -> float:

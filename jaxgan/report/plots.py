@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,46 +135,47 @@ def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes 
     )
 
 
-def curves_png(history: History, curves: Sequence[Curve]) -> bytes:
+def curves_png(
+    history: History,
+    curves: Sequence[Curve],
+    equilibrium: Mapping[str, float] | None = None,
+    marks: Mapping[str, Sequence[int]] | None = None,
+    rows: int = 1,
+) -> bytes:
     """The curves of a history, one panel each, as a PNG file.
 
-    If samples were evaluated in training, another panel shows their Fréchet distance and that of
-    real images. For a population thin lines show the members, and a thick line shows the mean over
-    the members that have not diverged.
-    """
-    columns = dict.fromkeys(name for row in history for name in row)
-    distances = [name for name in columns if name.startswith(("fd(", "raw_fd(", "real_fd("))]
-    if distances:
-        curves = [*curves, Curve("Fréchet distance", {n: n for n in distances}, scale="log")]
-    figure, panels = _panels(1, len(curves))
-    for axes, curve in zip(np.ravel(panels), curves, strict=True):
-        _draw(axes, history, curve)
-    return _saved(figure)
-
-
-def diagnosis_png(
-    history: History, curves: Sequence[Curve], marks: Mapping[str, Sequence[int]]
-) -> bytes:
-    """Four curves of a history, and its failures as vertical lines, as a PNG file.
+    If three or more epochs were scored, another panel shows the Fréchet distance of samples and
+    that of real images. For a population thin lines show the members, and a thick line shows the
+    mean over the members that have not diverged.
 
     Args:
       history: of one run or of a population.
-      curves: four of them. The legend of the last one names the failures.
-      marks: for each failure the epochs in which it was first seen, one for each affected member.
+      curves: which metrics.
+      equilibrium: for some columns their value in the equilibrium, a dashed line.
+      marks: for each failure the epochs in which it was first seen, one for each affected member:
+        vertical lines.
+      rows: of panels.
     """
-    figure, panels = _panels(2, 2)
-    for axes, curve in zip(panels.ravel(), curves, strict=True):
-        _draw(axes, history, curve)
-    last = panels.ravel()[-1]
-    last.set_ylim(0, max(1.05, last.get_ylim()[1]))
-    for i, (name, epochs) in enumerate(marks.items()):
-        # Each failure has its own offset, so that lines in one epoch do not hide each other.
-        color, dashes = f"C{3 + i}", (5 * i, (5, 10))
-        for axes in panels.ravel():
-            for epoch in epochs:
-                axes.axvline(epoch, color=color, linestyle=dashes)
-        last.plot([], [], color=color, label=name)
-    last.legend(loc="upper right")
+    scored = [row for row in history if any(name.startswith("fd(") for name in row)]
+    distances = [name for row in scored for name in row if re.match(r"(raw_|real_)?fd\(", name)]
+    if len(scored) > 2:
+        names = {name: name for name in distances}
+        curves = [*curves, Curve("Fréchet distance", names, scale="log")]
+    figure, panels = _panels(rows, -(-len(curves) // rows))
+    for axes in np.ravel(panels)[len(curves) :]:
+        axes.remove()
+    for axes, curve in zip(np.ravel(panels), curves, strict=False):
+        _draw(axes, history, curve, equilibrium or {})
+        for i, (name, epochs) in enumerate((marks or {}).items()):
+            # Each failure has its own offset, so that lines in one epoch do not hide each other.
+            style: Any = {"color": f"C{3 + i}", "linestyle": (5 * i, (5, 10))}
+            for epoch in set(epochs):
+                axes.axvline(epoch, **style)
+            axes.plot([], [], label=name, color=style["color"], linestyle=":")
+        # Above the panel, where it hides no curve.
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize="small", frameon=False
+        )
     return _saved(figure)
 
 
@@ -221,8 +223,11 @@ def _panels(rows: int, columns: int) -> tuple[Any, np.ndarray]:
     return figure, figure.subplots(rows, columns)
 
 
-def _draw(axes: Any, history: History, curve: Curve) -> None:
+def _draw(axes: Any, history: History, curve: Curve, equilibrium: Mapping[str, float]) -> None:
     from matplotlib.ticker import MaxNLocator
+
+    if curve.healthy is not None:
+        axes.axhspan(*curve.healthy, color="tab:green", alpha=0.1, linewidth=0, label="healthy")
 
     for name, column in curve.metrics.items():
         rows = [row for row in history if column in row]
@@ -240,6 +245,15 @@ def _draw(axes: Any, history: History, curve: Curve) -> None:
             deviation = np.sqrt(np.maximum(squares - np.square(mean), 0))
             band = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
             axes.fill_between(epochs, mean - deviation, mean + deviation, **band)
+        if column in equilibrium:
+            label = f"equilibrium: {equilibrium[column] + 0.0:.2f}"  # no -0.00
+            axes.axhline(
+                equilibrium[column],
+                color=line.get_color(),
+                linestyle="--",
+                linewidth=1,
+                label=label,
+            )
     axes.set(xlabel="epoch", ylabel=curve.title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(history) == 1:
@@ -250,7 +264,6 @@ def _draw(axes: Any, history: History, curve: Curve) -> None:
         axes.set_yscale(curve.scale)
     axes.set_ylim(curve.limits)
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right")
 
 
 def _saved(figure) -> bytes:

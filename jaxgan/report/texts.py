@@ -1,6 +1,7 @@
 """Lines of text for people, made from histories, findings and scores."""
 
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,12 @@ import numpy as np
 
 from jaxgan.history import finite_mean
 from jaxgan.model import Finding, Model
+
+
+def wrapped(line: str, indent: str = "  ") -> str:
+    """A line as several of at most 80 characters; the second and later ones are indented."""
+    options: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(line, 80, subsequent_indent=indent, **options)
 
 
 def finding_lines(
@@ -94,7 +101,7 @@ def report_lines(
             for name in names
         ]
         diverged = f"{group['diverged']} of {group['members']} diverged"
-        lines.append("  " + "  ".join([*settings, *values, diverged]))
+        lines.append(wrapped("  " + "  ".join([*settings, *values, diverged]), "    "))
     for name, i in named.items():
         if i is not None:
             lines.append(f"{name}: " + " ".join(f"{k} {v}" for k, v in labels[i].items()))

@@ -38,6 +38,7 @@ ENTRIES = (
 
 _NONE = -1
 _COMFORT = "Earlier checkpoints are intact. "
+_DIGEST = "sha256 of the rest"
 _DIGESTS = "digests.json"
 _NOT_DATA = (_DIGESTS, "_CHECKPOINT_METADATA", "commit_success.txt")
 """The digests, and files that Orbax writes after them. Restoring does not need these files."""
@@ -91,7 +92,8 @@ class RunFolder:
             with disk_errors(self.path):
                 for folder in (self.path, self.path / "samples"):
                     remove_partial(folder)
-                write_atomically(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+                content = {**config, _DIGEST: _digest(config)}
+                write_atomically(self.path / "config.json", json.dumps(content, indent=2) + "\n")
         except BaseException:
             self.close()
             raise
@@ -321,6 +323,23 @@ def restore(path: Path, like: Checkpoint) -> tuple[Checkpoint, int] | None:
             damaged.add(step)
 
 
+def restore_record(path: Path) -> Any:
+    """The record of the newest intact checkpoint of a run folder; None if there is none.
+
+    Raises:
+      JaxganError: like `restore`.
+    """
+    import orbax.checkpoint as ocp
+
+    path = path.absolute()
+    step = _newest_intact(path, set())
+    if step == _NONE:
+        return None
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        folder, args = path / "checkpoints" / str(step), ocp.args.JsonRestore()
+        return checkpointer.restore(folder, args=ocp.args.Composite(record=args))["record"]
+
+
 def restore_step(path: Path, step: int, like: Checkpoint) -> Checkpoint:
     """Reads one checkpoint of a run folder, like `restore`.
 
@@ -368,7 +387,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The config.json of a run folder.
 
     Raises:
-      JaxganError: if it does not exist or cannot be read.
+      JaxganError: if it does not exist, cannot be read, or has changed since it was written.
     """
     file = expand(path) / "config.json"
     try:
@@ -377,11 +396,21 @@ def read_config(path: str | Path) -> dict[str, Any]:
             isinstance(v, dict | str) for v in config.values()
         ):
             raise ValueError("it describes no run")
-        return config
+        digest = config.pop(_DIGEST, None)  # earlier versions had none
     except FileNotFoundError as error:
         raise JaxganError(f"{path} is not a run folder: it has no config.json") from error
     except (OSError, ValueError, RecursionError) as error:
         raise JaxganError(f"{file} cannot be read ({error})") from error
+    if digest not in (None, _digest(config)):
+        raise JaxganError(
+            f"{file} has changed since it was written; restore it, or, if you changed it on "
+            f"purpose, remove its entry {_DIGEST!r}"
+        )
+    return config
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def _manager(path: Path, when_final: Callable[[], None], best: Callable[[], int | None]):

@@ -11,10 +11,33 @@ import numpy as np
 
 from jaxgan.errors import JaxganError
 from jaxgan.files import disk_errors, expand, write_atomically
-from jaxgan.history import History, finite_mean
-from jaxgan.model import Diagnosis, Model
+from jaxgan.history import History, finite_mean, member_history, readable, with_squares
+from jaxgan.model import Column, Diagnosis, Model
 from jaxgan.processes import is_first
 from jaxgan.report import plots
+
+COLUMNS = {
+    "epoch": Column("the number of the epoch, from 1"),
+    "step": Column("steps taken by its end"),
+    "member": Column("the number of the member"),
+    "seed": Column("the seed of the member"),
+    "seconds": Column("time of training, in seconds"),
+    "steps_per_second": Column("steps in a second; of a population those of all members"),
+    "missed": Column("share of the data without samples", "falls to 0"),
+    "diversity": Column("distance of samples, by real ones", "about 1"),
+    "fd": Column("Fréchet distance of samples", "as real ones"),
+    "precision": Column("share of samples that look real", "as real ones"),
+    "recall": Column("share of real images like samples", "as real ones"),
+    "density": Column("real images around each sample", "as real ones"),
+    "coverage": Column("share of real images near samples", "as real ones"),
+    "modes": Column("modes that have samples", "all"),
+    "high_quality": Column("share of samples near a mode", "about 0.99"),
+    "reverse_kl": Column("KL of modes from uniform, in nats", "near 0"),
+    "covariance_ratio": Column("how round the worst mode is", "0.5 or more"),
+    "failures": Column("failures seen at its end", "none"),
+}
+"""The columns of metrics.csv that are the same for all models. Scores of images also exist with
+real_ (of real images) and, with --evaluate-every, raw_ (of parameters without their average)."""
 
 
 class Events:
@@ -45,7 +68,7 @@ class Events:
     def write_row(self, row: Mapping[str, Any]) -> None:
         """Writes the row of an epoch."""
         if self._writer is not None:
-            for name, value in row.items():
+            for name, value in readable(row).items():
                 if name not in ("epoch", "step"):
                     self._writer.add_scalar(name, finite_mean(value), row["step"])
 
@@ -69,15 +92,22 @@ class Journal:
     Args:
       path: the run folder.
       model: of the run; it has the curves and the diagnosis.
+      config: of the model.
       labels: for each member, the columns of metrics.csv that identify it.
       events: TensorBoard events.
     """
 
     def __init__(
-        self, path: Path, model: Model, labels: Sequence[Mapping[str, Any]], events: Events
+        self,
+        path: Path,
+        model: Model,
+        config: Any,
+        labels: Sequence[Mapping[str, Any]],
+        events: Events,
     ):
         self._path = path
         self._model = model
+        self._config = config
         self._labels = labels
         self._events = events
         self._real: np.ndarray | None = None
@@ -119,7 +149,11 @@ class Journal:
         if not is_first():
             return
         if history:
-            self._write("curves.png", plots.curves_png(history, self._model.curves))
+            found = diagnose(self._model, history)
+            marks = {} if found is None else found.first_seen()
+            equilibrium = self._model.equilibrium(self._config)
+            picture = plots.curves_png(history, self._model.curves, equilibrium, marks)
+            self._write("curves.png", picture)
         # A run that continued from an older checkpoint may have pictures of later epochs.
         frames = [self._path / _sample_name(epoch + 1) for epoch in range(len(history))]
         animation = plots.gif([path for path in frames if path.exists()])
@@ -140,7 +174,8 @@ class Journal:
         failures = diagnosis.names([row["epoch"] for row in history]) if diagnosis else []
         for at, row in enumerate(history):
             for i, label in enumerate(self._labels):
-                values = {k: v[i] if isinstance(v, list) else v for k, v in row.items()}
+                (one,) = member_history([row], i)
+                values = readable(one)
                 place = {"epoch": values.pop("epoch"), "step": values.pop("step")}
                 last = {"failures": failures[at][i]} if diagnosis else {}
                 rows.append({**place, **label, **values, **last})
@@ -160,7 +195,7 @@ def diagnose(model: Model, history: History) -> Diagnosis | None:
     return None if model.diagnose is None else model.diagnose(history)
 
 
-def read_history(path: str | Path, model: Model) -> list[dict[str, Any]]:
+def read_table(path: str | Path, model: Model) -> list[dict[str, Any]]:
     """The history in the metrics.csv of a run folder. The run may still continue.
 
     Raises:
@@ -187,11 +222,11 @@ def read_history(path: str | Path, model: Model) -> list[dict[str, Any]]:
 def _row(members: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """A row of the history, from the rows of an epoch in metrics.csv."""
     first = members[0]
-    values: dict[str, Any] = {
-        name: [float(line[name]) for line in members]
-        for name, text in first.items()
-        if name != "failures" and text
-    }
+    lines = [
+        with_squares({k: float(v) for k, v in line.items() if k != "failures" and first[k]})
+        for line in members
+    ]
+    values: dict[str, Any] = {name: [line[name] for line in lines] for name in lines[0]}
     if "member" not in first:
         values = {name: value for name, (value,) in values.items()}
     return values | {name: int(first[name]) for name in ("epoch", "step")}

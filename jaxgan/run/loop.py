@@ -214,8 +214,11 @@ class _Fitting:
         self.epoch, self.at = divmod(step(self._state), self.steps)
 
     def compile(self) -> None:
-        """Compiles the steps without taking one, so that seconds count only training."""
-        self._train(self._order(), self.at, self.at)
+        """Compiles the steps without taking one, so that seconds count only training, and so that
+        the end of the first epoch does not wait for the program of a smaller last batch."""
+        order = self._order()
+        self._train(order, self.at, self.at)
+        self._train(order, self.steps, self.steps)
 
     def finish_epoch(self, should_stop, show) -> dict[str, np.ndarray] | None:
         """Trains to the end of the epoch. Returns the means of its metrics, or None if stopped."""
@@ -251,9 +254,6 @@ class _Fitting:
             if stop:
                 return
             end = min(self.at + int(length), self.steps)
-            if end == self.steps:
-                # Compiles the program of a smaller last batch before the time is measured.
-                self._train(order, self.steps, self.steps)
             started = time.perf_counter()
             self._train(order, self.at, end)
             jax.block_until_ready((self._state, self._totals))
@@ -283,10 +283,10 @@ class _Fitting:
             return means
         if self._layout.population:
             return {name: np.where(finite, mean, np.nan) for name, mean in means.items()}
-        reasons = [f"{name} is {mean}" for name, mean in means.items() if not np.isfinite(mean)]
         # Metrics are measured before the update. Its result, which is saved, may not be finite.
-        reasons = reasons[:4] or ["a parameter or an optimizer moment is not finite"]
-        raise NonFiniteError(f"training diverged in epoch {self.epoch + 1}: {', '.join(reasons)}")
+        names = [name for name, mean in means.items() if not np.isfinite(mean)]
+        what = ", ".join(names[:4] or ["a parameter or an optimizer moment"])
+        raise NonFiniteError(f"training diverged in epoch {self.epoch + 1}: not finite: {what}")
 
 
 def _train_steps(

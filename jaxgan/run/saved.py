@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from jaxgan import schedules
@@ -13,7 +14,7 @@ from jaxgan.errors import JaxganError
 from jaxgan.files import expand
 from jaxgan.metrics import evaluation
 from jaxgan.model import Model
-from jaxgan.run import checkpoint, loop
+from jaxgan.run import checkpoint, journal, loop
 from jaxgan.run.members import OneRun, make_runs
 from jaxgan.run.settings import TrainConfig
 from jaxgan.version import __version__
@@ -42,6 +43,36 @@ def read_settings(workdir: str | Path) -> TrainConfig:
       JaxganError: if it is no run folder, or if this version does not know its settings.
     """
     return _read(workdir, "train", TrainConfig)
+
+
+def read_config(model: Model, workdir: str | Path) -> Any:
+    """The config of the run in a folder. Your own modules are replaced by others.
+
+    Raises:
+      JaxganError: if it is no run folder, or if this version does not know its settings.
+    """
+    return _read(workdir, model.name, model.config, skip_modules=True)
+
+
+def read_history(model: Model, workdir: str | Path) -> list[dict[str, Any]]:
+    """The history of the run in a folder, which may still continue.
+
+    The epochs until the newest checkpoint come from there, since it has digests. The later ones
+    come from metrics.csv.
+
+    Raises:
+      JaxganError: if neither can be read, or if no checkpoint can be used.
+    """
+    path = expand(workdir)
+    record = checkpoint.restore_record(path)
+    if record is None:
+        return journal.read_table(path, model)
+    history = as_run(checkpoint.Checkpoint({"state": None}, record), path).history
+    try:
+        table = journal.read_table(path, model)
+    except JaxganError:
+        table = []
+    return [*history, *table[len(history) :]]
 
 
 def load_state(
@@ -76,8 +107,7 @@ def load_state(
         history = as_run(found, path).history
     elif best:
         raise JaxganError(
-            f"{workdir} has no finite score in its newest checkpoint: train with --evaluate-every "
-            "to score epochs"
+            f"{workdir} has no finite score in its newest checkpoint: its samples were not scored"
         )
     state = found.arrays["state"] if found else runs.create_state()
     best_member = None if row is None else evaluation.best_member(row)
@@ -143,7 +173,7 @@ def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, che
     return runs, as_checkpoint(run)
 
 
-def _read(workdir: str | Path, section: str, kind: type) -> Any:
+def _read(workdir: str | Path, section: str, kind: type, skip_modules: bool = False) -> Any:
     """A section of config.json as a config of the class `kind`."""
     described = checkpoint.read_config(workdir)
     version = str(described.get("jaxgan"))
@@ -152,7 +182,8 @@ def _read(workdir: str | Path, section: str, kind: type) -> Any:
         raise JaxganError(f"{workdir} is not a run folder: its config.json has no {section!r}")
     known = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in fields.items():
-        if value is not None and name in known and known[name].type is Any:
+        is_module = value is not None and name in known and known[name].type is Any
+        if is_module and not skip_modules:
             raise JaxganError(
                 f"{workdir} was trained with your own {name}, which config.json cannot describe: "
                 "load it in Python with checkpoint.restore"
@@ -164,8 +195,12 @@ def _read(workdir: str | Path, section: str, kind: type) -> Any:
             f"{workdir} was written by jaxgan {version}, and this is jaxgan {__version__}, which "
             f"does not know {', '.join(sorted(fields.keys() - known.keys()))}"
         )
+    values = {name: value for name, value in fields.items() if name in known}
+    if skip_modules:
+        own = [name for name in values if known[name].type is Any and values[name] is not None]
+        values |= dict.fromkeys(own, nn.Dense(1))
     try:
-        return kind(**{name: value for name, value in fields.items() if name in known})
+        return kind(**values)
     except Exception as error:  # a damaged file may hold anything
         raise JaxganError(
             f"{workdir} was written by jaxgan {version}, and this version cannot read its "

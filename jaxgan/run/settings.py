@@ -37,10 +37,12 @@ class TrainConfig:
     checkpoint_every: int | None = None
     """Epochs between two checkpoints; by default ten times --sample-every. There is always one of
     the last epoch."""
+    evaluate: bool = True
+    """Score samples at half the run and at its end, for the verdict. It takes some seconds for each
+    run or member."""
     evaluate_every: int | None = None
-    """Epochs between two evaluations of samples (`jaxgan.metrics.evaluation`). By default there are
-    none. The last epoch is evaluated too. Each evaluation saves a checkpoint. The best one is kept,
-    and so are the newest."""
+    """Also score samples every this many epochs (`jaxgan.metrics.evaluation`). Each scored epoch is
+    saved. The best and the newest checkpoints are kept."""
     population: int | None = None
     """Train a population of this many members in one program, with the seeds SEED, SEED + 1, ..."""
     sweep: tuple[str, ...] = ()

@@ -21,12 +21,13 @@ from jaxgan import data, schedules
 from jaxgan.data.pixels import are_points
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
 from jaxgan.files import expand
-from jaxgan.history import finite_mean
+from jaxgan.history import mean_interval, member_history
 from jaxgan.metrics import evaluation, parts
-from jaxgan.metrics.modes import ModeScores, mode_scores
+from jaxgan.metrics.modes import ModeScores, mode_intervals, mode_scores
 from jaxgan.model import Diagnosis, Model
 from jaxgan.processes import agree, is_first, is_lost_process, together
 from jaxgan.report import plots, texts
+from jaxgan.report.verdict import Verdict, give_verdict
 from jaxgan.run import checkpoint, loop
 from jaxgan.run.devices import Layout, local
 from jaxgan.run.journal import Events, Journal, diagnose
@@ -43,7 +44,7 @@ _FREE = frozenset(
     f"train.{name}"
     for name in (
         *("dataset", "data_dir", "epochs", "steps", "sample_every", "checkpoint_every"),
-        *("tensorboard", "devices", "stop_on_failure", "evaluate_every"),
+        *("tensorboard", "devices", "stop_on_failure", "evaluate", "evaluate_every"),
     )
 ) | {"jaxgan"}
 """Settings that may change when a run is resumed. They do not change what an epoch computes, except
@@ -79,11 +80,10 @@ class Outcome(NamedTuple):
     """The number, seed and hyperparameters of each member of a population; [{}] for one run."""
     diagnosis: Diagnosis | None
     """The failures that were seen; None if the model has no diagnosis."""
+    verdicts: list[Verdict]
+    """The verdict on each member; a single run is one member. Empty before the first epoch."""
     report: Report | None = None
     """The result of a population; None for one run."""
-    scores: ModeScores | None = None
-    """The scores of 2,500 samples after the last epoch of a run on a mixture. For a population they
-    are means over the members that have not diverged."""
     stopped_on_failure: bool = False
     """Whether `stop_on_failure` has stopped the run."""
 
@@ -111,7 +111,7 @@ def train(
 
     Returns:
       The Outcome. The folder then contains config.json, metrics.csv, samples/, real.png,
-      curves.png, training.gif and checkpoints/. A population also has report.json, best.png and
+      curves.png, training.gif, report.json and checkpoints/. A population also has best.png and
       worst.png, and `settings.tensorboard` gives tensorboard/.
 
     Raises:
@@ -161,7 +161,7 @@ def _prepare_and_train(
         events = Events(path / "tensorboard", settings.tensorboard and is_first())
     with contextlib.closing(events):
         folder = checkpoint.RunFolder(path, described, _FREE)
-        journal = Journal(path, model, runs.labels, events)
+        journal = Journal(path, model, config, runs.labels, events)
         try:
             # The folder closes first, so that a signal does not interrupt the last save.
             with _stop_signals() as received, folder:
@@ -170,9 +170,7 @@ def _prepare_and_train(
         except NonFiniteError as error:
             steps = checkpoint.steps(path)
             where = f"the last checkpoint is of step {steps[0]}" if steps else "no checkpoint yet"
-            raise NonFiniteError(
-                f"{error}; {where}, in {path}; lower learning rates may help"
-            ) from error
+            raise NonFiniteError(f"{error}; {where}, in {path}") from error
 
 
 class _Training:
@@ -193,6 +191,7 @@ class _Training:
         self._layout, self._dataset = layout, dataset
         self._folder, self._journal = folder, journal
         self._shape = dataset.images.shape[1:]
+        self._mixture = data.MIXTURES.get(settings.dataset)
         self._saved_step = 0
         self._looked = 0
         """The epoch after which the history was last diagnosed and written."""
@@ -211,9 +210,9 @@ class _Training:
             _print(self._begin_lines(run.state))
             with together("divide the data into parts"):
                 self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
-            ranked = self._runs.ranked and _no_scores(self._dataset.images) is None
-            if ranked or settings.evaluate_every is not None:
+            if settings.evaluate_every is not None:
                 self._load_reference()
+                _print(texts.score_lines(self._floor))
         self._looked = before
         self._diagnose(run.history)
         with together(f"write to {path}"):
@@ -236,7 +235,8 @@ class _Training:
         with together(f"write to {path}"):
             if self._looked < len(run.history):  # it was stopped
                 self._look(run)
-            report = self._write_end(run.history, state)
+            verdicts = self._verdicts(run.history)
+            report = self._write_end(run.history, state, verdicts)
         stop = agree([received[0] if received else 0])[0]
         stopped_by = signal.Signals(stop) if stop and len(run.history) < self._epochs else None
         return Outcome(
@@ -246,8 +246,8 @@ class _Training:
             stopped_by=stopped_by,
             labels=self._runs.labels,
             diagnosis=self._diagnosis,
+            verdicts=verdicts,
             report=report,
-            scores=_mode_means(run.history),
             stopped_on_failure=self._failed,
         )
 
@@ -281,7 +281,6 @@ class _Training:
         with together("extract the features of the real images"):
             self._reference = evaluation.reference_in_training(self._dataset)
             self._floor = evaluation.floor_in_training(self._reference)
-        _print(texts.score_lines(self._floor))
 
     def _is_due(self, every: int | None, epoch: int) -> bool:
         return every is not None and (epoch == self._epochs or epoch % every == 0)
@@ -290,32 +289,36 @@ class _Training:
         """The measures of samples after an epoch. Most short epochs have none."""
         scores = self._scores(run)
         # They rank the members of a population after its last epoch, if there are no scores.
-        wanted = self._is_ranked(run) and not scores
+        wanted = self._runs.ranked and len(run.history) == self._epochs and not scores
         if self._parts is None or not (wanted or parts.is_due(run.history)):
             return scores
         measure = parts.make_measure(self._model, self._parts)
         return self._runs.evaluate(measure, local(run.state)) | scores
 
-    def _is_last(self, run: loop.Run) -> bool:
-        return len(run.history) == self._epochs
-
-    def _is_ranked(self, run: loop.Run) -> bool:
-        """Whether the members of a population get their order after this epoch."""
-        return self._runs.ranked and self._is_last(run)
+    def _is_scored(self, epoch: int) -> bool:
+        """Whether samples are scored after an epoch: at half the run, at its end, or each time
+        after `evaluate_every` epochs.
+        """
+        ends = self._settings.evaluate and epoch in (-(-self._epochs // 2), self._epochs)
+        return ends or self._is_due(self._settings.evaluate_every, epoch)
 
     def _scores(self, run: loop.Run) -> dict[str, Any]:
-        """The scores of an epoch. Empty if it is not evaluated."""
-        mixture, reference = data.MIXTURES.get(self._settings.dataset), self._reference
+        """The scores of an epoch. Empty if it is not scored."""
+        if not self._is_scored(len(run.history)):
+            return {}
+        mixture, every = self._mixture, self._settings.evaluate_every
         if mixture is not None:
             score = _mode_scorer(self._model, mixture, plots.samples_shown(self._shape))
-            return self._runs.evaluate(score, local(run.state)) if self._is_last(run) else {}
-        is_due = self._is_due(self._settings.evaluate_every, len(run.history))
-        if reference is None or not (is_due or self._is_ranked(run)):
+            return self._runs.evaluate(score, local(run.state))
+        if _no_scores(self._dataset.images):
             return {}
+        if self._reference is None:
+            self._load_reference()
+        reference: Any = self._reference
 
         def score_images(state: Any, rng: jax.Array) -> dict[str, Any]:
-            scores = {}
-            for prefix, drawn in (("", state), ("raw_", self._model.raw(state))):
+            scores, raw = {}, None if every is None else self._model.raw(state)
+            for prefix, drawn in (("", state), ("raw_", raw)):
                 if drawn is not None:
                     scores |= evaluation.evaluate_in_training(
                         reference, _sampler(self._model, drawn), rng, prefix
@@ -323,7 +326,8 @@ class _Training:
             return scores
 
         scores = self._runs.evaluate(score_images, local(run.state))
-        _print(texts.score_lines(scores))
+        if every is not None:
+            _print(texts.score_lines(scores))
         return scores | self._floor
 
     def _on_epoch(self, run: loop.Run) -> None:
@@ -342,10 +346,7 @@ class _Training:
                 self._look(run)
         # This comes last, so that the pictures of these epochs exist. metrics.csv may lag by 1% of
         # the epochs; a resumed run writes it again.
-        if any(
-            self._is_due(every, epoch)
-            for every in (settings.checkpoint_every, settings.evaluate_every)
-        ):
+        if self._is_due(settings.checkpoint_every, epoch) or self._is_scored(epoch):
             self._save(run)
 
     def _look(self, run: loop.Run) -> None:
@@ -375,25 +376,63 @@ class _Training:
             best = evaluation.best_row(run.history)
             self._folder.save(step, as_checkpoint(run), None if best is None else best["step"])
 
-    def _write_end(self, history: list[dict[str, Any]], state: Any) -> Report | None:
+    def _write_end(
+        self, history: list[dict[str, Any]], state: Any, verdicts: list[Verdict]
+    ) -> Report | None:
         try:
             self._journal.end(history)
-            return self._write_report(history, state)
+            return self._write_report(history, state, verdicts)
         except JaxganError as error:
             self._folder.wait()
             raise JaxganError(
                 f"{error} (the checkpoint is saved; some pictures may be missing)"
             ) from error
 
-    def _write_report(self, history: list[dict[str, Any]], state: Any) -> Report | None:
+    def _write_report(
+        self, history: list[dict[str, Any]], state: Any, verdicts: list[Verdict]
+    ) -> Report | None:
         report = self._runs.report(history)
         if report is not None:
             n, members = plots.samples_shown(self._shape), list(self._runs.members(state))
             for name, i in (("best", report.best), ("worst", report.worst)):
                 if i is not None:
                     self._journal.write_member(name, self._model.sample(*members[i], n))
-            self._journal.write_report(report._asdict())
+        if history:
+            content: dict[str, Any] = {"verdicts": [verdict._asdict() for verdict in verdicts]}
+            content["scores"] = self._score_intervals(history[-1], state)
+            self._journal.write_report(content | ({} if report is None else report._asdict()))
         return report
+
+    def _verdicts(self, history: list[dict[str, Any]]) -> list[Verdict]:
+        """The verdict on each member."""
+        modes = None if self._mixture is None else len(self._mixture.centers)
+        verdicts, found = [], self._diagnosis
+        for i in range(len(self._runs.labels) if history else 0):
+            one = member_history(history, i)
+            alone = found and Diagnosis([found.findings[i]])
+            if found is not None and found.caveat:  # it may hold for other members
+                alone = diagnose(self._model, one)
+            verdicts.append(give_verdict(one, alone, modes))
+        return verdicts
+
+    def _score_intervals(self, row: dict[str, Any], state: Any) -> dict[str, Any]:
+        """The scores of an epoch with their 95% intervals, as in report.json.
+
+        For a population an interval is that of the mean over the members. For one run on a mixture
+        it comes from its samples. Other scores have none.
+        """
+        names = [name for name in row if "(" in name or name in ModeScores._fields]
+        if self._runs.ranked:
+            return {name: mean_interval(row[name]) for name in names}
+        intervals = dict.fromkeys(names)
+        finite = all(np.isfinite(row[name]).all() for name in names)
+        if self._mixture is not None and names and finite:
+            n = plots.samples_shown(self._shape)
+            ((member, rng),) = self._runs.members(state)
+            points = np.asarray(self._model.sample(member, rng, n)).reshape(n, 2)
+            intervals |= mode_intervals(points, self._mixture)
+        values = {name: row[name] if math.isfinite(row[name]) else None for name in names}
+        return {name: {"value": values[name], "interval": intervals[name]} for name in names}
 
 
 def _default_folder(name: str, described: dict[str, Any]) -> Path:
@@ -425,13 +464,6 @@ def _mode_scorer(model: Model, mixture: data.Mixture, n: int) -> Scorer:
     return score
 
 
-def _mode_means(history: list[dict[str, Any]]) -> ModeScores | None:
-    """The scores of the last epoch, if it has them."""
-    if not history or "modes" not in history[-1]:
-        return None
-    return ModeScores(*(finite_mean(history[-1][name]) for name in ModeScores._fields))
-
-
 def _sampler(model: Model, state: Any) -> evaluation.Sample:
     return lambda rng, n: model.sample(state, rng, n)
 
@@ -441,7 +473,7 @@ def _print(lines: list[str]) -> None:
         from tqdm import tqdm
 
         for line in lines:
-            tqdm.write(line)  # above the bar of the run, if there is one
+            tqdm.write(texts.wrapped(line))  # above the bar of the run, if there is one
         sys.stdout.flush()
 
 
@@ -492,7 +524,7 @@ def _check_evaluation(settings: TrainConfig, dataset: data.Dataset) -> None:
 def _no_scores(images: np.ndarray) -> str | None:
     """Why samples of a data set cannot be scored while a model trains, or None."""
     if are_points(images.shape[1:]):
-        return "is for images; a run on ring or grid is scored when it ends"
+        return "is for images; a run on ring or grid is scored without it"
     least = 2 * evaluation.LEAST
     return None if len(images) >= least else f"needs at least {least} images, got {len(images)}"
 

@@ -14,7 +14,6 @@ from jaxgan.metrics import parts
 from jaxgan.model import Finding
 from jaxgan.report import plots, texts
 from jaxgan.run import checkpoint, saved, training
-from jaxgan.run.journal import read_history
 
 GAN = MODELS["gan"]
 
@@ -251,10 +250,10 @@ def test_the_swing_of_losses_around_zero_is_compared_with_the_spread_of_the_logi
 @pytest.mark.parametrize(
     ("settings", "suggested"),
     [
-        ({}, ["--pac 2", "--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"]),
-        ({"pac": 4}, ["--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"]),
-        ({"unroll_steps": 5, "loss": "relativistic"}, ["--pac 2"]),
-        ({"loss": "hinge"}, ["--pac 2", "--unroll-steps 5", "--loss relativistic --r1 1 --r2 1"]),
+        ({}, ["--r1 1", "--loss relativistic --r1 1 --r2 1 --ema-decay 0.999"]),
+        ({"r1": 0.1}, ["--loss relativistic --r1 1 --r2 1 --ema-decay 0.999"]),
+        ({"loss": "relativistic"}, ["--r1 1"]),
+        ({"loss": "hinge"}, ["--r1 1", "--loss relativistic --r1 1 --r2 1 --ema-decay 0.999"]),
     ],
 )
 def test_remedies_that_a_run_has_are_not_suggested(settings, suggested):
@@ -263,7 +262,7 @@ def test_remedies_that_a_run_has_are_not_suggested(settings, suggested):
 
 
 def test_a_run_that_has_all_remedies_gets_no_suggestion():
-    settings = vars(GANConfig(pac=2, unroll_steps=5, loss="relativistic"))
+    settings = vars(GANConfig(r1=1.0, loss="relativistic"))
     (line,) = lines(history(8, missed=0.5), **settings)
     assert line.endswith("at half the steps it was 50%")
 
@@ -275,8 +274,11 @@ def test_a_remedy_for_vanishing_gradients_of_the_minimax_loss_is_the_other_loss(
 
 
 def test_the_diagnosis_of_a_short_run_has_a_caveat():
-    assert "the run is short, 1,990 steps" in str(diagnose(history(10, steps=199)).caveat)
-    assert "the run is short, 0 steps" in str(diagnose([]).caveat)
+    assert str(diagnose(history(10, steps=199)).caveat).endswith("after 1 more epoch")
+    # Two epochs at least, and 2,000 steps.
+    assert str(diagnose(history(1, steps=9_000)).caveat).endswith("after 1 more epoch")
+    assert str(diagnose(history(2, steps=400)).caveat).endswith("after 3 more epochs")
+    assert diagnose([]).caveat == "the run has no epoch yet"
     assert diagnose(history(10, steps=200)).caveat is None
 
 
@@ -382,6 +384,7 @@ def run(tiny, images, tmp_path, monkeypatch):
             batch_size=16,
             devices=1,
             sample_every=9,
+            evaluate=False,
         )
         layers = {"generator_widths": (), "discriminator_widths": (), "discriminator_dropout": ()}
         config = dataclasses.replace(tiny, latent_dim=4, **layers)
@@ -405,10 +408,11 @@ def test_a_run_that_collapses_says_so_once_or_can_be_told_to_stop(run, capsys):
     (finding,) = whole.diagnosis.findings[0]
     assert (finding.name, finding.epochs) == ("mode collapse", (8, 9))
     printed = capsys.readouterr().out.splitlines()
-    (line,) = [line for line in printed if line.startswith("mode collapse, epoch 8: ")]
-    assert "--pac 2" in line
-    assert printed.index(line) == [line[:9] for line in printed].index("epoch 8/9") + 1
-    assert names(read_history(whole.workdir, GAN)) == names(whole.history)
+    (at,) = [i for i, line in enumerate(printed) if line.startswith("mode collapse, epoch 8: ")]
+    after = [line[:9] for line in printed].index("epoch 9/9")
+    assert [line[:9] for line in printed].index("epoch 8/9") == at - 1
+    assert "--r1 1" in " ".join(printed[at:after])
+    assert names(saved.read_history(GAN, whole.workdir)) == names(whole.history)
 
     for _ in range(2):
         # The second time there is nothing to do: the failure is still there.
@@ -435,5 +439,5 @@ def test_the_figure_takes_any_numbers():
     # A gradient of zero, and a diverged member.
     nan = dict.fromkeys(HEALTHY, np.nan)
     rows = as_population(history(2, gen_grad_norm=0.0, disc_grad_norm=0.0), history(2, **nan))
-    plots.diagnosis_png(rows, diagnostics.CURVES, {"mode collapse": [1]})
-    plots.diagnosis_png(history(1), diagnostics.CURVES, {})
+    plots.curves_png(rows, diagnostics.CURVES, marks={"mode collapse": [1]}, rows=2)
+    plots.curves_png(history(1), diagnostics.CURVES, {"disc_loss": 1.4}, rows=2)

@@ -81,16 +81,6 @@ def test_programs_take_turns(harness, capsys):
     assert harness.ratio([1, 4, 9], [1, 2, 1]) == 2
 
 
-def test_an_interval_of_a_mean_is_that_of_student(harness):
-    # Quantiles of t tables: 12.706 with 1 degree of freedom, 2.776 with 4.
-    found = harness.mean_and_interval([1, 3, np.nan])
-    assert found == {"mean": 2, "half": pytest.approx(12.706, abs=1e-3), "n": 2}
-    half = harness.mean_and_interval([1, 2, 3, 4, 5])["half"]
-    assert half == pytest.approx(2.776 * 2.5**0.5 / 5**0.5, abs=1e-3)
-    assert harness.mean_and_interval([3, np.inf]) == {"mean": 3, "half": None, "n": 1}
-    assert harness.mean_and_interval([np.nan]) == {"mean": None, "half": None, "n": 0}
-
-
 def test_a_table_has_words_at_the_left_and_numbers_at_the_right(harness):
     rows = [
         {"name": "one", "rate": 12345.6, "loss": {"mean": 1.2345, "half": 0.1, "n": 5}},

@@ -318,7 +318,7 @@ def planted(monkeypatch):
     monkeypatch.setattr(planted_failures, "RATES", (0.03,))
     monkeypatch.setattr(planted_failures, "DIRAC_STEPS", 5_000)
     case = planted_failures.Case(GANConfig((8, 8, 1), **SMALL), planted_failures.digits, 1, BATCH)
-    cases = {"short": case, "planted": case._replace(planted="mode collapse")}
+    cases = {"short": case, "planted": case._replace(planted="collapsed")}
     monkeypatch.setattr(planted_failures, "CASES", cases)
     return planted_failures
 
@@ -326,8 +326,9 @@ def planted(monkeypatch):
 def test_failures_and_false_alarms_are_counted(run, planted, tmp_path, monkeypatch):
     # The score that makes a run healthy, and the detector, are those of a run in all modes.
     healthy = iter([True, False, True, True])
-    monkeypatch.setattr(planted, "make_is_covered", lambda _: lambda state: (next(healthy), {}))
-    alarm = Finding("mode collapse", (1,), "", ())
+    scores = (lambda state, rng: {}, lambda state: (next(healthy), {}))
+    monkeypatch.setattr(planted, "scores_of_images", lambda _: scores)
+    alarm = Finding("mode collapse", (1,), "seen", ())
     diagnose = diagnostics.diagnose
 
     def scripted(history):
@@ -358,11 +359,14 @@ def test_failures_and_false_alarms_are_counted(run, planted, tmp_path, monkeypat
     # Runs with a planted failure are never healthy.
     assert counts == [(1, 1, 1), (0, 0, 2)]
     assert planted_row["alarms"] == {"mode collapse": 2}
+    # The verdict is collapsed in all four.
+    right = {row["truth"]: (row["right"], row["of"]) for row in found["verdicts"]}
+    assert right == {"healthy": (0, 1), "not healthy": (1, 1), "planted: collapsed": (2, 2)}
 
 
 def test_a_run_is_healthy_by_a_score_that_no_detector_uses(planted, monkeypatch):
     digits = planted.digits()
-    is_covered = planted.make_is_covered(digits)
+    score, is_covered = planted.scores_of_images(digits)
 
     def sample(images, rng, n):
         return to_float(jnp.asarray(images[np.arange(n) % len(images)]))
@@ -374,6 +378,13 @@ def test_a_run_is_healthy_by_a_score_that_no_detector_uses(planted, monkeypatch)
     ok, scores = is_covered(digits.images[:30])
     assert not ok
     assert scores["coverage"] < scores["of_real_images"] / 2
+    # The verdict sees other scores, of other real images.
+    (seen,) = (
+        v
+        for k, v in score(digits.images[:30], jax.random.key(0)).items()
+        if k.startswith("coverage(")
+    )
+    assert 0 < abs(seen - scores["coverage"]) < 0.1
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import toy
 from datasets import write_set
-from helpers import assert_trees_equal, here, picture
+from helpers import assert_trees_equal, here, undescribed
 from judges import make_judge
 from sklearn.decomposition import PCA
 
@@ -20,7 +20,6 @@ from jaxgan.metrics.frechet import frechet_distance
 from jaxgan.metrics.neighbours import nearest, prdc
 from jaxgan.report import plots
 from jaxgan.run import population, saved, training
-from jaxgan.run.journal import read_history
 
 GAN = MODELS["gan"]
 SMALL = (
@@ -178,10 +177,11 @@ FD = "fd(pca64, train, n=750)"
 
 
 def evaluated(workdir, *options, epochs=3) -> list[dict]:
-    """The history of a run on digits that is evaluated every other epoch."""
-    options = (*options, "--evaluate-every", 2, "--checkpoint-every", 100, "--epochs", epochs)
+    """The history of a run on digits that is evaluated every other epoch alone."""
+    options = (*options, "--evaluate-every", 2, "--no-evaluate")
+    options = (*options, "--checkpoint-every", 100, "--epochs", epochs)
     here("train.py", "--dataset", "digits", *SMALL, *options, "--workdir", workdir)
-    return read_history(workdir, GAN)
+    return saved.read_history(GAN, workdir)
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +214,18 @@ def test_runs_stand_side_by_side_beside_real_images(plain, watched, digits, tmp_
     # After a few epochs of twelve steps a generator makes noise.
     assert max(fd[0] * 5, 1e-3) < min(fd[1:])
     assert fd[2] != fd[3]
-    line = next(line for line in out.splitlines() if line.startswith("fd(untrained, train, n=297)"))
-    assert line.split()[-4:] == [f"{value:.4g}" for value in fd]
+    lines = out.splitlines()
+    line = next(line for line in lines if line.startswith("fd "))
+    assert line.split() == ["fd", "less", *(f"{value:.3g}" for value in fd)]
+    # Long names get letters, so that no line of the table is long.
+    for letter, name in zip("abc", columns[1:], strict=True):
+        assert f"  ({letter}) {name}" in lines
+    at = lines.index(next(line for line in lines if line.split()[-3:] == ["(a)", "(b)", "(c)"]))
+    assert [line for line in lines[at:] if len(line) > 80 and str(tmp_path) not in line] == []
+    # It ends with the best of them.
+    best = columns[1 + int(np.argmin(fd[1:]))]
+    sentence = f"{best} has the smallest Fréchet distance: The samples cover 0% of the variety"
+    assert "".join(sentence.split()) in "".join(out.split())
 
     # The figure: ten real images; ten samples of each and the training images nearest to them.
     ((strips, shares),) = drawn
@@ -336,9 +346,8 @@ def test_a_run_is_evaluated_while_it_trains(watched, digits):
     assert {f"real_{name}" for name in floor if not name.startswith("kid")} <= set(history[-1])
     assert history[-1][f"real_{FD}"] == history[1][f"real_{FD}"] == pytest.approx(floor[FD])
     assert history[-1][FD] != history[-1][f"raw_{FD}"]
-    # The curves have a panel of the distances.
-    assert (folder / "curves.png").read_bytes() == plots.curves_png(history, GAN.curves)
-    assert picture(folder / "curves.png").shape[1] == 1500
+    assert "raw_fd" in (folder / "metrics.csv").read_text()
+    assert undescribed(folder) == set()
 
 
 def test_the_best_checkpoint_is_kept_and_sampled(watched, tmp_path):
@@ -363,7 +372,7 @@ def test_a_resumed_run_is_evaluated_as_one_that_was_not_stopped(watched, tmp_pat
 
 
 def test_evaluating_does_not_change_what_is_trained(watched, tmp_path):
-    options = ("--epochs", 3, "--ema-decay", 0.9, "--workdir", tmp_path)
+    options = ("--epochs", 3, "--ema-decay", 0.9, "--no-evaluate", "--workdir", tmp_path)
     here("train.py", "--dataset", "digits", *SMALL, *options)
     assert_trees_equal(saved.load_state(GAN, tmp_path)[0], saved.load_state(GAN, watched[0])[0])
     error = here("sample.py", "--workdir", tmp_path, "--best", status=2)[1]
@@ -374,9 +383,11 @@ def test_evaluating_does_not_change_what_is_trained(watched, tmp_path):
 def test_each_member_of_a_population_is_evaluated(at_once, digits, tmp_path, monkeypatch):
     # Also in parts, as with more members than the memory holds.
     monkeypatch.setattr(population, "members_at_once", lambda *_: at_once)
-    settings = TrainConfig(dataset="digits", epochs=2, population=2, evaluate_every=2, devices=1)
-    history = training.train(toy.MODEL, toy.ToyConfig(), settings, tmp_path / "run").history
-    assert FD not in history[0]
+    settings = TrainConfig(dataset="digits", epochs=3, population=2, devices=1)
+    outcome = training.train(toy.MODEL, toy.ToyConfig(), settings, tmp_path / "run")
+    # At half the epochs and at the end.
+    history = outcome.history
+    assert [FD in row for row in history] == [False, True, True]
     reference = evaluation.make_reference(evaluation.make_extractor(digits[0]), digits[0], None)
     for i in range(2):
         state, _ = saved.load_state(toy.MODEL, tmp_path / "run", i)
@@ -385,9 +396,15 @@ def test_each_member_of_a_population_is_evaluated(at_once, digits, tmp_path, mon
             reference, lambda rng, n, state=state: toy.sample(state, rng, n), rng
         )
         for name, value in scores.items():
-            assert history[1][name][i] == pytest.approx(value, rel=1e-9), name
-    assert len(set(history[1][FD])) == 2
-    assert not any(name.startswith("raw_") for name in history[1])
+            assert history[-1][name][i] == pytest.approx(value, rel=1e-9), name
+    assert len(set(history[-1][FD])) == 2
+    assert not any(name.startswith("raw_") for name in history[-1])
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    found = report["scores"][FD]
+    # Half of the interval of two values is 12.706 times half their distance.
+    assert found["half"] == pytest.approx(12.706 * np.ptp(history[-1][FD]) / 2, rel=1e-4)
+    assert found["mean"] == pytest.approx(np.mean(history[-1][FD]))
+    assert len(outcome.verdicts) == 2
 
 
 def test_the_best_row_is_found_among_those_that_were_evaluated():

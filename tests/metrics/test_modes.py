@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxgan import JaxganError
 from jaxgan.data.mixtures import GRID, RING, Mixture
-from jaxgan.metrics.modes import mode_scores
+from jaxgan.metrics.modes import mode_intervals, mode_scores
 
 BOTH = pytest.mark.parametrize("mixture", [RING, GRID], ids=lambda mixture: mixture.name)
 
@@ -56,6 +57,21 @@ def test_unequal_shares_and_samples_between_the_modes():
     )
     # No mode has samples enough to say how round it is.
     assert scores.covariance_ratio == 0
+
+
+def test_the_intervals_hold_the_scores_and_that_of_a_share_is_binomial():
+    points = np.concatenate(
+        [GRID.draw(1_500, 3)[0], np.random.default_rng(0).normal(size=(500, 2))]
+    )
+    scores, intervals = mode_scores(points, GRID), mode_intervals(points, GRID)
+    assert intervals.keys() == set(scores._fields)
+    for name in ("modes", "high_quality"):
+        low, high = intervals[name]
+        assert low <= getattr(scores, name) <= high, name
+    count = round(scores.high_quality * 2_000)
+    wilson = stats.binomtest(count, 2_000).proportion_ci(method="wilson")
+    assert intervals["high_quality"] == pytest.approx(tuple(wilson), abs=0.004)
+    assert intervals["high_quality"][0] < intervals["high_quality"][1] - 0.02
 
 
 def test_far_away_there_is_no_quality():

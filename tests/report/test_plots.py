@@ -142,11 +142,24 @@ def constant(*values, epochs: int = 5) -> list[dict]:
     return [{"epoch": i + 1, **row} for i in range(epochs)]
 
 
+def frame(picture: np.ndarray) -> tuple[int, int]:
+    """The rows of the upper and of the lower edge of a panel. The legend is above."""
+    black = np.flatnonzero(mask(picture, (0, 0, 0), 150).sum(axis=1) > 350)
+    return int(black[0]), int(black[-1])
+
+
 def rows(picture: np.ndarray, color) -> np.ndarray:
-    """For each column the lowest row that has the colour; NaN if none has. Legends are higher."""
+    """For each column the lowest row of a panel that has the colour; NaN if none has."""
     found = mask(picture, color)
+    found[: frame(picture)[0]] = False
     lowest = found.shape[0] - 1 - found[::-1].argmax(axis=0)
     return np.where(found.any(axis=0), lowest, np.nan)
+
+
+def level(picture: np.ndarray, row: float) -> float:
+    """How high a row is in a panel, from 0 to 1."""
+    top, bottom = frame(picture)
+    return (bottom - row) / (bottom - top)
 
 
 def rows_of(*values: float, **options) -> list[float]:
@@ -154,7 +167,6 @@ def rows_of(*values: float, **options) -> list[float]:
     names = "abcdef"[: len(values)]
     curve = Curve("loss", dict(zip(names, names, strict=True)), **options)
     picture = opened(plots.curves_png(constant(*values), [curve]))
-    # Of the whole lines, without those in the legend.
     return [float(np.nanmedian(rows(picture, f"C{i}"))) for i in range(len(values))]
 
 
@@ -208,12 +220,13 @@ def test_a_symlog_axis_has_a_place_for_zero():
     assert small - one > 30
 
 
-def test_scores_of_samples_get_a_panel_with_a_logarithmic_axis():
-    history = constant(1.0) + constant(1.0)
-    for i, row in enumerate(history):
-        row["epoch"] = i + 1
-        if i % 2:
-            row |= {"fd(j)": 10.0, "real_fd(j)": 1.0, "raw_fd(j)": 100.0, "kid(j)": 5.0}
+def test_scores_of_three_epochs_get_a_panel_with_a_logarithmic_axis():
+    history = constant(1.0, epochs=9)
+    scores = {"fd(j)": 10.0, "real_fd(j)": 1.0, "raw_fd(j)": 100.0, "kid(j)": 5.0}
+    for scored in (1, 5, 9):
+        # Of two epochs there is no curve to see.
+        assert opened(plots.curves_png(history, [Curve("loss", {"a": "a"})])).shape[1] == 500
+        history[scored - 1] |= scores
     picture = opened(plots.curves_png(history, [Curve("loss", {"a": "a"})]))
     assert picture.shape[:2] == (400, 1000)
     panel = picture[:, 500:]
@@ -228,13 +241,13 @@ def test_a_band_shows_the_deviation_over_the_steps():
     # Mean 1, mean of the squares 1.25: a deviation of 0.5.
     history = [{**row, "a_square": 1.25} for row in constant(1.0)]
     curve = Curve("loss", {"a": "a"}, (0, 2))
-    low, middle, high = rows_of(0.5, 1.0, 1.5, limits=(0, 2))
     picture = opened(plots.curves_png(history, [curve._replace(deviation=True)]))
     # A fifth of C0 over white.
     band = np.argwhere(mask(picture, (210, 228, 240), 12).sum(axis=1) > 100)[:, 0]
-    assert band.min() == pytest.approx(high, abs=3)
-    assert band.max() == pytest.approx(low, abs=3)
-    assert np.nanmedian(rows(picture, "C0")) == pytest.approx(middle, abs=1)
+    # On an axis from 0 to 2.
+    assert level(picture, band.min()) == pytest.approx(0.75, abs=0.01)
+    assert level(picture, band.max()) == pytest.approx(0.25, abs=0.01)
+    assert level(picture, np.nanmedian(rows(picture, "C0"))) == pytest.approx(0.5, abs=0.01)
     assert not (mask(opened(plots.curves_png(history, [curve])), (210, 228, 240), 12)).any()
 
 
@@ -243,12 +256,11 @@ def test_thin_lines_are_the_members_and_a_thick_one_the_mean_of_the_finite():
     history = [{"epoch": i + 1, "a": [1.0, 3.0, float("nan")]} for i in range(5)]
     picture = opened(plots.curves_png(history, [curve])).astype(int)
     blue = picture[..., 2] - picture[..., 0]
-    one, two, three = rows_of(1, 2, 3, limits=(0, 4))
-    assert np.nanmedian(rows(picture, "C0")) == pytest.approx(two, abs=1)
+    assert level(picture, np.nanmedian(rows(picture, "C0"))) == pytest.approx(0.5, abs=0.01)
     # The line in the legend is in few columns.
     lines = np.flatnonzero((blue > 15).sum(axis=1) > 200)
-    for row in (one, two, three):
-        assert np.abs(lines - row).min() <= 2
+    for value in (0.25, 0.5, 0.75):
+        assert np.abs(level(picture, lines) - value).min() <= 0.01
     assert len(lines) < 15
     # All members have diverged: no line, and no error.
     history = [{"epoch": i + 1, "a": [float("nan")] * 3} for i in range(5)]
@@ -260,12 +272,40 @@ def test_thin_lines_are_the_members_and_a_thick_one_the_mean_of_the_finite():
 def test_few_epochs_have_markers(epochs):
     curve = Curve("loss", {"a": "a"}, (0, 2))
     picture = opened(plots.curves_png(constant(1.0, epochs=epochs), [curve]))
-    # A dot is higher than a line, and is not in the upper half, where the legend is.
-    found = mask(picture[150:], "C0").sum(axis=0)
+    # A dot is higher than a line.
+    found = mask(picture[frame(picture)[0] :], "C0").sum(axis=0)
     assert found.max() >= 4
 
 
-# Diagnosis
+def test_the_healthy_range_is_green():
+    curve = Curve("score", {"a": "a"}, (0, 2), healthy=(0.2, 1.5))
+    picture = opened(plots.curves_png(constant(1.0), [curve]))
+    # A tenth of green, (44, 160, 44), over white.
+    green = mask(picture, (234, 246, 234), 9)
+    found = np.flatnonzero(green.sum(axis=1) > 300)
+    assert level(picture, found.max()) == pytest.approx(0.1, abs=0.01)
+    assert level(picture, found.min()) == pytest.approx(0.75, abs=0.01)
+    # The legend names it.
+    assert green[: frame(picture)[0]].any()
+    plain = opened(plots.curves_png(constant(1.0), [curve._replace(healthy=None)]))
+    assert not mask(plain, (234, 246, 234), 9).any()
+
+
+def test_the_equilibrium_of_a_metric_is_a_dashed_line_of_its_colour():
+    curve = Curve("loss", {"a": "a", "b": "b"}, (0, 4))
+    picture = opened(plots.curves_png(constant(1.0, 2.0), [curve], {"b": 3.0, "other": 0.5}))
+    counts = mask(picture, "C1", 150).sum(axis=1)
+    counts[: frame(picture)[0]] = 0
+    # The curve, and above it the dashes, which leave gaps.
+    places = np.array([round(level(picture, row), 2) for row in np.flatnonzero(counts > 100)])
+    curves, dashes = np.abs(places - 0.5) < 0.02, np.abs(places - 0.75) < 0.02
+    assert curves.any()
+    assert dashes.any()
+    assert (curves | dashes).all()
+    assert counts[counts > 100][dashes].max() < 0.9 * counts.max()
+
+
+# Failures
 
 METRICS = {
     name: value
@@ -284,7 +324,8 @@ def diagnosis(missed: float = 0.3, **marks: tuple[int, ...]) -> np.ndarray:
     """The picture, with the epochs of `marks` for vanishing, collapse and swing."""
     names = {"vanishing": "vanishing gradients", "collapse": "mode collapse"}
     chosen = {names.get(k, "no convergence"): epochs for k, epochs in marks.items()}
-    return opened(plots.diagnosis_png(history_of(missed), diagnostics.CURVES, chosen))
+    curves = plots.curves_png(history_of(missed), diagnostics.CURVES, None, chosen, rows=2)
+    return opened(curves)
 
 
 def panels(picture: np.ndarray) -> list[np.ndarray]:
@@ -294,7 +335,7 @@ def panels(picture: np.ndarray) -> list[np.ndarray]:
 
 def vertical(panel: np.ndarray, color: str) -> np.ndarray:
     """The columns with a vertical line of dashes in a colour."""
-    return np.flatnonzero(mask(panel, color, 60).sum(axis=0) > 40)
+    return np.flatnonzero(mask(panel, color, 60)[frame(panel)[0] :].sum(axis=0) > 40)
 
 
 def test_failures_are_vertical_lines_in_all_four_panels():
@@ -316,13 +357,14 @@ def test_failures_of_one_epoch_do_not_hide_each_other():
         assert np.ptp([place.mean() for place in places]) <= 1
 
 
-def test_the_last_panel_names_the_failures_and_begins_at_zero():
-    plain, marked = panels(diagnosis()), panels(diagnosis(vanishing=(5,), collapse=(1, 9)))
-    # A line in the legend, beside the vertical one.
-    in_legend = [(mask(panel, "C3").sum(axis=1) > 15).sum() for panel in marked]
-    assert in_legend[:3] == [0, 0, 0]
-    assert in_legend[3] >= 1
-    assert (plain[3] != marked[3]).any()
+def test_each_panel_names_the_failures_above_its_curves():
+    for panel in panels(diagnosis(vanishing=(5,), collapse=(1, 9))):
+        legend = panel[: frame(panel)[0]]
+        assert mask(legend, "C3").any()
+        assert mask(legend, "C4").any()
+
+
+def test_the_panel_of_what_is_missed_begins_at_zero():
     pictures = diagnosis(0.1), diagnosis(), diagnosis(0.5)
     low, middle, high = (np.nanmedian(rows(panels(picture)[3], "C0")) for picture in pictures)
     assert low - middle == pytest.approx(middle - high, abs=1)

@@ -99,8 +99,8 @@ def test_the_report_has_a_line_for_each_group_and_for_best_and_worst():
         {"member": 2, "seed": 0, "generator_lr": 1e-3},
     ]
     assert texts.report_lines(summary, {"best": 1, "worst": 0}, labels) == [
-        "  generator_lr 0.0001  gen_loss 0.500 (sd 0.500)  disc_loss 0.500 (sd 0.500)  "
-        "real_score 0.500 (sd 0.500)  fake_score 0.500 (sd 0.500)  0 of 2 diverged",
+        "  generator_lr 0.0001  gen_loss 0.500 (sd 0.500)  disc_loss 0.500 (sd 0.500)\n"
+        "    real_score 0.500 (sd 0.500)  fake_score 0.500 (sd 0.500)  0 of 2 diverged",
         "  generator_lr 0.001  1 of 1 diverged",
         "best: member 1 seed 1 generator_lr 0.0001",
         "worst: member 0 seed 0 generator_lr 0.0001",

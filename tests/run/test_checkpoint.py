@@ -391,3 +391,14 @@ def test_config_json_can_be_read(tmp_path):
     text = (tmp_path / "config.json").read_text()
     assert json.loads(text) == CONFIG | {"gan": {"widths": [3, 4], "lr": 0.1}}
     assert text.endswith("}\n")
+
+
+def test_a_config_that_was_changed_is_refused_until_its_digest_is_removed(tmp_path):
+    RunFolder(tmp_path, {"train": {"seed": 1}}).close()
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"seed": 1', '"seed": 3'))
+    with pytest.raises(JaxganError, match="has changed since it was written"):
+        read_config(tmp_path)
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({"train": content["train"]}))
+    assert read_config(tmp_path) == {"train": {"seed": 3}}

@@ -16,7 +16,7 @@ from jaxgan import MODELS
 from jaxgan.errors import JaxganError
 from jaxgan.report import plots
 from jaxgan.run import journal
-from jaxgan.run.journal import Events, Journal, read_history
+from jaxgan.run.journal import Events, Journal, read_table
 
 GAN = MODELS["gan"]
 ROW = {"epoch": 1, "step": 7, "gen_loss": 0.1 + 0.2, "seconds": 1.5}
@@ -39,7 +39,7 @@ TWO_MEMBERS = [{"member": 0, "seed": 0}, {"member": 1, "seed": 1}]
 
 
 def make_journal(path: Path, labels=({},), model=GAN) -> Journal:
-    return Journal(path, model, labels, Events(path, wanted=False))
+    return Journal(path, model, model.config(), labels, Events(path, wanted=False))
 
 
 def write_epoch(writer: Journal, history: list[dict], model=GAN) -> None:
@@ -64,6 +64,7 @@ def test_events_have_the_row_and_remove_those_after_the_checkpoint(tmp_path):
     events.begin(6)
     events.write_row(ROW)
     events.write_row({"step": 9, "gen_loss": [1.0, float("nan"), 3.0]})
+    events.write_row({"step": 10, "disc_loss": 3.0, "disc_loss_square": 13.0, "fd(j, n=9)": 7.0})
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     events.write_image(pixels, 7)
     events.close()
@@ -77,7 +78,11 @@ def test_events_have_the_row_and_remove_those_after_the_checkpoint(tmp_path):
         if v.WhichOneof("value") == "simple_value"
     ]
     # Of a population the mean over the members that have not diverged.
-    assert values == [("gen_loss", 7, np.float32(0.3)), ("seconds", 7, 1.5), ("gen_loss", 9, 2)]
+    assert values == [
+        *(("gen_loss", 7, np.float32(0.3)), ("seconds", 7, 1.5), ("gen_loss", 9, 2)),
+        # With the names of metrics.csv.
+        *(("disc_loss", 10, 3), ("disc_loss_sd", 10, 2), ("fd", 10, 7)),
+    ]
     (image,) = [v.image for e in found for v in e.summary.value if v.HasField("image")]
     (tmp_path / "image.png").write_bytes(image.encoded_image_string)
     np.testing.assert_array_equal(picture(tmp_path / "image.png"), pixels)
@@ -99,13 +104,17 @@ def test_metrics_csv_has_every_bit_and_is_cut_on_resuming(tmp_path):
     writer.begin([], 0, images)
     write_epoch(writer, [first, second])
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines[0] == f"epoch,step,{','.join([*HEALTHY, 'seconds', 'failures'])}"
+    # The deviation of a loss is in the place of its mean square.
+    names = [name.replace("_square", "_sd") for name in HEALTHY]
+    assert lines[0] == f"epoch,step,{','.join([*names, 'seconds', 'failures'])}"
     assert [line[:26] for line in lines[1:]] == [
         "1,7,0.30000000000000004,0.",
         "2,14,0.30000000000000004,0",
     ]
     assert [line[-5:] for line in lines[1:]] == 2 * [",1.5,"]
-    assert read_history(tmp_path, GAN) == [first, second]
+    for row, written in zip(read_table(tmp_path, GAN), [first, second], strict=True):
+        assert row == pytest.approx(written)
+        assert row["gen_loss"] == written["gen_loss"]
     writer.begin([first], 7, images)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == lines[:2]
 
@@ -124,10 +133,11 @@ def test_a_score_that_some_epochs_lack_is_empty_there(tmp_path, labels):
     write_epoch(make_journal(tmp_path, labels), rows)
     with (tmp_path / "metrics.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert [line[score] for line in table] == expected
+    # Without the extractor in its name.
+    assert [line["fd"] for line in table] == expected
     assert list(table[0])[-1] == "failures"
-    found = read_history(tmp_path, GAN)
-    assert [row.get(score) for row in found] == [row.get(score) for row in rows]
+    found = read_table(tmp_path, GAN)
+    assert [row.get("fd") for row in found] == [row.get(score) for row in rows]
 
 
 def test_metrics_csv_names_the_failures_of_each_epoch_and_member(tmp_path):
@@ -136,7 +146,7 @@ def test_metrics_csv_names_the_failures_of_each_epoch_and_member(tmp_path):
     write_epoch(make_journal(tmp_path, TWO_MEMBERS), history)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     assert [row["failures"] for row in rows] == [*9 * [""], "mode collapse", "", "mode collapse"]
-    read = read_history(tmp_path, GAN)
+    read = read_table(tmp_path, GAN)
     assert [row["missed"] for row in read] == 6 * [[0.0, 0.5]]
     assert [row["step"] for row in read] == [row["step"] for row in history]
 
@@ -144,7 +154,7 @@ def test_metrics_csv_names_the_failures_of_each_epoch_and_member(tmp_path):
 def test_a_population_of_one_is_read_as_a_population(tmp_path):
     row = {name: [value] for name, value in HEALTHY.items()} | {"epoch": 1, "step": 7}
     write_epoch(make_journal(tmp_path, TWO_MEMBERS[:1]), [row])
-    (read,) = read_history(tmp_path, GAN)
+    (read,) = read_table(tmp_path, GAN)
     # As written, but for the columns that tell the members apart.
     assert {name: read[name] for name in row} == row
 
@@ -153,12 +163,12 @@ def test_a_model_without_a_diagnosis_has_no_column_of_failures(tmp_path):
     row = {"epoch": 1, "step": 7, "loss": 0.25}
     write_epoch(make_journal(tmp_path, model=toy.MODEL), [row], toy.MODEL)
     assert (tmp_path / "metrics.csv").read_text() == "epoch,step,loss\n1,7,0.25\n"
-    assert read_history(tmp_path, toy.MODEL) == [row]
+    assert read_table(tmp_path, toy.MODEL) == [row]
 
 
 def test_a_metrics_csv_of_another_kind_is_refused(tmp_path):
     with pytest.raises(JaxganError, match=r"has no metrics\.csv"):
-        read_history(tmp_path, GAN)
+        read_table(tmp_path, GAN)
     for text, message in (
         ("epoch,step,gen_loss\n1,2,3\n", "another version of jaxgan: it has no column"),
         ("epoch,step,gen_loss\n1,2,x\n", "cannot be read"),
@@ -166,7 +176,7 @@ def test_a_metrics_csv_of_another_kind_is_refused(tmp_path):
     ):
         (tmp_path / "metrics.csv").write_text(text)
         with pytest.raises(JaxganError, match=message):
-            read_history(tmp_path, GAN)
+            read_table(tmp_path, GAN)
 
 
 def frames(path: Path) -> list[np.ndarray]:
@@ -182,7 +192,7 @@ def frames(path: Path) -> list[np.ndarray]:
 def test_the_animation_has_the_pictures_of_the_epochs_of_the_history_alone(tmp_path):
     writer = make_journal(tmp_path)
     scores = {"disc_loss": 1.0, "real_score": 0.5, "fake_score": 0.5}
-    history = [ROW | scores | {"epoch": i + 1} for i in range(4)]
+    history = [HEALTHY | ROW | scores | {"epoch": i + 1} for i in range(4)]
     samples = np.random.default_rng(0).uniform(-1, 1, (4, 16, 4, 4, 1))
     for i in range(4):
         writer.write_samples(history[: i + 1], samples[i])

@@ -16,7 +16,9 @@ from jaxgan.metrics import evaluation
 from jaxgan.run import checkpoint, population, saved, training
 
 GAN = MODELS["gan"]
-FD = "fd(pca30, train, n=50)"
+FD, COVERAGE, PRECISION = (
+    f"{name}(pca30, train, n=50)" for name in ("fd", "coverage", "precision")
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,7 @@ def edited(gan_folder, tmp_path):
         folder = tmp_path / "edited"
         shutil.copytree(gan_folder, folder)
         config = json.loads((folder / "config.json").read_text())
+        del config["sha256 of the rest"]
         change(config)
         (folder / "config.json").write_text(json.dumps(config))
         return folder
@@ -114,7 +117,11 @@ def test_the_best_checkpoint_is_kept_and_its_best_member_loaded(
     distances = np.full((5, 2), 9.0)
     distances[best - 1, member] = 1
     scripted = iter(distances.ravel().tolist())
-    monkeypatch.setattr(evaluation, "evaluate_in_training", lambda *_: {FD: next(scripted)})
+    monkeypatch.setattr(
+        evaluation,
+        "evaluate_in_training",
+        lambda *_: {FD: next(scripted), COVERAGE: 0.5, PRECISION: 0.5},
+    )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     settings = TrainConfig(
         dataset=str(tmp_path / "images.npy"), epochs=5, population=2, evaluate_every=1, devices=1
@@ -150,6 +157,14 @@ def test_a_folder_of_version_0_3_can_be_sampled(gan_folder, edited, tmp_path):
     assert_trees_equal(state, expected)
     here("sample.py", "--workdir", folder, "--num", 3, "--out", tmp_path / "samples.npz")
     assert np.load(tmp_path / "samples.npz")["images"].shape == (3, 6, 5)
+
+
+def test_a_config_that_was_damaged_is_refused(gan_folder, tmp_path):
+    folder = shutil.copytree(gan_folder, tmp_path / "run")
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace('"latent_dim": 7', '"latent_dim": 8'))
+    with pytest.raises(JaxganError, match=r"config\.json has changed since it was written"):
+        saved.load_state(GAN, folder)
 
 
 def test_the_sums_of_metrics_of_another_version_do_not_matter(gan_folder, edited):
