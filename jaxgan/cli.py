@@ -59,7 +59,7 @@ def _check_words(options: Any, words: Sequence[str]) -> None:
     """
     fields = list(_fields(options))
     names = {field.name for field in fields}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         if not word.startswith("--"):
             continue
         option, given, value = word.partition("=")

@@ -23,8 +23,8 @@ MORE = ("precision", "recall", "density", "coverage", "classifier_score", "entro
 BETTER = {"fd": "less", "kid": "less", **dict.fromkeys(MORE, "more")}
 """Which way scores are better."""
 MEMORISATION = (
-    "Memorisation: copies get 1, new images 0.5. Collapsed samples that look real also\n"
-    "get more than 0.5."
+    "Memorisation: copies get 1, new images 0.5. Collapsed samples that look real\n"
+    "also get more than 0.5."
 )
 SHOWN = 10
 """Samples of each generator in the figure."""

@@ -135,7 +135,7 @@ def test_each_member_has_its_rows_and_the_report_sums_them_up(run_folder):
     # So few images are not scored.
     verdicts = [verdict._asdict() for verdict in outcome.verdicts]
     assert report == outcome.report._asdict() | {"scores": {}, "verdicts": verdicts}
-    assert verdicts == 6 * [{"health": "unknown", "sentences": "No failure was seen."}]
+    assert verdicts == 6 * [{"health": "unknown", "sentences": "Samples were not scored."}]
     assert (outcome.trained, outcome.stopped_by, outcome.diagnosis) == (2, None, None)
 
 
