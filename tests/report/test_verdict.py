@@ -95,7 +95,9 @@ def test_the_sentences_have_the_numbers_and_the_reasons():
     assert found.startswith(f"{covered}, and {real} ")
     assert found.endswith(" The run is short: failures show after 3 more epochs.")
     collapsed = give_verdict(history(None, BAD), seen("mode collapse", 2), None).sentences
-    assert collapsed.startswith("The samples are alike. The samples cover 40%")
+    assert collapsed.startswith(
+        "First seen in epoch 2: the samples are alike. The samples cover 40%"
+    )
     points_found = give_verdict(history(None, points(3, 0.25)), NO_FAILURE, 8).sentences
     assert points_found.startswith("The samples have 3 of 8 modes, and 25% of them lie within 3 ")
     unknown = give_verdict(history(None), SHORT, None).sentences
