@@ -171,7 +171,8 @@ def advice(
         return "train longer; this continues the run.", [*command, "--epochs", str(2 * epochs)]
     networks = {field.name for field in dataclasses.fields(GANConfig)}
     command = without(networks | {"preset", "workdir", "epochs", "steps", "sweep"})
-    on = options.train.dataset if options.train.dataset in COVERAGE else "fashion_mnist"
+    dataset = options.train.dataset
+    on = dataset if better in COVERAGE.get(dataset, {}) else "fashion_mnist"
     than = f", those of {now} {COVERAGE[on][now]:.0%}" if now else ""
     reason = f"on {on}, samples of {better} cover {COVERAGE[on][better]:.0%} of the data{than}."
     return reason, [*command, "--preset", better]

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import statistics
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import colors
+from helpers import ROOT, colors
 from judges import make_judge
 
-from jaxgan import GANConfig, TrainConfig, create_state, data
+from jaxgan import PRESETS, GANConfig, TrainConfig, create_state, data
 from jaxgan.adversarial import diagnostics
 from jaxgan.data.mixtures import RING
 from jaxgan.data.pixels import to_float
 from jaxgan.model import Diagnosis, Finding
+from jaxgan.presets import COVERAGE
 
 SMALL = {"generator_widths": (8,), "discriminator_widths": (8,), "discriminator_dropout": (0.0,)}
 """Fields of GANConfig. Tests train it on digits with two seeds in the same program."""
@@ -546,3 +548,25 @@ def test_a_preset_that_diverges_has_a_run_without_scores(run, monkeypatch, tmp_p
     (row,) = rows_in(file)
     assert row["runs"] == [{"seed": 0, "seconds": None, "scores": None}]
     assert "0 of 1" in out
+
+
+def test_the_advice_of_train_py_has_the_numbers_of_the_results():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "planted_failures.json").read_text())[
+        "runs"
+    ]
+    found: dict = {}
+    for row in rows:
+        preset, _, name = row["case"].removesuffix(" steps").partition(", ")
+        name = name.partition(",")[0]
+        if preset in PRESETS and name in ("digits", "ring"):
+            median = statistics.median(one["score"]["coverage"] for one in row["each"])
+            found.setdefault(name, {})[preset] = pytest.approx(median, abs=0.0051)
+    rows = json.loads((ROOT / "benchmarks" / "results" / "recipes.json").read_text())["rows"]
+    name = "coverage(fashion-cnn-v1, train, n=10000)"
+    found["fashion_mnist"] = {
+        row["preset"]: pytest.approx(
+            statistics.median(run["scores"][name] for run in row["runs"]), abs=0.0051
+        )
+        for row in rows
+    }
+    assert found == COVERAGE
