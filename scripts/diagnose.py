@@ -82,20 +82,21 @@ def course_lines(history: list[dict], columns: dict[str, Column]) -> list[str]:
     elif not finite:
         length += ", in which it diverged"
     means = [{k: finite_mean(v) for k, v in readable(row).items()} for row in history]
-    lines = [length, f"{'':16}{'first':>8}{'last':>8}  healthy"]
+    lines = [length, f"{'':16}{'first':>8}{'last':>9} healthy"]
     for name, column in columns.items():
         values = [row[name] for row in means if name in row]
         healthy, real = column.healthy, means[-1].get(f"real_{name}")
         if real is not None:
             healthy = f"near {number(real)}"
         if values and healthy:
-            ends = "".join(f"{number(value):>8}" for value in (values[0], values[-1]))
-            lines.append(f"{name:16}{ends}  {healthy:13}{column.meaning}")
+            ends = f"{number(values[0]):>8}{number(values[-1]):>9}"
+            lines.append(f"{name:16}{ends} {healthy:13}{column.meaning}")
     return lines
 
 
 def number(value: float) -> str:
-    return f"{value:.3g}" if np.isfinite(value) else "-"
+    text = f"{value:.3g}" if np.isfinite(value) else "-"
+    return f"{value:.1e}" if "e" in text else text
 
 
 def healthy_lines(history: list[dict], diagnosis: Diagnosis) -> list[str]:
