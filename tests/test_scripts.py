@@ -466,7 +466,7 @@ def test_a_healthy_run_is_described(trained):
     for name, at in (("gen_loss", (0, -1)), ("gen_loss_sd", (0, -1)), ("fd", (1, -1))):
         assert table[name] == [f"{float(rows[i][name]):.3g}" for i in at], name
     (line,) = [line for line in out.splitlines() if line.startswith("fd ")]
-    assert f"  near {float(rows[-1]['real_fd']):.3g} " in line
+    assert f" near {float(rows[-1]['real_fd']):.3g} " in line
 
 
 def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
