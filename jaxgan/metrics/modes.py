@@ -78,11 +78,15 @@ def mode_scores(points: np.ndarray, mixture: "Mixture") -> ModeScores:
 def mode_intervals(points: np.ndarray, mixture: "Mixture") -> dict[str, tuple[float, float]]:
     """95% intervals of the ModeScores, by their names, from RESAMPLES bootstrap samples.
 
+    Some scores are biased, and those of bootstrap samples more so. The intervals are shifted back
+    by the difference of their mean from the score.
+
     Takes the same arguments and raises the same errors as `mode_scores`.
     """
     rng, n = np.random.default_rng(0), len(points)
     scores = [mode_scores(points[rng.integers(n, size=n)], mixture) for _ in range(RESAMPLES)]
-    low, high = np.percentile(scores, (2.5, 97.5), axis=0)
+    shift = np.mean(scores, axis=0) - mode_scores(points, mixture)
+    low, high = np.maximum(np.percentile(scores, (2.5, 97.5), axis=0) - shift, 0)
     return dict(zip(ModeScores._fields, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 

@@ -299,7 +299,8 @@ class _Training:
         """Whether samples are scored after an epoch: at half the run, at its end, or each time
         after `evaluate_every` epochs.
         """
-        ends = self._settings.evaluate and epoch in (-(-self._epochs // 2), self._epochs)
+        can = self._mixture is not None or _no_scores(self._dataset.images) is None
+        ends = can and self._settings.evaluate and epoch in (-(-self._epochs // 2), self._epochs)
         return ends or self._is_due(self._settings.evaluate_every, epoch)
 
     def _scores(self, run: loop.Run) -> dict[str, Any]:
@@ -310,8 +311,6 @@ class _Training:
         if mixture is not None:
             score = _mode_scorer(self._model, mixture, plots.samples_shown(self._shape))
             return self._runs.evaluate(score, local(run.state))
-        if _no_scores(self._dataset.images):
-            return {}
         if self._reference is None:
             self._load_reference()
         reference: Any = self._reference
@@ -425,8 +424,10 @@ class _Training:
         if self._runs.ranked:
             return {name: mean_interval(row[name]) for name in names}
         intervals = dict.fromkeys(names)
-        finite = all(np.isfinite(row[name]).all() for name in names)
-        if self._mixture is not None and names and finite:
+        finite = all(np.isfinite(row[name]) for name in names)
+        # A run that was stopped within an epoch has a newer state than its last row.
+        current = loop.step(state) == row["step"]
+        if self._mixture is not None and names and finite and current:
             n = plots.samples_shown(self._shape)
             ((member, rng),) = self._runs.members(state)
             points = np.asarray(self._model.sample(member, rng, n)).reshape(n, 2)

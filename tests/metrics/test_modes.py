@@ -65,7 +65,7 @@ def test_the_intervals_hold_the_scores_and_that_of_a_share_is_binomial():
     )
     scores, intervals = mode_scores(points, GRID), mode_intervals(points, GRID)
     assert intervals.keys() == set(scores._fields)
-    for name in ("modes", "high_quality"):
+    for name in scores._fields:
         low, high = intervals[name]
         assert low <= getattr(scores, name) <= high, name
     count = round(scores.high_quality * 2_000)

@@ -60,6 +60,8 @@ GOOD, BAD = images(2.0, 0.41), images(20.0, 0.4)
         (history(images(25.1, 0.4), BAD), NO_FAILURE, "undertrained"),
         (history(images(24.9, 0.4), BAD), NO_FAILURE, "poor"),
         (history(images(5.0, 0.4), BAD), NO_FAILURE, "poor"),
+        # Without earlier scores nobody knows whether they improve.
+        (history(None, BAD), NO_FAILURE, "poor"),
         # The epoch nearest to half the steps counts, among those with scores.
         (history(images(50.0, 0), BAD, None, None, BAD), NO_FAILURE, "poor"),
         (history(BAD, images(50.0, 0), None, None, BAD), NO_FAILURE, "undertrained"),
