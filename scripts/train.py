@@ -135,8 +135,7 @@ def print_best(outcome: training.Outcome) -> None:
         value = evaluation.least_distance(best)
         of = f", of member {evaluation.best_member(best)}" if outcome.report else ""
         print(f"the smallest Fréchet distance was {value:.3g}{of}, after epoch {best['epoch']}:")
-        command = ["python", "scripts/sample.py", "--best", "--workdir", shown(outcome.workdir)]
-        print(f"  {shlex.join(command)}")
+        print(f"  {shlex.join([*sample_command(outcome.workdir), '--best'])}")
 
 
 def print_verdict(outcome: training.Outcome, options: Options) -> None:
@@ -157,9 +156,7 @@ def advice(
 ) -> tuple[str, list[str]]:
     """The next command for a run with this verdict, and why."""
     if health in ("healthy", "unknown"):
-        script = str(Path(sys.argv[0]).with_name("sample.py"))
-        command = ["python", script, "--workdir", shown(workdir), "--num", "10000"]
-        return "draw samples.", [*command, "--out", "samples.npz"]
+        return "draw samples.", [*sample_command(workdir), "--num", "10000", "--out", "samples.npz"]
     now, better = presets(options)
     if health == "diverged" and better is None:
         rates = {f"{name}_lr": getattr(options.gan, f"{name}_lr") / 10 for name in NETWORKS}
@@ -178,16 +175,17 @@ def advice(
     return reason, [*command, "--preset", better]
 
 
-def shown(path: Path) -> str:
-    """A path for a command: relative if it is below the current folder."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def sample_command(workdir: Path) -> list[str]:
+    """The command that draws samples. The run folder is relative if it is below the current one."""
+    here = Path.cwd()
+    folder = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
+    return ["python", str(Path(sys.argv[0]).with_name("sample.py")), "--workdir", str(folder)]
 
 
 def presets(options: Options) -> tuple[str | None, str | None]:
     """The preset of these options if none was changed, and the one to try next, or None."""
     if GANConfig(**vars(options.gan)) == PRESETS[options.preset][0]:
-        better = {"reference": "tuned", "tuned": "large"}.get(options.preset)
-        return options.preset, better if better in COVERAGE["fashion_mnist"] else None
+        return options.preset, {"reference": "tuned", "tuned": "large"}.get(options.preset)
     return None, "tuned" if options.preset == "reference" else options.preset
 
 
