@@ -174,8 +174,6 @@ def dirac_row(updates: Any, rate: float, r1: float, seeds: int) -> dict[str, Any
     """In how many seeds a lack of convergence of the Dirac GAN is seen."""
     config = replace(DIRAC, updates=updates, r1=r1, **both(lr=rate))
     run = train(config, origin(DIRAC_STEPS // 50), seeds, epochs=50, batch_size=1)
-    if run is None:
-        raise AssertionError("all seeds have diverged")
     found = diagnostics.diagnose(run.history).findings
     return {
         "updates": updates,
@@ -286,9 +284,6 @@ CASES = {
     "six of eight modes, ring": Case(STEADY, planted="collapsed", epochs=27, classes=6),
     "R1, digits, 300 steps": Case(SMALL, digits, 25, 128, planted="undertrained"),
     "R1, ring, 800 steps": Case(STEADY, epochs=2, planted="undertrained"),
-    "diverging, digits": Case(
-        GANConfig((8, 8, 1), loss="least_squares", **both(lr=1e6)), digits, 20, 128, "diverged"
-    ),
     **{
         f"{preset}, {name}, {PRESET_STEPS:,} steps": Case(
             PRESETS[preset][0], whole(name), batch_size=128, epochs=0
@@ -302,9 +297,13 @@ CASES = {
 
 
 def train(config: GANConfig, dataset: data.Dataset, seeds: int, **options: Any) -> Any:
-    """A population from FIRST_SEED on; None if all members have diverged."""
+    """A population from FIRST_SEED on."""
     numbers = range(FIRST_SEED, FIRST_SEED + seeds)
-    return harness.train(config, dataset.images, numbers, dataset.labels, progress=False, **options)
+    images, labels, *_ = dataset
+    run = harness.train(config, images, numbers, labels, progress=False, **options)
+    if run is None:
+        raise AssertionError("all seeds have diverged")
+    return run
 
 
 def measure(case: Case, seeds: int, data_dir: str | None) -> dict[str, Any]:
@@ -327,9 +326,6 @@ def measure(case: Case, seeds: int, data_dir: str | None) -> dict[str, Any]:
         epochs=settings.epochs,
         batch_size=case.batch_size,
     )
-    if run is None:
-        each = [{"healthy": False, "alarm": "", "verdict": "diverged", "score": {}}] * seeds
-        return summary(case, each) | {"steps": 0, "seconds": 0.0, "caveat": None}
     found = diagnostics.diagnose(run.history)
     modes = len(mixture.centers) if mixture else None
     each = []
