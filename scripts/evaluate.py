@@ -141,9 +141,8 @@ def load_real(options: Options) -> tuple[data.Dataset, data.Dataset | None]:
 
 def settings(workdir: str) -> tuple[str, int | None, str | None]:
     """The data set of a run, the size of its images if they were resized, and its folder."""
-    described, train = checkpoint.read_config(workdir), saved.read_settings(workdir)
-    name = described["data"]["name"] if train.dataset == "auto" else train.dataset
-    return name, train.image_size, train.data_dir
+    train = saved.read_settings(workdir)
+    return train.dataset, train.image_size, train.data_dir
 
 
 def load_samples(options: Options, shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from jaxgan.metrics import evaluation
 from jaxgan.presets import COVERAGE
 from jaxgan.processes import connect, is_first, together
 from jaxgan.report import texts, verdict
-from jaxgan.run import checkpoint, training
+from jaxgan.run import checkpoint, saved, training
 
 NETWORKS = ("generator", "discriminator")
 
@@ -143,6 +143,9 @@ def print_verdict(outcome: training.Outcome, options: Options) -> None:
         best = outcome.report.best if outcome.report else 0
         print("\n".join(verdict.lines(outcome.verdicts, best)))
         health = outcome.verdicts[best or 0].health
+        found = saved.read_settings(outcome.workdir).dataset  # what auto was
+        train = dataclasses.replace(options.train, dataset=found)
+        options = dataclasses.replace(options, train=train)
         print_advice(*advice(health, options, len(outcome.history), outcome.workdir))
 
 

@@ -37,12 +37,16 @@ def find_model(workdir: str | Path, models: Mapping[str, Model]) -> Model:
 
 
 def read_settings(workdir: str | Path) -> TrainConfig:
-    """The TrainConfig of the run in a folder.
+    """The TrainConfig of the run in a folder, with the data set that `auto` has found.
 
     Raises:
       JaxganError: if it is no run folder, or if this version does not know its settings.
     """
-    return _read(workdir, "train", TrainConfig)
+    settings = _read(workdir, "train", TrainConfig)
+    if settings.dataset != "auto":
+        return settings
+    name = _section(workdir, checkpoint.read_config(workdir), "data").get("name")
+    return dataclasses.replace(settings, dataset=str(name))
 
 
 def read_config(model: Model, workdir: str | Path) -> Any:
@@ -173,13 +177,18 @@ def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, che
     return runs, as_checkpoint(run)
 
 
+def _section(workdir: str | Path, described: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    found = described.get(section)
+    if not isinstance(found, Mapping):
+        raise JaxganError(f"{workdir} is not a run folder: its config.json has no {section!r}")
+    return found
+
+
 def _read(workdir: str | Path, section: str, kind: type, skip_modules: bool = False) -> Any:
     """A section of config.json as a config of the class `kind`."""
     described = checkpoint.read_config(workdir)
     version = str(described.get("jaxgan"))
-    fields: Any = described.get(section)
-    if not isinstance(fields, Mapping):
-        raise JaxganError(f"{workdir} is not a run folder: its config.json has no {section!r}")
+    fields = _section(workdir, described, section)
     known = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in fields.items():
         is_module = value is not None and name in known and known[name].type is Any

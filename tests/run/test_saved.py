@@ -61,6 +61,14 @@ def edited(gan_folder, tmp_path):
     return edit
 
 
+def test_the_data_set_of_a_run_is_the_one_that_auto_has_found(edited):
+    def change(config):
+        config["train"]["dataset"] = "auto"
+        config["data"]["name"] = "digits"
+
+    assert saved.read_settings(edited(change)).dataset == "digits"
+
+
 def newest(model, folder) -> checkpoint.Checkpoint:
     found = checkpoint.restore(folder, saved.checkpoint_like(model, folder))
     assert found is not None
