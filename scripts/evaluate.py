@@ -16,7 +16,7 @@ from jaxgan.files import check_writable, disk_errors, expand, write_atomically
 from jaxgan.metrics import evaluation
 from jaxgan.metrics.neighbours import nearest
 from jaxgan.report import plots, texts, verdict
-from jaxgan.run import checkpoint, saved
+from jaxgan.run import saved
 
 FLOOR = "real images"
 MORE = ("precision", "recall", "density", "coverage", "classifier_score", "entropy", "worst_share")
