@@ -191,8 +191,9 @@ def digits(data_dir: str | None = None) -> data.Dataset:
 
 
 def few_digits(data_dir: str | None = None) -> data.Dataset:
-    images, labels, *names = digits()
-    return data.Dataset(images[:200], np.asarray(labels)[:200], *names)
+    all_digits = digits()
+    images, labels = all_digits.images[:200], np.asarray(all_digits.labels)[:200]
+    return all_digits._replace(images=images, labels=labels)
 
 
 def black_and_white_digits(data_dir: str | None = None) -> data.Dataset:

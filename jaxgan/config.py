@@ -12,6 +12,7 @@ from jaxgan.adversarial.losses import LOSSES
 from jaxgan.adversarial.penalties import PENALTIES
 from jaxgan.errors import JaxganError
 from jaxgan.fields import check_field, is_size
+from jaxgan.learner import takes
 from jaxgan.schedules import Schedule
 
 
@@ -117,13 +118,19 @@ class GANConfig:
     generator: Any = None
     """A Flax linen module, latents [B, latent_dim] -> images [B, H, W, C] in [-1, 1], in place of
     the MLP. If its `__call__` has an argument `train`, `training` or `is_training`, this is
-    True in training passes; `deterministic` or `use_running_average` is False in them."""
+    True in training passes; `deterministic` or `use_running_average` is False in them. With
+    `num_classes` it must have an argument `labels`, int32 [B]."""
     discriminator: Any = None
     """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP. It
-    gets the same argument `train`, or its variants, as the generator."""
+    gets the same arguments `train`, or its variants, and `labels` as the generator; with `pac`
+    above 1 the labels are [B, pac]."""
     bounded: bool = True
     """Whether the generator MLP ends in tanh. Images in [-1, 1] need it, points do not. A run sets
     it and `image_shape` to fit the data."""
+    num_classes: int = 0
+    """The number of classes of a conditional GAN, which makes images of a wanted class. Its batches
+    hold labels, from 0 on. With 0 there are no classes. A run with `conditional` takes the number
+    from the labels of the data."""
 
     def __post_init__(self) -> None:
         for name in ("image_shape", "generator_widths", "discriminator_widths"):
@@ -135,6 +142,10 @@ class GANConfig:
         object.__setattr__(self, "discriminator_dropout", tuple(self.discriminator_dropout))
         check_field(len(self.image_shape) == 3, self, "image_shape", "(height, width, channels)")
         check_field(is_size(self.latent_dim), self, "latent_dim", "a whole number above 0")
+        classes = self.num_classes
+        check_field(
+            classes == 0 or is_size(classes), self, "num_classes", "a whole number, 0 or more"
+        )
         rates = self.discriminator_dropout
         check_field(
             all(0 <= rate < 1 for rate in rates), self, "discriminator_dropout", "rates in [0, 1)"
@@ -154,7 +165,13 @@ class GANConfig:
         self._check_ranges()
         self._check_combinations()
         for network in ("generator", "discriminator"):
-            _check_module(network, getattr(self, network))
+            module = getattr(self, network)
+            _check_module(network, module)
+            if module is not None and self.num_classes and not takes(module, "labels"):
+                raise JaxganError(
+                    f"num_classes is {self.num_classes}, and the {network} does not take the "
+                    "classes: its __call__ needs an argument labels"
+                )
 
     def _check_ranges(self) -> None:
         for name, known in _CHOICES.items():

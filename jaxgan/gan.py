@@ -28,6 +28,7 @@ from jaxgan.config import GANConfig
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.pixels import to_float
 from jaxgan.errors import JaxganError
+from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward
 from jaxgan.model import Curve, Model
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
@@ -66,18 +67,25 @@ def create_state(rng: jax.Array, config: GANConfig | None = None) -> GANState:
     config = config or GANConfig()
     parts = _static_parts(config)
     generator_rng, discriminator_rng = jax.random.split(rng)
-    latents = jnp.zeros((2 * config.pac, config.latent_dim))
-    images = _pack(jnp.zeros((2 * config.pac, *config.image_shape)), config.pac)
-    generator = create(*parts.generator, generator_rng, latents)
+    n = 2 * config.pac
+    latents, images = jnp.zeros((n, config.latent_dim)), jnp.zeros((n, *config.image_shape))
+    labels = jnp.zeros(n, jnp.int32) if config.num_classes else None
+    packed, packed_labels = _pack(images, config.pac), _pack_labels(labels, config.pac)
+    generator = create(*parts.generator, generator_rng, latents, labels=labels)
     state = GANState(
         generator=generator,
-        discriminator=create(*parts.discriminator, discriminator_rng, images),
+        discriminator=create(*parts.discriminator, discriminator_rng, packed, labels=packed_labels),
         config=config,
         ema=generator.params if config.ema_decay else None,
     )
     # Traces one forward pass, so that networks which do not fit are refused here.
     jax.eval_shape(
-        lambda: _logits(state.discriminator, _pack(generate(state, latents), config.pac), rng)
+        lambda: _logits(
+            state.discriminator,
+            _pack(_generate(state, latents, labels, rng), config.pac),
+            packed_labels,
+            rng,
+        )
     )
     return state
 
@@ -102,6 +110,8 @@ class _Batch(NamedTuple):
 
     real: jax.Array
     """Real images `[B, H, W, C]` in [-1, 1]."""
+    labels: jax.Array | None
+    """The labels of real and of generated images, int32 `[B]`; None if there are no classes."""
     latents: jax.Array
     """`[B, latent_dim]`."""
     rngs: StepKeys
@@ -132,7 +142,8 @@ def train_step(
     Args:
       state: from `create_state` or an earlier step.
       batch: real images `[B, H, W, C]`, uint8 or float in [-1, 1]; or a dict that holds them as
-        "image". Any B >= 1 (or >= `config.pac`).
+        "image". Any B >= 1 (or >= `config.pac`). With `config.num_classes` the dict also holds
+        "label", int `[B]`; the generated images have the same labels.
       rng: a key. The step folds `state.step` into it, so every step may get the same key.
       axis_name: inside a `shard_map`, the mesh axis (AxisType.Auto) over which the batch is split.
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
@@ -146,11 +157,11 @@ def train_step(
       The next state, and the Metrics of this step at the old parameters.
 
     Raises:
-      JaxganError: if the images are not of `state.config.image_shape`.
+      JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
     """
     config, shards = state.config, Shards(axis_name)
     batch = _draw_batch(state, batch, rng, shards)
-    fake, generator = forward(state.generator, batch.latents, batch.rngs.generator, train=True)
+    fake, generator = _fake_images(state.generator, batch)
 
     # The discriminator. The generator's gradient repeats its passes, and the compiler merges them:
     # the reference has 34 matrix products, as many as with shared passes.
@@ -176,28 +187,51 @@ def train_step(
     return _next_state(state, generator, discriminator, shards), metrics
 
 
-@functools.partial(jax.jit, static_argnames="n")
-def sample(state: GANState, rng: jax.Array, n: int) -> jax.Array:
+def sample(state: GANState, rng: jax.Array, n: int, labels: Any = None) -> jax.Array:
     """Draws n images from the generator: `[n, H, W, C]`, float32 in [-1, 1].
 
     If `config.ema_decay` is above 0 the images come from the average of the generator's
     parameters. For images from the parameters themselves give `state.replace(ema=None)`.
+
+    Args:
+      state: from `create_state` or `train_step`.
+      rng: a key.
+      n: how many.
+      labels: of a conditional GAN: the classes of the images, int `[n]`, or one for all. By
+        default 0, 1, 2, ... in turn, so that all classes have equal shares.
+
+    Raises:
+      JaxganError: if labels are out of range, or if there are labels and no classes.
     """
+    return _sample(state, rng, n, choose_labels(state.config.num_classes, n, labels))
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _sample(state: GANState, rng: jax.Array, n: int, labels: jax.Array | None) -> jax.Array:
     latents = jax.random.normal(rng, (n, state.config.latent_dim))
-    return generate(state, latents, jax.random.fold_in(rng, 0))
+    return _generate(state, latents, labels, jax.random.fold_in(rng, 0))
+
+
+def generate(
+    state: GANState, latents: jax.Array, rng: jax.Array | None = None, labels: Any = None
+) -> jax.Array:
+    """The generator's images `[B, H, W, C]`, in [-1, 1], for latents `[B, latent_dim]`.
+
+    `rng` is for a generator that draws random numbers itself. The default is a fixed key. `labels`
+    are those of `sample`.
+    """
+    labels = choose_labels(state.config.num_classes, latents.shape[0], labels)
+    return _generate(state, latents, labels, jax.random.key(0) if rng is None else rng)
 
 
 @jax.jit
-def generate(state: GANState, latents: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-    """The generator's images `[B, H, W, C]`, in [-1, 1], for latents `[B, latent_dim]`.
-
-    `rng` is for a generator that draws random numbers itself. The default is a fixed key.
-    """
+def _generate(
+    state: GANState, latents: jax.Array, labels: jax.Array | None, rng: jax.Array
+) -> jax.Array:
     generator = state.generator
     if state.ema is not None:
         generator = generator.replace(params=state.ema)
-    rng = jax.random.key(0) if rng is None else rng
-    images, _ = forward(generator, latents, rng, train=False)
+    images, _ = forward(generator, latents, rng, train=False, labels=labels)
     if images.shape[1:] != state.config.image_shape:
         raise JaxganError(
             f"the generator makes images of shape {images.shape[1:]}, "
@@ -208,11 +242,15 @@ def generate(state: GANState, latents: jax.Array, rng: jax.Array | None = None) 
 
 def _draw_batch(state: GANState, batch: Any, rng: jax.Array, shards: Shards) -> _Batch:
     """The real images, keys and latents. Only the key of the latents is the same in all shards."""
-    real = _real_images(batch, state.config)
+    real, labels = _real_images(batch, state.config), batch_labels(batch, state.config.num_classes)
     latent_rng, *rngs = jax.random.split(jax.random.fold_in(rng, state.step), len(StepKeys._fields))
     latents = shards.normal(latent_rng, real.shape[0], state.config.latent_dim)
     keys = StepKeys(latent_rng, *(shards.fold_in(rng) for rng in rngs))
-    return _Batch(real, latents, keys, state.step)
+    return _Batch(real, labels, latents, keys, state.step)
+
+
+def _fake_images(generator: Learner, batch: _Batch) -> tuple[jax.Array, Learner]:
+    return forward(generator, batch.latents, batch.rngs.generator, train=True, labels=batch.labels)
 
 
 def _discriminator_objective(
@@ -220,20 +258,31 @@ def _discriminator_objective(
 ) -> tuple[jax.Array, _Outputs]:
     """The discriminator's loss plus penalties, a scalar, and its outputs."""
     discriminator = discriminator.replace(params=params)
-    real, fake = _discriminator_inputs(batch, fake, config)
-
-    def critic(image: jax.Array) -> jax.Array:
-        # Without dropout, and with running statistics: statistics of one image mean nothing.
-        return _logits(discriminator, image[None], batch.rngs.penalty)[0][0]
-
-    inputs = penalties.Inputs(critic, params, real, fake, batch.rngs.penalty)
-    penalty = penalties.weighted_sum(config.penalties, batch.step, inputs)
+    inputs = _discriminator_inputs(batch, fake, config)
+    penalty = _penalty(discriminator, inputs, batch, config)
     real_logits, fake_logits, discriminator = _real_and_fake_logits(
-        discriminator, real, fake, batch.rngs
+        discriminator, inputs, batch.rngs
     )
     loss = losses.per_image(config.loss, real_logits, fake_logits, config.label_smoothing)
     outputs = _Outputs(real_logits, fake_logits, penalty, discriminator)
     return loss.discriminator.mean() + penalty, outputs
+
+
+def _penalty(
+    discriminator: Learner, inputs: "_Inputs", batch: _Batch, config: GANConfig
+) -> jax.Array:
+    """The weighted sum of the penalties, a scalar."""
+
+    def critic(image: jax.Array, label: jax.Array | None = None) -> jax.Array:
+        # Without dropout, and with running statistics: statistics of one image mean nothing.
+        labels = None if label is None else label[None]
+        return _logits(discriminator, image[None], labels, batch.rngs.penalty)[0][0]
+
+    labels = () if inputs.labels is None else (inputs.labels,)
+    penalty_inputs = penalties.Inputs(
+        critic, discriminator.params, inputs.real, inputs.fake, batch.rngs.penalty, labels
+    )
+    return penalties.weighted_sum(config.penalties, batch.step, penalty_inputs)
 
 
 def _generator_loss(
@@ -245,12 +294,11 @@ def _generator_loss(
     shards: Shards,
 ) -> tuple[jax.Array, None]:
     """The generator's loss, a scalar, and None, since it has no other outputs."""
-    generator = generator.replace(params=params)
-    fake, _ = forward(generator, batch.latents, batch.rngs.generator, train=True)
+    fake, _ = _fake_images(generator.replace(params=params), batch)
     if config.unroll_steps:
         discriminator = _unroll(discriminator, fake, batch, config, shards)
-    real, fake = _discriminator_inputs(batch, fake, config)
-    real_logits, fake_logits, _ = _real_and_fake_logits(discriminator, real, fake, batch.rngs)
+    inputs = _discriminator_inputs(batch, fake, config)
+    real_logits, fake_logits, _ = _real_and_fake_logits(discriminator, inputs, batch.rngs)
     loss = losses.per_image(config.loss, real_logits, fake_logits, config.label_smoothing)
     return loss.generator.mean(), None
 
@@ -274,9 +322,16 @@ def _unroll(
     return jax.lax.scan(update, discriminator, length=config.unroll_steps)[0]
 
 
-def _discriminator_inputs(
-    batch: _Batch, fake: jax.Array, config: GANConfig
-) -> tuple[jax.Array, jax.Array]:
+class _Inputs(NamedTuple):
+    """The inputs of the discriminator."""
+
+    real: jax.Array
+    fake: jax.Array
+    labels: jax.Array | None
+    """Of the real and of the generated images."""
+
+
+def _discriminator_inputs(batch: _Batch, fake: jax.Array, config: GANConfig) -> _Inputs:
     """Real and generated images as the discriminator gets them: augmented, noisy, packed."""
     real, rngs = batch.real, batch.rngs
     if not schedules.is_zero(config.augment):
@@ -288,23 +343,30 @@ def _discriminator_inputs(
         deviation = schedules.value(config.instance_noise, batch.step)
         real_noise, fake_noise = jax.random.normal(rngs.noise, (2, *real.shape))
         real, fake = real + deviation * real_noise, fake + deviation * fake_noise
-    return _pack(real, config.pac), _pack(fake, config.pac)
+    labels = _pack_labels(batch.labels, config.pac)
+    return _Inputs(_pack(real, config.pac), _pack(fake, config.pac), labels)
 
 
 def _real_and_fake_logits(
-    discriminator: Learner, real: jax.Array, fake: jax.Array, rngs: StepKeys
+    discriminator: Learner, inputs: _Inputs, rngs: StepKeys
 ) -> tuple[jax.Array, jax.Array, Learner]:
     """Runs two training passes: logits `[B]` of real and generated images, and the learner."""
-    fake_logits, discriminator = _logits(discriminator, fake, rngs.fake, train=True)
-    real_logits, discriminator = _logits(discriminator, real, rngs.real, train=True)
+    real, fake, labels = inputs
+    fake_logits, discriminator = _logits(discriminator, fake, labels, rngs.fake, train=True)
+    real_logits, discriminator = _logits(discriminator, real, labels, rngs.real, train=True)
     return real_logits, fake_logits, discriminator
 
 
 def _logits(
-    discriminator: Learner, images: jax.Array, rng: jax.Array, *, train: bool = False
+    discriminator: Learner,
+    images: jax.Array,
+    labels: jax.Array | None,
+    rng: jax.Array,
+    *,
+    train: bool = False,
 ) -> tuple[jax.Array, Learner]:
     """One logit per image, `[B]`, float32 or wider: losses and metrics need that precision."""
-    logits, discriminator = forward(discriminator, images, rng, train=train)
+    logits, discriminator = forward(discriminator, images, rng, train=train, labels=labels)
     batch_size = images.shape[0]
     if logits.shape not in ((batch_size,), (batch_size, 1)):
         raise JaxganError(
@@ -400,6 +462,13 @@ def _pack(images: jax.Array, pac: int) -> jax.Array:
     return jnp.moveaxis(groups, 1, -2).reshape(n // pac, *size, pac * channels)
 
 
+def _pack_labels(labels: jax.Array | None, pac: int) -> jax.Array | None:
+    """The labels of `_pack`: `[B]` -> `[B // pac, pac]`, or unchanged without packing."""
+    if labels is None or pac == 1:
+        return labels
+    return labels[: len(labels) // pac * pac].reshape(-1, pac)
+
+
 class _StaticParts(NamedTuple):
     generator: tuple[nn.Module, optax.GradientTransformation]
     discriminator: tuple[nn.Module, optax.GradientTransformation]
@@ -414,10 +483,14 @@ def _static_parts(config: GANConfig) -> _StaticParts:
     """
     dtype = jnp.bfloat16 if config.precision == "bf16" else None
     generator = config.generator or MLPGenerator(
-        config.generator_widths, config.image_shape, dtype, config.bounded
+        config.generator_widths, config.image_shape, dtype, config.bounded, config.num_classes
     )
     discriminator = config.discriminator or MLPDiscriminator(
-        config.discriminator_widths, config.discriminator_dropout, dtype, config.spectral_norm
+        config.discriminator_widths,
+        config.discriminator_dropout,
+        dtype,
+        config.spectral_norm,
+        config.num_classes,
     )
     return _StaticParts(
         generator=(generator, _optimizer(config, "generator")),

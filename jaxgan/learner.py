@@ -26,7 +26,11 @@ class Learner(train_state.TrainState):
 
 
 def create(
-    module: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, inputs: jax.Array
+    module: nn.Module,
+    tx: optax.GradientTransformation,
+    rng: jax.Array,
+    inputs: jax.Array,
+    **more: jax.Array | None,
 ) -> Learner:
     """Draws the initial parameters of a network.
 
@@ -35,8 +39,10 @@ def create(
       tx: its optimizer.
       rng: a key.
       inputs: an example of its inputs, `[B, ...]`.
+      more: examples of further inputs by their names, such as labels; None is left out.
     """
-    variables = dict(_run(functools.partial(module.init, rng, inputs), module, train=False))
+    init = functools.partial(module.init, rng, inputs, **_given(more))
+    variables = dict(_run(init, module, train=False))
     params = variables.pop("params", {})
     return Learner(
         # A Python 0 is weakly typed. A checkpoint restores int32, and the step would be traced
@@ -52,16 +58,18 @@ def create(
 
 
 def forward(
-    learner: Learner, inputs: jax.Array, rng: jax.Array, *, train: bool
+    learner: Learner, inputs: jax.Array, rng: jax.Array, *, train: bool, **more: jax.Array | None
 ) -> tuple[jax.Array, Learner]:
     """Runs the network. Returns its outputs, and the learner with updated collections.
 
     In a training pass dropout is active and running statistics are updated. The rng is for dropout,
-    and for all other random numbers that the network draws.
+    and for all other random numbers that the network draws. `more` are further inputs by their
+    names, such as labels; None is left out.
     """
     outputs, updates = learner.apply_fn(
         {"params": learner.params, **learner.collections},
         inputs,
+        **_given(more),
         train=train,
         # Flax takes the stream "params" for each stream that is not given.
         rngs={"dropout": rng, "params": jax.random.fold_in(rng, 0)},
@@ -107,6 +115,15 @@ def average(mean: Any, params: Any, decay: float, step: jax.Array) -> Any:
 def at_least_float32(x: jax.Array) -> jax.Array:
     """The array, in float32 if its type is narrower."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether the `__call__` of a module has an argument with this name."""
+    return name in _parameters(module)
+
+
+def _given(inputs: Mapping[str, jax.Array | None]) -> dict[str, jax.Array]:
+    return {name: value for name, value in inputs.items() if value is not None}
 
 
 @functools.cache

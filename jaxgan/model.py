@@ -101,12 +101,13 @@ class Model(NamedTuple):
     fit_to: Callable[[Any, Any], Any]
     """`(config, dataset) -> config`: fitted to the images of a `data.Dataset`."""
     create_state: Callable[[jax.Array, Any], Any]
-    """`(rng, config) -> state`, a pytree with the attribute `step`, int32."""
+    """`(rng, config) -> state`, a pytree with the attributes `step`, int32, and `config`."""
     train_step: Callable[..., Any]
     """`(state, batch, rng) -> (state, metrics)`, pure. The batch is a dict of arrays `[B, ...]`;
     metrics is a NamedTuple of scalars. A run prints the first four while it trains."""
-    sample: Callable[[Any, jax.Array, int], jax.Array]
-    """`(state, rng, n) -> images [n, H, W, C]`, float in [-1, 1]."""
+    sample: Callable[..., jax.Array]
+    """`(state, rng, n) -> images [n, H, W, C]`, float in [-1, 1]. If the config has a `num_classes`
+    above 0, `(state, rng, n, labels)`: see `jaxgan.labels`."""
     networks: Callable[[Any], Mapping[str, tuple[nn.Module, tuple[int, ...]]]]
     """`config -> {name: (module, shape of one input)}`, for a summary."""
     hyperparameters: Mapping[str, tuple[tuple[str, ...], ...]]

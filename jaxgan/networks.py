@@ -17,17 +17,21 @@ class MLPGenerator(nn.Module):
 
     `__call__`: latents `[B, latent_dim]` -> images `[B, H, W, C]`. A tanh keeps these in [-1, 1]
     unless `bounded` is False. The layers compute in `dtype`, by default that of their inputs; the
-    parameters are float32.
+    parameters are float32. With `num_classes` it takes labels `[B]` too. Their one-hot code is
+    joined to the latents (arXiv 1411.1784).
     """
 
     widths: tuple[int, ...]
     image_shape: tuple[int, int, int]
     dtype: Any = None
     bounded: bool = True
+    num_classes: int = 0
 
     @nn.compact
-    def __call__(self, latents: jax.Array) -> jax.Array:
+    def __call__(self, latents: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         x = latents
+        if labels is not None:
+            x = jnp.concatenate([x, _one_hot(labels, self.num_classes, x.dtype)], axis=-1)
         for width in self.widths:
             x = nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=_glorot)(x))
         x = nn.Dense(math.prod(self.image_shape), dtype=self.dtype, kernel_init=_glorot)(x)
@@ -40,16 +44,20 @@ class MLPDiscriminator(nn.Module):
     `__call__`: images `[B, H, W, C]` in [-1, 1] -> logits `[B]`; dropout is active if `train`. The
     layers compute in `dtype`, by default that of their inputs; the parameters are float32. With
     `spectral_norm` each kernel is divided by an estimate of its largest singular value (arXiv
-    1802.05957).
+    1802.05957). With `num_classes` it takes labels too, `[B]`, or `[B, pac]` for packed images, and
+    adds the product of the last hidden layer with a vector of the label (arXiv 1802.05637).
     """
 
     widths: tuple[int, ...]
     dropout: tuple[float, ...]
     dtype: Any = None
     spectral_norm: bool = False
+    num_classes: int = 0
 
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool = False, labels: jax.Array | None = None
+    ) -> jax.Array:
         x = images.reshape(images.shape[0], -1)
         drop = train and any(self.dropout)
         bits = self._draw_bits(x.shape[0]) if drop else [None] * len(self.widths)
@@ -57,7 +65,11 @@ class MLPDiscriminator(nn.Module):
             x = nn.leaky_relu(self._dense(width, x, train), 0.2)
             if layer_bits is not None:
                 x = _drop(x, rate, layer_bits)
-        return self._dense(1, x, train)[:, 0]
+        logits = self._dense(1, x, train)[:, 0]
+        if labels is None:
+            return logits
+        one_hot = _one_hot(labels, self.num_classes, x.dtype).reshape(x.shape[0], -1)
+        return logits + (self._dense(x.shape[1], one_hot, train) * x).sum(axis=1)
 
     def _dense(self, width: int, x: jax.Array, train: bool) -> jax.Array:
         if self.spectral_norm:
@@ -74,6 +86,11 @@ class MLPDiscriminator(nn.Module):
         words = jax.random.bits(self.make_rng("dropout"), (batch_size, -(-units // 2)))
         bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=1)[:, :units]
         return jnp.split(bits, np.cumsum(self.widths)[:-1], axis=1)
+
+
+def _one_hot(labels: jax.Array, num_classes: int, dtype: Any) -> jax.Array:
+    """`[...]` -> `[..., num_classes]`."""
+    return jax.nn.one_hot(labels, num_classes, dtype=dtype)
 
 
 def _drop(x: jax.Array, rate: float, bits: jax.Array) -> jax.Array:

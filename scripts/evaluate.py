@@ -1,7 +1,9 @@
 """Scores samples of trained generators in one table, beside the scores of real images."""
 
 import dataclasses
+import functools
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,17 +12,23 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from jaxgan import MODELS, JaxganError, Model, cli, data
+from jaxgan import MODELS, JaxganError, cli, data
+from jaxgan.data.dataset import class_name
 from jaxgan.errors import NoSplitError
 from jaxgan.files import check_writable, disk_errors, expand, write_atomically
+from jaxgan.labels import num_classes, proportional
 from jaxgan.metrics import evaluation
 from jaxgan.metrics.neighbours import nearest
 from jaxgan.report import plots, texts, verdict
 from jaxgan.run import saved
 
 FLOOR = "real images"
-MORE = ("precision", "recall", "density", "coverage", "classifier_score", "entropy", "worst_share")
-BETTER = {"fd": "less", "kid": "less", **dict.fromkeys(MORE, "more")}
+LESS = ("fd", "kid", "class_fd")
+MORE = (
+    *("precision", "recall", "density", "coverage"),
+    *("classifier_score", "entropy", "worst_share", "class_accuracy"),
+)
+BETTER = dict.fromkeys(LESS, "less") | dict.fromkeys(MORE, "more")
 """Which way scores are better."""
 MEMORISATION = (
     "Memorisation: copies get 1, new images 0.5. Collapsed samples that look real\n"
@@ -44,6 +52,8 @@ class Options:
     - worst_share: of all classes, the smallest ratio of their shares in samples and real images.
     - worst_class: the class with this ratio.
     - copies: the share of samples that copy a training image; about 0.01 for new images.
+    - class_accuracy: of conditional runs, the share of samples in which the judge sees the wanted
+      class; class_fd: the mean Fréchet distance within the classes.
     """
 
     workdirs: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -75,7 +85,8 @@ def main() -> None:
     given = load_samples(options, train.images.shape[1:])
     others = len(test.images) if test else len(train.images) // 2
     n = min(options.num, len(train.images), others, *map(len, given.values()))
-    drawn = draw(options, n) | {name: images[:n] for name, images in given.items()}
+    drawn, wanted = draw(options, n, train.labels)
+    drawn |= {name: images[:n] for name, images in given.items()}
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
     bar = tqdm(total=3 + 3 * len(drawn), desc="scoring", bar_format=form, disable=None)
     extractor = evaluation.make_extractor(train, options.judge)
@@ -83,6 +94,9 @@ def main() -> None:
     features = {FLOOR: evaluation.floor(reference, n)}
     bar.update()
     scores = {FLOOR: evaluation.evaluate(reference, features[FLOOR])}
+    labels = evaluation.floor_labels(reference, n)
+    if wanted and labels is not None:
+        scores[FLOOR] |= evaluation.evaluate_classes(reference, features[FLOOR], labels)
     bar.update()
     near = {}
     if test:
@@ -95,11 +109,15 @@ def main() -> None:
         features[name] = extractor.extract(images)
         bar.update()
         scores[name] = evaluation.evaluate(reference, features[name])
+        if name in wanted:
+            scores[name] |= evaluation.evaluate_classes(reference, features[name], wanted[name])
         bar.update()
         scores[name] |= evaluation.copy_scores(near, images)
         bar.update()
     bar.close()
     print_table(scores)
+    if wanted:
+        print_classes(scores, train.classes)
     print_summary(scores)
     if options.json:
         write(options.json, json.dumps(scores, indent=2) + "\n")
@@ -160,24 +178,30 @@ def load_samples(options: Options, shape: tuple[int, ...]) -> dict[str, np.ndarr
     return {options.samples: evaluation.shuffle(images)}
 
 
-def draw(options: Options, n: int) -> dict[str, np.ndarray]:
-    """n samples of each generator, uint8, by the name of their column."""
-    drawn = {}
+def draw(
+    options: Options, n: int, labels: np.ndarray | None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """n samples of each generator, uint8, by the name of their column; and their classes.
+
+    The classes of a conditional run have the shares of the labels of the training images. Other
+    runs have no classes.
+    """
+    drawn, wanted = {}, {}
     for workdir in options.workdirs:
         model = saved.find_model(workdir, MODELS)
         state, epochs = saved.load_state(model, workdir)
         if epochs < 0:
             raise JaxganError(f"{workdir} has no checkpoint yet")
-        rng = jax.random.key(options.seed)
-        drawn[workdir] = evaluation.draw(sampler(model, state), rng, n)
+        rng, classes = jax.random.key(options.seed), None
+        if num_classes(state.config) and labels is not None:
+            classes = proportional(labels, n)
         raw = model.raw(state)
-        if raw is not None:
-            drawn[f"{workdir} (not averaged)"] = evaluation.draw(sampler(model, raw), rng, n)
-    return drawn
-
-
-def sampler(model: Model, state: Any) -> evaluation.Sample:
-    return lambda rng, n: model.sample(state, rng, n)
+        for name, one in ((workdir, state), (f"{workdir} (not averaged)", raw)):
+            if one is not None:
+                sample = functools.partial(model.sample, one)
+                drawn[name] = evaluation.draw(sample, rng, n, classes)
+                wanted |= {} if classes is None else {name: classes}
+    return drawn, wanted
 
 
 def print_table(scores: dict[str, dict[str, Any]]) -> None:
@@ -207,8 +231,25 @@ def print_table(scores: dict[str, dict[str, Any]]) -> None:
             print(f"{shown:{width}}  {BETTER.get(shown, ''):4}" + "".join(cells))
 
 
+def print_classes(scores: dict[str, dict[str, Any]], names: tuple[str, ...]) -> None:
+    """For each class its Fréchet distance, and the share of samples in which the judge sees it."""
+    for name, column in scores.items():
+        by_class = {
+            label.partition("_by_class(")[0]: values
+            for label, values in column.items()
+            if "_by_class(" in label
+        }
+        if by_class:
+            print(f"{name}:")
+            heads = "".join(f"  {head:>8}" for head in by_class)
+            print(f"  {'class':20}{heads}")
+        for label, values in enumerate(zip(*by_class.values(), strict=True)):
+            cells = "".join(f"  {cell(value):>8}" for value in values)
+            print(f"  {class_name(names, label):20.20}{cells}")
+
+
 def cell(value: float | int | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
 def print_summary(scores: dict[str, dict[str, Any]]) -> None:

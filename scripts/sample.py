@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxgan import MODELS, JaxganError, cli, data, generate
+from jaxgan.data.dataset import class_name
 from jaxgan.data.pixels import are_points, to_uint8
 from jaxgan.errors import NonFiniteError
 from jaxgan.files import disk_errors, expand, new_file, partial_path, write_atomically
+from jaxgan.labels import num_classes
 from jaxgan.report import plots
 from jaxgan.run import checkpoint, saved
 
@@ -34,7 +37,7 @@ class Options:
     """Sample from the checkpoint with the smallest Fréchet distance (train.py --evaluate-every),
     not from the newest. The default member of a population is then the one with this distance."""
     num: int = 64
-    """How many images."""
+    """How many images. With --label all it is rounded up to full rows."""
     seed: int = 0
     """The seed of the latents. Equal seeds give equal images. A smaller --num gives the first of
     these images, but not with --interpolate."""
@@ -42,6 +45,9 @@ class Options:
     """The output: NAME.npz (`images`, uint8 [N, H, W] or [N, H, W, C]), NAME.png (one grid), or a
     folder, FOLDER/ (numbered PNGs, which FID tools read). Points of `ring` and `grid` go into
     NAME.npz (`images`, float32 [N, 1, 1, 2]) or NAME.png (a scatter plot)."""
+    label: str | None = None
+    """The class of the images, of a conditional run: a number, or all: a row for each class. By
+    default all classes in turn. NAME.npz then also holds `labels`, int32 [N]."""
     interpolate: bool = False
     """Interpolate between pairs of latents, in ten images each: a row of the grid for each pair."""
 
@@ -57,10 +63,15 @@ def main() -> None:
     points = are_points(state.config.image_shape)
     if points and kind not in (".npz", ".png"):
         raise JaxganError(f"points go into NAME.npz or NAME.png, not into a folder, {options.out}")
+    labels = wanted_labels(options, num_classes(state.config))
+    if options.label == "all" and labels is not None:
+        options = dataclasses.replace(options, num=len(labels))
     latents = draw_latents(options, state.config.latent_dim)
     parts = []
     for at in tqdm(range(0, len(latents), CHUNK), "sampling", disable=None):
-        part = np.asarray(generate(state, latents[at : at + CHUNK]))
+        chunk = slice(at, at + CHUNK)
+        wanted = None if labels is None else labels[chunk]
+        part = np.asarray(generate(state, latents[chunk], labels=wanted))
         if not np.isfinite(part).all():
             raise NonFiniteError("samples are not finite: the generator has diverged")
         parts.append(part if points else to_uint8(part))
@@ -68,20 +79,49 @@ def main() -> None:
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if kind == ".npz":
-            save_array(out, images)
+            save_arrays(out, images, labels)
         elif kind == ".png":
-            write_atomically(out, plots.enlarged_png(draw_picture(options, images)))
+            write_atomically(out, draw_picture(options, images, labels))
         else:
             save_folder(out, images)
     what = "points" if points else f"images of {'x'.join(map(str, images.shape[1:]))}"
     print(f"{len(images)} {what} in {out}")
 
 
-def draw_picture(options: Options, images: np.ndarray) -> np.ndarray:
+def wanted_labels(options: Options, classes: int) -> np.ndarray | None:
+    """The class of each image, int32 `[N]`; None if the run has no classes."""
+    label = options.label
+    if not classes:
+        if label is not None:
+            raise JaxganError(
+                f"{options.workdir} has no classes: leave out --label, or train with --conditional"
+            )
+        return None
+    if label == "all":
+        return np.repeat(np.arange(classes, dtype=np.int32), -(-options.num // classes))
+    if label is not None and not (label.isdecimal() and int(label) < classes):
+        names = saved.read_classes(str(options.workdir))
+        named = ", ".join(f"{i} {name}" for i, name in enumerate(names) if name != str(i))
+        known = f"a number from 0 to {classes - 1}{f' ({named})' if named else ''}, or all"
+        raise JaxganError(f"--label must be {known}; got {label!r}")
+    if label is not None:
+        return np.full(options.num, int(label), np.int32)
+    # All images of a row of --interpolate are of one class.
+    row = INTERPOLATION_STEPS if options.interpolate else 1
+    return (np.arange(options.num, dtype=np.int32) // row) % classes
+
+
+def draw_picture(options: Options, images: np.ndarray, labels: np.ndarray | None) -> bytes:
     if are_points(images.shape[1:]):
         dataset = checkpoint.read_config(str(options.workdir))["train"]["dataset"]
-        return plots.scatter(images, plots.choose_real(data.load(dataset).images))
-    return plots.image_grid(images, INTERPOLATION_STEPS if options.interpolate else None)
+        real = plots.choose_real(data.load(dataset).images)
+        return plots.enlarged_png(plots.scatter(images, real))
+    columns, names = INTERPOLATION_STEPS if options.interpolate else None, []
+    if options.label == "all" and labels is not None:
+        classes = saved.read_classes(str(options.workdir))
+        columns = int((labels == 0).sum())
+        names = [class_name(classes, label) for label in labels[::columns]]
+    return plots.enlarged_png(plots.image_grid(images, columns), names)
 
 
 def check(options: Options, out: Path, kind: str) -> None:
@@ -161,9 +201,11 @@ def interpolate(start: jax.Array, end: jax.Array) -> jax.Array:
     return points.reshape(-1, start.shape[-1])
 
 
-def save_array(out: Path, images: np.ndarray) -> None:
+def save_arrays(out: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
+    images = images[..., 0] if images.shape[-1] == 1 else images
+    more: dict[str, Any] = {} if labels is None else {"labels": labels}
     with new_file(out) as file:
-        np.savez_compressed(file, images=images[..., 0] if images.shape[-1] == 1 else images)
+        np.savez_compressed(file, images=images, **more)
 
 
 def save_folder(out: Path, images: np.ndarray) -> None:

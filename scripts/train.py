@@ -36,9 +36,10 @@ class NetworkOptions(GANConfig):
     changes over the run: linear, cosine or exponential, such as cosine:1:0.1. KIND:START:END:STEPS
     changes over STEPS steps."""
 
-    # Not on the command line: the first two are fitted to the data, and modules come from Python.
+    # Not on the command line: the first three are fitted to the data, and modules come from Python.
     image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
     bounded: Annotated[bool, tyro.conf.Suppress] = True
+    num_classes: Annotated[int, tyro.conf.Suppress] = 0
     generator: Annotated[None, tyro.conf.Suppress] = None
     discriminator: Annotated[None, tyro.conf.Suppress] = None
 

@@ -356,6 +356,58 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     assert np.load(tmp_path / "a.npz")["images"].shape == (3, 8, 8, 3)
 
 
+def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(tmp_path, user_error):
+    workdir = tmp_path / "run"
+    train = (*DIGITS, "--workdir", workdir, "--epochs", 2)
+    here(*train, "--conditional", "--no-evaluate", "--ema-decay", 0.9)
+    described = read_config(workdir)
+    assert described["gan"]["num_classes"] == 10
+    assert described["data"]["classes"] == list("0123456789")
+    state, _ = saved.load_state(GAN, workdir)
+    # A row of eight samples for each class, behind their names.
+    labels = np.repeat(np.arange(10), 8)
+    grid = plots.image_grid(sample(state, loop.make_rngs(0).pictures, 80, labels), 8)
+    shown = picture(workdir / "samples" / "image_at_epoch_0002.png")
+    assert shown.shape[1] > 448
+    np.testing.assert_array_equal(shown[:, -448:], enlarged(grid, 448))
+    names = shown[:, :-448].reshape(10, 56, -1)
+    assert (names.min(axis=(1, 2)) < 128).all()
+    assert len({name.tobytes() for name in names}) == 10
+    digits = data.load("digits")
+    real = picture(workdir / "real.png")[::7, -448::7].reshape(10, 8, 8, 8).swapaxes(1, 2)
+    for label, row in enumerate(real):
+        of_class = digits.images[digits.labels == label][..., 0]
+        assert all((image == of_class).all(axis=(1, 2)).any() for image in row)
+
+    out = tmp_path / "a.npz"
+    options = ("sample.py", "--workdir", workdir, "--out", out)
+    for given, expected in (
+        (("--num", 12), np.arange(12) % 10),
+        (("--num", 3, "--label", 7), np.full(3, 7)),
+        (("--num", 15, "--label", "all"), np.repeat(np.arange(10), 2)),
+        (("--num", 20, "--interpolate"), np.repeat([0, 1], 10)),
+    ):
+        here(*options, *given)
+        np.testing.assert_array_equal(np.load(out)["labels"], expected)
+    here("sample.py", "--workdir", workdir, "--out", tmp_path / "a.png", "--label", "all")
+    assert picture(tmp_path / "a.png").shape[0] == 10 * 8 * 8
+    assert "--label must be a number from 0 to 9, or all; got '10'" in user_error(
+        *options, "--label", 10
+    )
+
+    out, _ = here("evaluate.py", workdir, "--json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert len(scores) == 3  # there is an average of the parameters
+
+    plain = tmp_path / "plain"
+    here(*DIGITS, "--workdir", plain, "--epochs", 1, "--no-evaluate")
+    message = user_error("sample.py", "--workdir", plain, "--label", 1, "--out", tmp_path / "b.png")
+    assert "has no classes: leave out --label, or train with --conditional" in message
+    np.save(tmp_path / "images.npy", np.zeros((9, 8, 8), np.uint8))
+    message = user_error("train.py", "--dataset", tmp_path / "images.npy", "--conditional")
+    assert "has no labels, and a conditional model needs them" in message
+
+
 def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error):
     workdir = tmp_path / "run"
     options = ("--dataset", "grid", "--batch-size", 50_000, *SMALL, "--workdir", workdir)

@@ -1,7 +1,8 @@
 """Penalties that keep the discriminator smooth. Most are on its gradient with respect to an image.
 
 A `critic` is the discriminator for one image: `[H, W, C]` -> a scalar logit. A penalty takes it and
-batches `[B, H, W, C]`, and gives one value per image, `[B]`, without its weight.
+batches `[B, H, W, C]`, and gives one value per image, `[B]`, without its weight. A critic of a
+conditional GAN also takes the label of the image, and a penalty the labels `[B, ...]`.
 """
 
 import math
@@ -15,19 +16,24 @@ from jax.nn import sigmoid
 from jaxgan import schedules
 from jaxgan.schedules import Schedule
 
-Critic = Callable[[jax.Array], jax.Array]
+Critic = Callable[..., jax.Array]
 
 
-def zero_centered(critic: Critic, images: jax.Array) -> jax.Array:
+def zero_centered(critic: Critic, images: jax.Array, *labels: jax.Array) -> jax.Array:
     """Half the squared norm of the gradient: R1 on real images, R2 on generated ones, `[B]`.
 
     Source: Mescheder et al. 2018, equation 9 (arXiv 1801.04406).
     """
-    return 0.5 * _squared_norm(jax.vmap(jax.grad(critic))(images))
+    return 0.5 * _squared_norm(jax.vmap(jax.grad(critic))(images, *labels))
 
 
 def gradient_penalty(
-    critic: Critic, real: jax.Array, fake: jax.Array, rng: jax.Array, target: float = 1.0
+    critic: Critic,
+    real: jax.Array,
+    fake: jax.Array,
+    rng: jax.Array,
+    *labels: jax.Array,
+    target: float = 1.0,
 ) -> jax.Array:
     """(norm of the gradient - target)^2 between pairs of a real and a generated image, `[B]`.
 
@@ -38,10 +44,10 @@ def gradient_penalty(
     """
     alpha = jax.random.uniform(rng, (real.shape[0],) + (1,) * (real.ndim - 1))
     between = fake + alpha * (real - fake)
-    return jnp.square(_norm(jax.vmap(jax.grad(critic))(between)) - target)
+    return jnp.square(_norm(jax.vmap(jax.grad(critic))(between, *labels)) - target)
 
 
-def dragan(critic: Critic, real: jax.Array, rng: jax.Array) -> jax.Array:
+def dragan(critic: Critic, real: jax.Array, rng: jax.Array, *labels: jax.Array) -> jax.Array:
     """(norm of the gradient - 1)^2 around the real images, `[B]`.
 
     As in the authors' program, each point lies between an image and its noisy copy. The noise of a
@@ -51,10 +57,10 @@ def dragan(critic: Critic, real: jax.Array, rng: jax.Array) -> jax.Array:
     """
     between_rng, moved_rng = jax.random.split(rng)
     moved = real + 0.5 * real.std() * jax.random.uniform(moved_rng, real.shape)
-    return gradient_penalty(critic, moved, real, between_rng)
+    return gradient_penalty(critic, moved, real, between_rng, *labels)
 
 
-def roth(critic: Critic, real: jax.Array, fake: jax.Array) -> jax.Array:
+def roth(critic: Critic, real: jax.Array, fake: jax.Array, *labels: jax.Array) -> jax.Array:
     """The first-order effect of noise on the images on the cross-entropy, `[B]`.
 
     It is half the sum of (1 - D)^2 |grad|^2 at the real image and D^2 |grad|^2 at the generated
@@ -64,7 +70,7 @@ def roth(critic: Critic, real: jax.Array, fake: jax.Array) -> jax.Array:
     """
 
     def half(images, weight):
-        logits, grads = jax.vmap(jax.value_and_grad(critic))(images)
+        logits, grads = jax.vmap(jax.value_and_grad(critic))(images, *labels)
         return 0.5 * jnp.square(weight(logits)) * _squared_norm(grads)
 
     return half(real, lambda logits: sigmoid(-logits)) + half(fake, sigmoid)
@@ -84,16 +90,18 @@ class Inputs(NamedTuple):
     real: jax.Array
     fake: jax.Array
     rng: jax.Array
+    labels: tuple[jax.Array, ...] = ()
+    """The labels of the real and of the generated images, or nothing."""
 
 
 PENALTIES: dict[str, Callable[[Inputs], jax.Array]] = {
-    "r1": lambda x: zero_centered(x.critic, x.real),
-    "r2": lambda x: zero_centered(x.critic, x.fake),
+    "r1": lambda x: zero_centered(x.critic, x.real, *x.labels),
+    "r2": lambda x: zero_centered(x.critic, x.fake, *x.labels),
     "gradient_penalty": lambda x: gradient_penalty(
-        x.critic, x.real, x.fake, jax.random.split(x.rng)[0]
+        x.critic, x.real, x.fake, jax.random.split(x.rng)[0], *x.labels
     ),
-    "dragan": lambda x: dragan(x.critic, x.real, jax.random.split(x.rng)[1]),
-    "roth": lambda x: roth(x.critic, x.real, x.fake),
+    "dragan": lambda x: dragan(x.critic, x.real, jax.random.split(x.rng)[1], *x.labels),
+    "roth": lambda x: roth(x.critic, x.real, x.fake, *x.labels),
     "weight_penalty": lambda x: weight_penalty(x.params),
 }
 """The penalties by name. The field of GANConfig with the same name is the weight."""

@@ -120,7 +120,7 @@ def _digits(split: str) -> Dataset:
         np.arange(len(labels)), train_size=1500, stratify=labels, random_state=0
     )
     chosen = parts[("train", "test").index(split)]
-    return Dataset(images[chosen], labels[chosen], "digits", split)
+    return Dataset(images[chosen], labels[chosen], "digits", split, tuple("0123456789"))
 
 
 def _unknown(name: str) -> str:

@@ -59,7 +59,8 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
                 "make all sizes equal, or give --image-size"
             )
     images = [np.broadcast_to(image, (*image.shape[:2], 3))[..., :channels] for image in images]
-    return Dataset(np.stack(images), labels, root.resolve().name, split)
+    names = tuple(folder.name for folder in classes)
+    return Dataset(np.stack(images), labels, root.resolve().name, split, names)
 
 
 def load_arrays(name: str, split: str) -> Dataset:

@@ -17,7 +17,16 @@ from jaxgan.data.network import not_cached, unreachable
 from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
 from jaxgan.files import expand
 
-NAMES = ("fashion_mnist", "mnist", "kmnist")
+CLASSES = {
+    "fashion_mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    "mnist": tuple("0123456789"),
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+}
+"""The names of the classes of each set, by their labels."""
+NAMES = tuple(CLASSES)
 
 _FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
@@ -42,7 +51,7 @@ def load(name: str, split: str, data_dir: str | Path | None) -> Dataset:
             f"{paths[0]} has {len(images)} images, but {paths[1]} has {len(labels)} labels: "
             "they do not belong together"
         )
-    return Dataset(images[..., None], labels.astype(np.int32), name, split)
+    return Dataset(images[..., None], labels.astype(np.int32), name, split, CLASSES[name])
 
 
 def find(name: str, split: str, data_dir: str | Path | None = None) -> tuple[Path, Path] | None:

@@ -45,8 +45,8 @@ _CHUNK = 1_000
 """Samples drawn at a time, so that any number of samples fits into the memory."""
 
 
-Sample = Callable[[jax.Array, int], jax.Array]
-"""`(rng, n) -> images [n, H, W, C]`, float in [-1, 1]."""
+Sample = Callable[..., jax.Array]
+"""`(rng, n) -> images [n, H, W, C]`, float in [-1, 1]; or `(rng, n, labels)` with classes."""
 
 
 class Features(NamedTuple):
@@ -79,6 +79,9 @@ class Reference(NamedTuple):
     """The features of the training images, in the same order."""
     test: Features | None
     """The features of the test images, in a fixed random order; None if there are none."""
+    labels: np.ndarray | None = None
+    """The labels of the training images, in the same order."""
+    test_labels: np.ndarray | None = None
 
 
 def make_extractor(dataset: data.Dataset, judge: str | None = None) -> Extractor:
@@ -120,7 +123,11 @@ def make_reference(
     """
     images = shuffle(train.images)
     others = None if test is None else _extract_cached(extractor, shuffle(test.images))
-    return Reference(extractor, images, _extract_cached(extractor, images), others)
+    labels, test_labels = (
+        None if one is None or one.labels is None else shuffle(one.labels) for one in (train, test)
+    )
+    features = _extract_cached(extractor, images)
+    return Reference(extractor, images, features, others, labels, test_labels)
 
 
 def first(features: Features, n: int) -> Features:
@@ -137,12 +144,21 @@ def floor(reference: Reference, n: int) -> Features:
     Raises:
       JaxganError: if there are too few images.
     """
-    part = slice(n) if reference.test is not None else slice(n, 2 * n)
-    found = _part(reference.test or reference.train, part)
+    found = _part(reference.test or reference.train, _floor_part(reference, n))
     if len(found.features) < n:
         needed = f"{n} test images" if reference.test is not None else f"{2 * n} training images"
         raise JaxganError(f"scores of {n} samples and of as many real images need {needed}")
     return found
+
+
+def floor_labels(reference: Reference, n: int) -> np.ndarray | None:
+    """The labels of the images of `floor`, `[n]`; None if they have none."""
+    labels = reference.labels if reference.test is None else reference.test_labels
+    return None if labels is None else labels[_floor_part(reference, n)]
+
+
+def _floor_part(reference: Reference, n: int) -> slice:
+    return slice(n) if reference.test is not None else slice(n, 2 * n)
 
 
 def class_shares(features: Features) -> list[float] | None:
@@ -183,6 +199,44 @@ def evaluate(reference: Reference, samples: Features) -> dict[str, Any]:
     return {_named(reference, k, n): v for k, v in found.items()}
 
 
+def evaluate_classes(reference: Reference, samples: Features, labels: np.ndarray) -> dict[str, Any]:
+    """Scores of n samples of wanted classes, by names as those of `evaluate`.
+
+    `class_fd` is the mean of `fd_by_class`, the Fréchet distances from the training images of each
+    class; `class_accuracy` is the share of samples for which the judge finds the wanted class, and
+    `accuracy_by_class` the same within each class. Without a judge there are no accuracies. The
+    distance of a class with fewer than LEAST samples or training images is NaN, and is not in the
+    mean. Without any distance both are left out.
+
+    Args:
+      reference: the real images, with labels.
+      samples: the features of n samples by the same extractor.
+      labels: the wanted classes, int `[n]`.
+    """
+    if reference.labels is None:
+        return {}
+    distances = []
+    for label in range(int(labels.max()) + 1):
+        one = samples.features[labels == label]
+        real = reference.train.features[reference.labels == label]
+        n = min(len(one), len(real))
+        distances.append(frechet_distance(real[:n], one[:n]) if n >= LEAST else math.nan)
+    found: dict[str, Any] = {}
+    if not np.isnan(distances).all():
+        found |= {"class_fd": _mean(distances), "fd_by_class": distances}
+    if samples.probabilities is not None:
+        right = samples.probabilities.argmax(axis=1) == labels
+        shares = [_mean(right[labels == label]) for label in range(len(distances))]
+        found |= {"class_accuracy": _mean(right), "accuracy_by_class": shares}
+    return {_named(reference, k, len(labels)): v for k, v in found.items()}
+
+
+def _mean(values: Any) -> float:
+    """The mean of the numbers that are not NaN; NaN if there are none."""
+    finite = [value for value in np.asarray(values, float) if not math.isnan(value)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
 def make_copy_references(reference: Reference, test: data.Dataset) -> dict[str, copies.Reference]:
     """What `copy_scores` needs: how near unseen images are to training images.
 
@@ -221,13 +275,14 @@ def copy_scores(references: Mapping[str, copies.Reference], images: np.ndarray) 
     }
 
 
-def draw(sample: Sample, rng: jax.Array, n: int) -> np.ndarray:
+def draw(sample: Sample, rng: jax.Array, n: int, labels: np.ndarray | None = None) -> np.ndarray:
     """Draws n samples, uint8 `[n, H, W, C]`, in parts, with a progress bar.
 
     Args:
       sample: `(rng, n) -> images`, float in [-1, 1].
       rng: a key.
       n: how many.
+      labels: the wanted classes, `[n]`, if `sample` takes them.
 
     Raises:
       NonFiniteError: if a number in them is not finite.
@@ -236,8 +291,9 @@ def draw(sample: Sample, rng: jax.Array, n: int) -> np.ndarray:
 
     rngs = jax.random.split(rng, -(-n // _CHUNK))
     parts = []
-    for part_rng in tqdm(rngs, "sampling", disable=None, leave=False):
-        images = np.asarray(sample(part_rng, _CHUNK))
+    for i, part_rng in enumerate(tqdm(rngs, "sampling", disable=None, leave=False)):
+        wanted = [] if labels is None else [np.resize(labels[i * _CHUNK :][:_CHUNK], _CHUNK)]
+        images = np.asarray(sample(part_rng, _CHUNK, *wanted))
         if not np.isfinite(images).all():
             raise NonFiniteError("samples are not finite: the generator has diverged")
         parts.append(to_uint8(images))

@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from jaxgan.model import Curve
 
 _MIN_WIDTH = 448
 """Small images are enlarged until the picture is about this wide, in pixels."""
+_CLASS_COLUMNS = 8
+"""Images of each class in a grid with a row for each class."""
+_MOST_CLASSES = 20
+"""Rows of such a grid. Further classes are not shown."""
 
 
 def samples_shown(shape: Sequence[int]) -> int:
@@ -24,10 +28,39 @@ def samples_shown(shape: Sequence[int]) -> int:
     return 2500 if are_points(shape) else 16
 
 
+class Grid(NamedTuple):
+    """Images of one picture: a grid, or panels of points."""
+
+    images: Any
+    """`[N, H, W, C]`, uint8 or float in [-1, 1]."""
+    columns: int | None = None
+    """Images in a row, or points in a panel."""
+    labels: Sequence[int] = ()
+    """The classes of the rows, or ()."""
+
+
+def class_rows(classes: int) -> np.ndarray:
+    """The labels of a grid with a row for each class, int32 `[rows * _CLASS_COLUMNS]`."""
+    return np.repeat(np.arange(min(classes, _MOST_CLASSES), dtype=np.int32), _CLASS_COLUMNS)
+
+
+def class_grid(images: Any, labels: np.ndarray) -> Grid:
+    """Images `[N, H, W, C]` of `class_rows` as a grid."""
+    return Grid(images, _CLASS_COLUMNS, labels[::_CLASS_COLUMNS].tolist())
+
+
 def choose_real(images: np.ndarray) -> np.ndarray:
     """Real images for one picture, chosen at random from all; the same every time."""
     order = np.random.default_rng(0).permutation(len(images))
     return images[order[: samples_shown(images.shape[1:])]]
+
+
+def real_classes(images: np.ndarray, labels: np.ndarray) -> Grid:
+    """Real images, a row for each class. A class with few images repeats them."""
+    order = np.random.default_rng(0).permutation(len(images))
+    found = np.unique(labels)[:_MOST_CLASSES]
+    chosen = [np.resize(order[labels[order] == label], _CLASS_COLUMNS) for label in found]
+    return Grid(images[np.concatenate(chosen)], _CLASS_COLUMNS, found.tolist())
 
 
 def image_grid(images: Any, columns: int | None = None) -> np.ndarray:
@@ -58,10 +91,33 @@ def png(image: np.ndarray) -> bytes:
     return _encoded(_pillow(image), format="PNG")
 
 
-def enlarged_png(image: np.ndarray) -> bytes:
-    """One picture, uint8 `[H, W, C]`, enlarged if it is small, as a PNG file."""
+def enlarged_png(image: np.ndarray, names: Sequence[str] = ()) -> bytes:
+    """One picture, uint8 `[H, W, C]`, enlarged if it is small, as a PNG file.
+
+    `names` are those of the rows, at the left.
+    """
     scale = max(1, round(_MIN_WIDTH / image.shape[1]))
-    return png(image.repeat(scale, axis=0).repeat(scale, axis=1))
+    image = image.repeat(scale, axis=0).repeat(scale, axis=1)
+    return png(_named_rows(image, names) if names else image)
+
+
+def _named_rows(image: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """A picture with the names of its rows in a margin at the left."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, channels = len(image) // len(names), image.shape[2]
+    font = ImageFont.load_default(size=min(14, max(8, height // 2)))
+    shown = [textwrap.shorten(name, 20, placeholder="...") for name in names]
+    width = 8 + math.ceil(max(font.getlength(name) for name in shown))
+    margin = Image.new("L", (width, len(image)), 255)
+    draw = ImageDraw.Draw(margin)
+    for i, name in enumerate(shown):
+        middle = i * height + height // 2
+        draw.text((width - 4, middle), name, fill=0, font=font, anchor="rm")
+    pixels = np.repeat(np.asarray(margin)[..., None], channels, axis=2)
+    if channels == 4:
+        pixels[..., 3] = 255
+    return np.concatenate([pixels, image], axis=1)
 
 
 def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.ndarray:

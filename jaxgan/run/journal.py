@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxgan.data.dataset import Dataset, class_name
+from jaxgan.data.pixels import are_points
 from jaxgan.errors import JaxganError
 from jaxgan.files import disk_errors, expand, write_atomically
 from jaxgan.history import History, finite_mean, member_history, readable, with_squares
+from jaxgan.labels import num_classes
 from jaxgan.model import Column, Diagnosis, Model
 from jaxgan.processes import is_first
 from jaxgan.report import plots
@@ -111,11 +114,16 @@ class Journal:
         self._labels = labels
         self._events = events
         self._real: np.ndarray | None = None
+        self._classes: tuple[str, ...] = ()
 
-    def begin(self, history: History, step: int, images: np.ndarray) -> None:
+    def begin(self, history: History, step: int, dataset: Dataset) -> None:
         """Writes a picture of real images, and metrics.csv as it was at that step."""
-        self._real = plots.choose_real(images)
-        self._write("real.png", plots.enlarged_png(plots.picture(self._real)))
+        images, labels = dataset.images, dataset.labels
+        self._real, self._classes = plots.choose_real(images), dataset.classes
+        grid = plots.Grid(self._real)
+        if num_classes(self._config) and labels is not None and not are_points(images.shape[1:]):
+            grid = plots.real_classes(images, labels)
+        self._write_picture("real.png", grid)
         self._write("metrics.csv", self._csv(history, diagnose(self._model, history)))
         self._events.begin(step)
 
@@ -127,18 +135,16 @@ class Journal:
         """Writes the events of an epoch."""
         self._events.write_row(row)
 
-    def write_samples(self, history: History, images: Any, columns: int | None = None) -> None:
-        """Writes the picture of the last epoch, from samples `[N, H, W, C]`."""
-        if not is_first():
-            return
-        epoch, step = len(history), history[-1]["step"]
-        picture = plots.picture(images, self._real, columns)
-        self._write(_sample_name(epoch), plots.enlarged_png(picture))
-        self._events.write_image(picture, step)
+    def write_samples(self, history: History, samples: plots.Grid) -> None:
+        """Writes the picture of the last epoch."""
+        if is_first():
+            picture = self._write_picture(_sample_name(len(history)), samples)
+            self._events.write_image(picture, history[-1]["step"])
 
-    def write_member(self, name: str, images: Any) -> None:
-        """Writes a picture of the samples of one member, `[N, H, W, C]`, as NAME.png."""
-        self._write(f"{name}.png", plots.enlarged_png(plots.picture(images, self._real)))
+    def write_member(self, name: str, samples: plots.Grid) -> None:
+        """Writes a picture of the samples of one member, as NAME.png."""
+        if is_first():
+            self._write_picture(f"{name}.png", samples)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Writes report.json."""
@@ -159,6 +165,12 @@ class Journal:
         animation = plots.gif([path for path in frames if path.exists()])
         if animation is not None:
             self._write("training.gif", animation)
+
+    def _write_picture(self, name: str, grid: plots.Grid) -> np.ndarray:
+        picture = plots.picture(grid.images, self._real, grid.columns)
+        names = [class_name(self._classes, label) for label in grid.labels]
+        self._write(name, plots.enlarged_png(picture, names))
+        return picture
 
     def _write(self, name: str, content: str | bytes) -> None:
         if not is_first():

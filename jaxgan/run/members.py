@@ -10,9 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgan.data.pixels import are_points
 from jaxgan.errors import JaxganError
 from jaxgan.history import History
+from jaxgan.labels import num_classes
 from jaxgan.model import Model
+from jaxgan.report import plots
 from jaxgan.run import loop, population
 from jaxgan.run.devices import Layout, first, local, make_layout
 from jaxgan.run.settings import TrainConfig
@@ -59,9 +62,17 @@ class OneRun:
         """The scores of the state, by `score(state, rng)`."""
         return score(state, self.rngs.pictures)
 
-    def pictures(self, state: Any, n: int) -> tuple[jax.Array, int | None]:
-        """Samples for a picture, `[N, H, W, C]`, and how many share a row or panel of it."""
-        return self._model.sample(local(state), self.rngs.pictures, n), None
+    def pictures(self, state: Any) -> plots.Grid:
+        """Samples for a picture."""
+        return self.member_picture(local(state), self.rngs.pictures)
+
+    def member_picture(self, state: Any, rng: jax.Array) -> plots.Grid:
+        """Samples of one member for a picture: with classes, a row for each class of images."""
+        shape, classes = self._config.image_shape, num_classes(self._config)
+        if not classes or are_points(shape):
+            return plots.Grid(self._model.sample(state, rng, plots.samples_shown(shape)))
+        labels = plots.class_rows(classes)
+        return plots.class_grid(self._model.sample(state, rng, len(labels), labels), labels)
 
     def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
         """The state of `member`. By default it is that of `best`, or of the best by the history."""
@@ -118,13 +129,14 @@ class Population(OneRun):
         scores = [score(*one) for one in self.members(state)]
         return {name: [one[name] for one in scores] for name in scores[0]}
 
-    def pictures(self, state: Any, n: int) -> tuple[jax.Array, int | None]:
+    def pictures(self, state: Any) -> plots.Grid:
+        n = plots.samples_shown(self._config.image_shape)
         shown = min(len(self._members), _MEMBERS_SHOWN)
         state, rngs = first((state, self.rngs.pictures), shown)
         # The first half of each member's samples.
         images = jax.vmap(lambda state, rng: self._model.sample(state, rng, n))(local(state), rngs)
         columns = n // 2
-        return images[:, :columns].reshape(-1, *images.shape[2:]), columns
+        return plots.Grid(images[:, :columns].reshape(-1, *images.shape[2:]), columns)
 
     def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
         if member is None:

@@ -49,6 +49,16 @@ def read_settings(workdir: str | Path) -> TrainConfig:
     return dataclasses.replace(settings, dataset=str(name))
 
 
+def read_classes(workdir: str | Path) -> list[str]:
+    """The names of the classes of a conditional run, by their labels; [] if they have no names.
+
+    Raises:
+      JaxganError: if it is no run folder.
+    """
+    found = _section(workdir, checkpoint.read_config(workdir), "data").get("classes")
+    return list(map(str, found)) if isinstance(found, list) else []
+
+
 def read_config(model: Model, workdir: str | Path) -> Any:
     """The config of the run in a folder. Your own modules are replaced by others.
 
@@ -162,7 +172,8 @@ def _is_row(row: Any) -> bool:
 
 
 def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, checkpoint.Checkpoint]:
-    config, settings = _read(workdir, model.name, model.config), read_settings(workdir)
+    config = _read(workdir, model.name, model.config)
+    settings = _read(workdir, "train", TrainConfig)
     data: Any = checkpoint.read_config(workdir).get("data")
     n = data.get("images") if isinstance(data, Mapping) else None
     n = n if isinstance(n, int) else 1  # a damaged file may hold anything

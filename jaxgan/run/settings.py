@@ -57,6 +57,8 @@ class TrainConfig:
     every member that has not diverged shows a failure."""
     tensorboard: bool = False
     """Also write TensorBoard events (needs the extra: pip install 'jaxgan[tensorboard]')."""
+    conditional: bool = False
+    """Train on the labels of the data too, so that samples of a wanted class can be drawn."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps"):

@@ -22,6 +22,7 @@ from jaxgan.data.pixels import are_points
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
 from jaxgan.files import expand
 from jaxgan.history import mean_interval, member_history
+from jaxgan.labels import fit_to_classes, like_data, num_classes
 from jaxgan.metrics import evaluation, parts
 from jaxgan.metrics.modes import ModeScores, mode_intervals, mode_scores
 from jaxgan.model import Diagnosis, Model
@@ -140,6 +141,8 @@ def _prepare_and_train(
         )
     n = len(dataset.images)
     config, settings = model.fit_to(config, dataset), settings.fitted(n)
+    config = fit_to_classes(config, dataset, settings.conditional)
+    model = like_data(model, dataset.labels)
     described = _describe(model, config, settings, dataset)
     _check_alike(described)
     # All checks come before the folder is made. A run that cannot be trained leaves no folder.
@@ -216,7 +219,7 @@ class _Training:
         self._looked = before
         self._diagnose(run.history)
         with together(f"write to {path}"):
-            self._journal.begin(run.history, self._saved_step, self._dataset.images)
+            self._journal.begin(run.history, self._saved_step, self._dataset)
         run = self._runs.fit(
             self._model.train_step,
             run,
@@ -333,12 +336,12 @@ class _Training:
         settings, epoch = self._settings, len(run.history)
         pictures = None
         if self._is_due(settings.sample_every, epoch):
-            pictures = self._runs.pictures(run.state, plots.samples_shown(self._shape))
+            pictures = self._runs.pictures(run.state)
         with together(f"write to {self._folder.path}"):
             self._folder.check_present()
             self._journal.write_events(run.history[-1])
             if pictures is not None:
-                self._journal.write_samples(run.history, *pictures)
+                self._journal.write_samples(run.history, pictures)
             # The cost of one look grows with the number of epochs. So later looks are rarer, about
             # 100 while that number doubles. The total work stays proportional to it.
             if epoch == self._epochs or epoch % max(1, epoch // 100) == 0:
@@ -392,10 +395,10 @@ class _Training:
     ) -> Report | None:
         report = self._runs.report(history)
         if report is not None:
-            n, members = plots.samples_shown(self._shape), list(self._runs.members(state))
+            members = list(self._runs.members(state))
             for name, i in (("best", report.best), ("worst", report.worst)):
                 if i is not None:
-                    self._journal.write_member(name, self._model.sample(*members[i], n))
+                    self._journal.write_member(name, self._runs.member_picture(*members[i]))
         if history:
             content: dict[str, Any] = {"verdicts": [verdict._asdict() for verdict in verdicts]}
             content["scores"] = self._score_intervals(history[-1], state)
@@ -546,7 +549,8 @@ def _describe(
             "name": dataset.name,
             "images": len(dataset.images),
             "sha256": digest.hexdigest(),
-        },
+        }
+        | ({"classes": list(dataset.classes)} if num_classes(config) else {}),
     }
 
 

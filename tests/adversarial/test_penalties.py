@@ -51,7 +51,7 @@ def test_zero_centered():
 @pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
 def test_gradient_penalty_of_a_linear_critic(target):
     np.testing.assert_allclose(
-        gradient_penalty(LINEAR, REAL, FAKE, RNG, target),
+        gradient_penalty(LINEAR, REAL, FAKE, RNG, target=target),
         np.full(5, (NORM - target) ** 2),
         rtol=1e-5,
     )
@@ -66,7 +66,7 @@ def test_gradient_penalty_is_taken_at_a_point_of_each_pairs_own():
     sizes = 1 + np.arange(n, dtype=np.float32) % 7
     real = np.broadcast_to(sizes[:, None, None, None], (n, 2, 2, 1))
     found, other = (
-        np.asarray(gradient_penalty(quadratic, real, -real, rng, 0.0), np.float64)
+        np.asarray(gradient_penalty(quadratic, real, -real, rng, target=0.0), np.float64)
         for rng in (RNG, jax.random.key(5))
     )
     at = np.sqrt(found) / (2 * sizes)  # |2 alpha - 1|
@@ -77,7 +77,7 @@ def test_gradient_penalty_is_taken_at_a_point_of_each_pairs_own():
     assert abs((at < 0.25).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / n)
     assert (found != other).mean() > 0.99
     # Between a real image and the generated one of its pair, not that of another pair.
-    same = gradient_penalty(quadratic, REAL, REAL, RNG, 0.0)
+    same = gradient_penalty(quadratic, REAL, REAL, RNG, target=0.0)
     np.testing.assert_allclose(same, norms(REAL) ** 2, rtol=1e-5)
 
 
@@ -158,3 +158,23 @@ def test_the_sum_is_weighted_and_of_means():
         expected = weight * NORM**2 / 2 + rest
         np.testing.assert_allclose(total(jnp.int32(step)), expected, rtol=1e-5)
     assert penalties.weighted_sum(GANConfig().penalties, jnp.int32(0), inputs) == 0
+
+
+def test_the_gradient_is_that_of_the_logit_for_the_label_of_each_image():
+    weights = np.stack([W, -2 * W, 3 * W])
+    labels = np.array([0, 2, 1, 1, 0])
+
+    def critic(image, label):
+        return (jnp.asarray(weights)[label] * image).sum()
+
+    norms_of_labels = NORM * np.array([1, 2, 3])[labels]
+    np.testing.assert_allclose(
+        zero_centered(critic, REAL, labels), norms_of_labels**2 / 2, rtol=1e-5
+    )
+    expected = (norms_of_labels - 1) ** 2
+    found = (gradient_penalty(critic, REAL, FAKE, RNG, labels), dragan(critic, REAL, RNG, labels))
+    np.testing.assert_allclose(found, [expected, expected], rtol=1e-5)
+    logits = [(weights[labels] * x).sum(axis=(1, 2, 3)) for x in (REAL, FAKE)]
+    shares = 1 / (1 + np.exp(-np.array(logits)))
+    expected = ((1 - shares[0]) ** 2 + shares[1] ** 2) * norms_of_labels**2 / 2
+    np.testing.assert_allclose(roth(critic, REAL, FAKE, labels), expected, rtol=1e-5)

@@ -59,6 +59,7 @@ OPTIONS = {
         "ema_decay": 0.9,
         "lr_scale": "linear:1:0.1:8",
         "spectral_norm": True,
+        "num_classes": 3,
     },
     "unrolled": {
         "loss": "least_squares",
@@ -78,6 +79,7 @@ OPTIONS = {
         # It is a gradient penalty around the real images.
         "dragan": 0.5,
         "pac": 2,
+        "num_classes": 3,
         "discriminator_dropout": (0.3,),
         **SGD,
     },
@@ -91,14 +93,20 @@ def begin(name, seed=5):
 
 @functools.cache
 def make_batches():
+    """Four batches of eight images, with labels for the options that have classes."""
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 4, 2, 1), np.uint8)
-    return jnp.asarray(images)
+    return {"image": jnp.asarray(images), "label": jnp.arange(32).reshape(4, 8) % 3}
+
+
+def batches(*at):
+    """The batches at these places, one after another."""
+    return [jax.tree.map(lambda x, i=i: x[i], make_batches()) for i in at or range(4)]
 
 
 @functools.cache
 def one_by_one(name, seed=5):
     """One step after another: all else is compared with this."""
-    return train(begin(name, seed), make_batches(), jax.random.key(seed))
+    return train(begin(name, seed), batches(), jax.random.key(seed))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -115,10 +123,10 @@ def test_they_train(name):
 
 def test_eager_is_jit():
     # With a cond and a scan, which are Python there. Both networks are updated in the second step.
-    state, _ = train(begin("unrolled"), make_batches()[:1])
+    state, _ = train(begin("unrolled"), batches(0))
     with jax.disable_jit():
-        eager = train(state, make_batches()[1:2])
-    assert_trees_close(eager, train(state, make_batches()[1:2]))
+        eager = train(state, batches(1))
+    assert_trees_close(eager, train(state, batches(1)))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -135,7 +143,7 @@ def test_scan_of_donated_states_under_vmap_over_sharded_batches(name):
     singles = [begin(name, seed) for seed in seeds]
     donated = placed(jax.tree.map(lambda *xs: np.stack(xs), *singles))
     split = placed(make_batches(), None, "data")
-    assert len(split.sharding.device_set) == 2
+    assert all(len(x.sharding.device_set) == 2 for x in jax.tree.leaves(split))
     states, metrics = jax.device_get(scanned(donated, split))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
     for i, seed in enumerate(seeds):
@@ -148,12 +156,13 @@ def test_scan_of_donated_states_under_vmap_over_sharded_batches(name):
 )
 def test_shard_map_of_options_that_draw_no_numbers(name, check_vma):
     step = make_shard_map(train_step, make_mesh(), check_vma)
-    found = train(placed(begin(name)), placed(make_batches(), None, "data"), step=step)
+    split = [placed(batch, "data") for batch in batches()]
+    found = train(placed(begin(name)), split, step=step)
     assert_trees_close(found, one_by_one(name))
 
 
 def test_shard_map_of_options_that_draw_numbers():
-    split = placed(make_batches(), None, "data")
+    split = [placed(batch, "data") for batch in batches()]
     step = make_shard_map(train_step, make_mesh())
     state, metrics = train(placed(begin("noisy")), split, step=step)
     assert np.isfinite(metrics).all()
@@ -367,7 +376,7 @@ FIT = {"batch_size": 8, "epochs": 2, "progress": False}
 def test_members_in_turns_and_a_resumed_run_are_single_runs_to_the_bit(tmp_path):
     """In one test, since these programs take long to compile."""
     config = dataclasses.replace(TINY, **EVERYTHING)
-    images = np.asarray(make_batches()).reshape(32, 4, 2, 1)
+    images = np.asarray(make_batches()["image"]).reshape(32, 4, 2, 1)
     seeds, rates = [2**32 - 1, 0], [config.generator_lr, 3e-4]
     options = {"devices": 1, "vectorize": False, **FIT}
     members = population.train_population(GAN, config, images, seeds, generator_lr=rates, **options)

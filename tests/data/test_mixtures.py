@@ -26,7 +26,7 @@ def test_the_modes_are_those_of_the_published_tables():
 @pytest.mark.parametrize("mixture", [RING, GRID], ids=lambda mixture: mixture.name)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_points_are_of_the_mixture(mixture, split):
-    images, modes, name, _ = data.load(mixture.name, split)
+    images, modes, name, *_ = data.load(mixture.name, split)
     assert (images.shape, images.dtype) == ((100_000, 1, 1, 2), np.float32)
     assert (name, modes.dtype) == (mixture.name, np.int32)
     k, n = len(mixture.centers), len(modes)

@@ -449,3 +449,33 @@ def test_data_that_cannot_be_evaluated_in_training_leave_no_folder(tmp_path):
         options = ("--evaluate-every", 1, "--workdir", tmp_path / "run")
         assert reason in here("train.py", "--dataset", dataset, *options, status=2)[1]
         assert not (tmp_path / "run").exists()
+
+
+def test_scores_by_class_are_those_of_its_samples_alone():
+    rng = np.random.default_rng(0)
+    labels, wanted = rng.integers(0, 3, 900), rng.integers(0, 3, 600)
+    wanted[wanted == 2] = np.where(np.arange((wanted == 2).sum()) < 20, 2, 0)  # too few
+    train = rng.normal(size=(900, 4)).astype(np.float32) + 3.0 * labels[:, None]
+    samples = rng.normal(size=(600, 4)).astype(np.float32) + 3.0 * wanted[:, None]
+    samples[wanted == 1] += 2.0
+    seen = np.where(np.arange(600) < 150, 0, wanted)
+    extractor = evaluation.Extractor("x", "0", lambda images: evaluation.Features(images, None))
+    reference = evaluation.Reference(
+        extractor, train, evaluation.Features(train, np.eye(3)[labels]), None, labels
+    )
+    found = evaluation.evaluate_classes(
+        reference, evaluation.Features(samples, np.eye(3)[seen]), wanted
+    )
+    distances, shares = (found[f"{name}_by_class(x, train, n=600)"] for name in ("fd", "accuracy"))
+    # The means differ by 2 in each of four dimensions.
+    assert distances[0] < 1
+    assert distances[1] == pytest.approx(16, abs=3)
+    assert math.isnan(distances[2])
+    assert found["class_fd(x, train, n=600)"] == pytest.approx(np.mean(distances[:2]))
+    right = seen == wanted
+    assert found["class_accuracy(x, train, n=600)"] == pytest.approx(right.mean())
+    assert shares == pytest.approx([right[wanted == label].mean() for label in range(3)])
+    # Without classes there are no scores of them.
+    assert (
+        evaluation.evaluate_classes(reference._replace(labels=None), reference.train, labels) == {}
+    )

@@ -12,7 +12,7 @@ from helpers import picture
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from jaxgan import MODELS
+from jaxgan import MODELS, data
 from jaxgan.errors import JaxganError
 from jaxgan.report import plots
 from jaxgan.run import journal
@@ -40,6 +40,10 @@ TWO_MEMBERS = [{"member": 0, "seed": 0}, {"member": 1, "seed": 1}]
 
 def make_journal(path: Path, labels=({},), model=GAN) -> Journal:
     return Journal(path, model, model.config(), labels, Events(path, wanted=False))
+
+
+def dataset(images: np.ndarray) -> data.Dataset:
+    return data.Dataset(images, None, "images", "train")
 
 
 def write_epoch(writer: Journal, history: list[dict], model=GAN) -> None:
@@ -101,7 +105,7 @@ def test_metrics_csv_has_every_bit_and_is_cut_on_resuming(tmp_path):
     images = np.zeros((3, 4, 4, 1), np.uint8)
     first = {**HEALTHY, **ROW}
     second = first | {"epoch": 2, "step": 14}
-    writer.begin([], 0, images)
+    writer.begin([], 0, dataset(images))
     write_epoch(writer, [first, second])
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     # The deviation of a loss is in the place of its mean square.
@@ -115,7 +119,7 @@ def test_metrics_csv_has_every_bit_and_is_cut_on_resuming(tmp_path):
     for row, written in zip(read_table(tmp_path, GAN), [first, second], strict=True):
         assert row == pytest.approx(written)
         assert row["gen_loss"] == written["gen_loss"]
-    writer.begin([first], 7, images)
+    writer.begin([first], 7, dataset(images))
     assert (tmp_path / "metrics.csv").read_text().splitlines() == lines[:2]
 
 
@@ -195,7 +199,7 @@ def test_the_animation_has_the_pictures_of_the_epochs_of_the_history_alone(tmp_p
     history = [HEALTHY | ROW | scores | {"epoch": i + 1} for i in range(4)]
     samples = np.random.default_rng(0).uniform(-1, 1, (4, 16, 4, 4, 1))
     for i in range(4):
-        writer.write_samples(history[: i + 1], samples[i])
+        writer.write_samples(history[: i + 1], plots.Grid(samples[i]))
     writer.end(history[:2])
     animated = frames(tmp_path / "training.gif")
     assert len(animated) == 2
@@ -210,9 +214,9 @@ def test_the_pictures_are_of_the_images_that_were_given(tmp_path):
     rng = np.random.default_rng(0)
     real, samples = rng.integers(0, 256, (2, 40, 4, 4, 1), np.uint8)
     writer = make_journal(tmp_path)
-    writer.begin([], 0, real)
-    writer.write_member("best", samples[:16])
-    writer.write_samples([ROW], samples, 8)
+    writer.begin([], 0, dataset(real))
+    writer.write_member("best", plots.Grid(samples[:16]))
+    writer.write_samples([ROW], plots.Grid(samples, 8))
     for name, images, columns, scale in (
         ("real", plots.choose_real(real), None, 28),
         ("best", samples[:16], None, 28),
@@ -232,9 +236,9 @@ def test_the_report_is_written_as_json(tmp_path):
 def test_a_process_that_is_not_the_first_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "is_first", lambda: False)
     writer = make_journal(tmp_path)
-    writer.begin([], 0, np.zeros((3, 4, 4, 1), np.uint8))
+    writer.begin([], 0, dataset(np.zeros((3, 4, 4, 1), np.uint8)))
     write_epoch(writer, [{**HEALTHY, **ROW}])
-    writer.write_samples([ROW], np.zeros((3, 4, 4, 1)))
+    writer.write_samples([ROW], plots.Grid(np.zeros((3, 4, 4, 1))))
     writer.write_report({})
     assert not list(tmp_path.iterdir())
 
@@ -242,4 +246,4 @@ def test_a_process_that_is_not_the_first_writes_nothing(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "real.png").mkdir()
     with pytest.raises(JaxganError, match="cannot write to"):
-        make_journal(tmp_path).begin([], 0, np.zeros((3, 4, 4, 1), np.uint8))
+        make_journal(tmp_path).begin([], 0, dataset(np.zeros((3, 4, 4, 1), np.uint8)))

@@ -295,9 +295,9 @@ def test_a_mixture_gives_scores_and_a_panel_for_each_member(tmp_path):
     shown = picture(tmp_path / "samples" / "image_at_epoch_0001.png")
     assert shown.shape == (500, 500, 3)
     runs = members.make_runs(MODEL, dataclasses.replace(CONFIG, image_shape=(1, 1, 2)), settings)
-    drawn = runs.pictures(restored(tmp_path).arrays["state"], 2500)
-    assert drawn[1] == 1250
-    np.testing.assert_array_equal(shown, plots.scatter(drawn[0], real, 1250))
+    drawn = runs.pictures(restored(tmp_path).arrays["state"])
+    assert drawn.columns == 1250
+    np.testing.assert_array_equal(shown, plots.scatter(drawn.images, real, 1250))
 
 
 class Sums(NamedTuple):
