@@ -470,12 +470,11 @@ def test_scores_by_class_are_those_of_its_samples_alone():
     # The means differ by 2 in each of four dimensions.
     assert distances[0] < 1
     assert distances[1] == pytest.approx(16, abs=3)
-    assert math.isnan(distances[2])
+    assert np.isnan(distances[2])
     assert found["class_fd(x, train, n=600)"] == pytest.approx(np.mean(distances[:2]))
     right = seen == wanted
     assert found["class_accuracy(x, train, n=600)"] == pytest.approx(right.mean())
     assert shares == pytest.approx([right[wanted == label].mean() for label in range(3)])
     # Without classes there are no scores of them.
-    assert (
-        evaluation.evaluate_classes(reference._replace(labels=None), reference.train, labels) == {}
-    )
+    without = reference._replace(labels=None)
+    assert evaluation.evaluate_classes(without, reference.train, labels) == {}
