@@ -2,17 +2,13 @@
 
 import dataclasses
 import math
-import typing
 from typing import Any, Literal
-
-import flax.linen as nn
 
 from jaxgan import schedules
 from jaxgan.adversarial.losses import LOSSES
 from jaxgan.adversarial.penalties import PENALTIES
 from jaxgan.errors import JaxganError
-from jaxgan.fields import check_field, is_size
-from jaxgan.learner import takes
+from jaxgan.fields import check_choices, check_field, check_module, check_schedules, is_size
 from jaxgan.schedules import Schedule
 
 
@@ -165,17 +161,10 @@ class GANConfig:
         self._check_ranges()
         self._check_combinations()
         for network in ("generator", "discriminator"):
-            module = getattr(self, network)
-            _check_module(network, module)
-            if module is not None and self.num_classes and not takes(module, "labels"):
-                raise JaxganError(
-                    f"num_classes is {self.num_classes}, and the {network} does not take the "
-                    "classes: its __call__ needs an argument labels"
-                )
+            check_module(network, getattr(self, network), self.num_classes)
 
     def _check_ranges(self) -> None:
-        for name, known in _CHOICES.items():
-            check_field(getattr(self, name) in known, self, name, "one of " + ", ".join(known))
+        check_choices(self)
         check_field(is_size(self.disc_steps), self, "disc_steps", "a whole number above 0")
         check_field(is_size(self.pac), self, "pac", "a whole number above 0")
         steps = self.unroll_steps
@@ -184,13 +173,7 @@ class GANConfig:
             check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         clip = self.weight_clip
         check_field(0 <= clip < math.inf, self, "weight_clip", "0 or more, and finite")
-        for name in ("instance_noise", "augment", *PENALTIES, "lr_scale"):
-            try:
-                ends = schedules.ends(getattr(self, name))
-            except JaxganError as error:
-                raise JaxganError(f"{name}: {error}") from None
-            in_range = all(0 <= end < math.inf for end in ends)
-            check_field(in_range, self, name, "0 or more, and finite")
+        check_schedules(self, ("instance_noise", "augment", *PENALTIES, "lr_scale"))
         check_field(max(schedules.ends(self.augment)) <= 1, self, "augment", "from 0 to 1")
         check_field(not schedules.is_zero(self.lr_scale), self, "lr_scale", "above 0 at some time")
 
@@ -236,32 +219,5 @@ class GANConfig:
             if found:
                 raise JaxganError(reason)
 
-
-def _check_module(name: str, module: Any) -> None:
-    """Refuses anything but a hashable Flax linen module."""
-    if module is None:
-        return
-    if isinstance(module, type):
-        raise JaxganError(f"{name} must be a Flax module, not its class: {module.__name__}()")
-    if not isinstance(module, nn.Module):
-        raise JaxganError(
-            f"{name} must be a Flax linen module, got {type(module).__name__}; for NNX modules "
-            "there is flax.nnx.bridge.ToLinen"
-        )
-    try:
-        hash(module)
-    except TypeError as error:
-        reason = str(error.__cause__ or error).splitlines()[-1]
-        raise JaxganError(
-            f"the fields of {name}, a {type(module).__name__}, must be hashable ({reason}): give "
-            "tuples in place of lists and dicts"
-        ) from error
-
-
-_CHOICES = {
-    field.name: typing.get_args(field.type)
-    for field in dataclasses.fields(GANConfig)
-    if typing.get_origin(field.type) is Literal
-}
 
 _ADAM = ("generator_b1", "discriminator_b1", "generator_b2", "discriminator_b2", "adam_eps")

@@ -26,7 +26,7 @@ from jaxgan.adversarial import augmentation, diagnostics, losses, measures, pena
 from jaxgan.adversarial.measures import Metrics
 from jaxgan.config import GANConfig
 from jaxgan.data.dataset import Dataset
-from jaxgan.data.pixels import to_float
+from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
 from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward
@@ -242,9 +242,11 @@ def _generate(
 
 def _draw_batch(state: GANState, batch: Any, rng: jax.Array, shards: Shards) -> _Batch:
     """The real images, keys and latents. Only the key of the latents is the same in all shards."""
-    real, labels = _real_images(batch, state.config), batch_labels(batch, state.config.num_classes)
+    config = state.config
+    real, labels = batch_images(batch, config.image_shape), batch_labels(batch, config.num_classes)
     latent_rng, *rngs = jax.random.split(jax.random.fold_in(rng, state.step), len(StepKeys._fields))
-    latents = shards.normal(latent_rng, real.shape[0], state.config.latent_dim)
+    size = config.latent_dim
+    latents = shards.rows(lambda n: jax.random.normal(latent_rng, (n, size)), real.shape[0])
     keys = StepKeys(latent_rng, *(shards.fold_in(rng) for rng in rngs))
     return _Batch(real, labels, latents, keys, state.step)
 
@@ -440,17 +442,6 @@ def _measure(
     )
 
 
-def _real_images(batch: Any, config: GANConfig) -> jax.Array:
-    """The images of a batch, `[B, H, W, C]` in [-1, 1]."""
-    images = jnp.asarray(batch["image"] if isinstance(batch, Mapping) else batch)
-    if images.ndim != 4 or images.shape[1:] != config.image_shape or not images.shape[0]:
-        raise JaxganError(
-            f"a batch must be [B, {', '.join(map(str, config.image_shape))}] with B >= 1, "
-            f"got {list(images.shape)}"
-        )
-    return to_float(images)
-
-
 def _pack(images: jax.Array, pac: int) -> jax.Array:
     """Joins the channels of `pac` images: `[B, H, W, C]` -> `[B // pac, H, W, pac * C]`."""
     if pac == 1:
@@ -580,6 +571,8 @@ MODEL = Model(
     diagnose=diagnostics.diagnose,
     equilibrium_distance=_equilibrium_distance,
     measure=_parameter_norms,
+    latent_shape=lambda config: (config.latent_dim,),
+    generate=generate,
     raw=lambda state: None if state.ema is None else state.replace(ema=None),
 )
 """All that `jaxgan.run` needs to know of a GAN."""

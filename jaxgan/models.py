@@ -1,7 +1,7 @@
 """The table of all models, `MODELS`."""
 
-from jaxgan import gan
+from jaxgan import diffusion, gan
 from jaxgan.model import Model
 
-MODELS: dict[str, Model] = {model.name: model for model in (gan.MODEL,)}
+MODELS: dict[str, Model] = {model.name: model for model in (gan.MODEL, diffusion.MODEL)}
 """The models by name. config.json holds the same names."""

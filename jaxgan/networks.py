@@ -88,6 +88,54 @@ class MLPDiscriminator(nn.Module):
         return jnp.split(bits, np.cumsum(self.widths)[:-1], axis=1)
 
 
+class MLPDenoiser(nn.Module):
+    """A residual MLP from noisy images and their noise levels to what a diffusion model predicts.
+
+    `__call__`: images `[B, H, W, C]`, noise levels `[B]` in [0, 1] and, with `num_classes`, one-hot
+    labels `[B, num_classes]`, which are 0 for images without a class -> `[B, H, W, C]`. Each block
+    is normalised first, and scaled and shifted by a code of the noise level and the label (arXiv
+    1709.07871). The layers compute in `dtype`, by default that of their inputs; the parameters are
+    float32.
+    """
+
+    width: int
+    blocks: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, levels: jax.Array, labels: jax.Array | None = None
+    ) -> jax.Array:
+        def dense(size: int, **options: Any) -> nn.Dense:
+            return nn.Dense(size, dtype=self.dtype, **options)
+
+        code = _waves(levels)
+        if labels is not None:
+            code = jnp.concatenate([code, labels.astype(code.dtype)], axis=1)
+        code = nn.silu(dense(_CODE)(code))
+        x = dense(self.width)(images.reshape(images.shape[0], -1))
+        for _ in range(self.blocks):
+            scale, shift = jnp.split(dense(2 * self.width)(code), 2, axis=1)
+            y = nn.LayerNorm(use_scale=False, use_bias=False, dtype=self.dtype)(x)
+            y = nn.silu(dense(self.width)(y * (1 + scale) + shift))
+            x = x + dense(self.width)(y)
+        x = nn.LayerNorm(dtype=self.dtype)(x)
+        # The first prediction is 0.
+        x = dense(math.prod(images.shape[1:]), kernel_init=nn.initializers.zeros)(x)
+        return x.reshape(images.shape)
+
+
+_CODE = 128
+"""The size of the code of a noise level."""
+
+
+def _waves(levels: jax.Array) -> jax.Array:
+    """Sines and cosines of noise levels in [0, 1], of 32 wavelengths: `[B]` -> `[B, 64]`."""
+    rates = jnp.asarray(np.pi * np.geomspace(1, 500, 32), levels.dtype)
+    angles = levels[:, None] * rates[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
 def _one_hot(labels: jax.Array, num_classes: int, dtype: Any) -> jax.Array:
     """`[...]` -> `[..., num_classes]`."""
     return jax.nn.one_hot(labels, num_classes, dtype=dtype)

@@ -53,9 +53,12 @@ class Shards(NamedTuple):
             return rng
         return jax.random.fold_in(rng, jax.lax.axis_index(self.axis_name))
 
-    def normal(self, rng: jax.Array, n: int, size: int) -> jax.Array:
-        """This shard's n rows of the standard normal numbers for the whole batch, `[n, size]`."""
+    def rows(self, draw: Callable[[int], jax.Array], n: int) -> jax.Array:
+        """This shard's n rows of what `draw` gives for the whole batch, `[B, ...]`.
+
+        Without shards it is `draw(n)`. So a batch gets the same random numbers with and without.
+        """
         if self.axis_name is None:
-            return jax.random.normal(rng, (n, size))
-        numbers = jax.random.normal(rng, (self.number * n, size))
-        return jax.lax.dynamic_slice_in_dim(numbers, jax.lax.axis_index(self.axis_name) * n, n)
+            return draw(n)
+        start = jax.lax.axis_index(self.axis_name) * n
+        return jax.lax.dynamic_slice_in_dim(draw(self.number * n), start, n)

@@ -3,14 +3,14 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxgan import MODELS, JaxganError, cli, data, generate
+from jaxgan import MODELS, JaxganError, Model, cli, data
 from jaxgan.data.dataset import class_name
 from jaxgan.data.pixels import are_points, to_uint8
 from jaxgan.errors import NonFiniteError
@@ -23,6 +23,7 @@ CHUNK = 1000
 """Images generated at a time, so that any number of images fits into the memory."""
 MOST_IN_A_PICTURE = 10_000
 INTERPOLATION_STEPS = 10
+SAMPLING = ("sampler", "sample_steps", "eta", "guidance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,16 @@ class Options:
     label: str | None = None
     """The class of the images, of a conditional run: a number, or all: a row for each class. By
     default all classes in turn. NAME.npz then also holds `labels`, int32 [N]."""
+    sampler: Literal["ancestral", "ddim", "dpm_solver"] | None = None
+    """Of a diffusion model: how samples are drawn (`jaxgan.samplers`). The default of this and of
+    the next three options is that of the run."""
+    sample_steps: int | None = None
+    """Of a diffusion model: passes through the network for a sample."""
+    eta: float | None = None
+    """Of a diffusion model: noise in each step of ddim, in [0, 1]."""
+    guidance: float | None = None
+    """Of a conditional diffusion model: how much stronger than learned the class acts; 1 is as
+    learned."""
     interpolate: bool = False
     """Interpolate between pairs of latents, in ten images each: a row of the grid for each pair."""
 
@@ -59,19 +70,20 @@ def main() -> None:
     check(options, out, kind)
     if options.workdir is None:
         options = dataclasses.replace(options, workdir=newest_run())
-    state = load(options)
+    model, state = load(options)
     points = are_points(state.config.image_shape)
     if points and kind not in (".npz", ".png"):
         raise JaxganError(f"points go into NAME.npz or NAME.png, not into a folder, {options.out}")
     labels = wanted_labels(options, num_classes(state.config))
     if options.label == "all" and labels is not None:
         options = dataclasses.replace(options, num=len(labels))
-    latents = draw_latents(options, state.config.latent_dim)
+    latents = draw_latents(options, model.latent_shape(state.config))
     parts = []
     for at in tqdm(range(0, len(latents), CHUNK), "sampling", disable=None):
         chunk = slice(at, at + CHUNK)
         wanted = None if labels is None else labels[chunk]
-        part = np.asarray(generate(state, latents[chunk], labels=wanted))
+        rng = jax.random.fold_in(jax.random.key(options.seed), at)
+        part = np.asarray(model.generate(state, latents[chunk], rng, wanted))
         if not np.isfinite(part).all():
             raise NonFiniteError("samples are not finite: the generator has diverged")
         parts.append(part if points else to_uint8(part))
@@ -142,14 +154,19 @@ def check(options: Options, out: Path, kind: str) -> None:
         )
 
 
-def load(options: Options):
+def load(options: Options) -> tuple[Model, Any]:
     workdir = str(options.workdir)
     model = saved.find_model(workdir, MODELS)
     state, epochs = saved.load_state(model, workdir, options.member, best=options.best)
     if epochs < 0:
         raise JaxganError(f"{workdir} has no checkpoint yet: train it, or wait for the first one")
     print(f"after {epochs} epochs")
-    return state
+    changed = {name: getattr(options, name) for name in SAMPLING}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    if changed.keys() - set(model.sampling):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise JaxganError(f"{workdir} holds a {model.name}: {names} is for diffusion models")
+    return model, state.replace(config=dataclasses.replace(state.config, **changed))
 
 
 def newest_run() -> str:
@@ -164,20 +181,21 @@ def newest_run() -> str:
     return str(workdir)
 
 
-def draw_latents(options: Options, latent_dim: int) -> jax.Array:
-    """`[num, latent_dim]`. Each has its own key, so that fewer latents are the first of more."""
+def draw_latents(options: Options, shape: tuple[int, ...]) -> jax.Array:
+    """`[num, *shape]`. Each has its own key, so that fewer latents are the first of more."""
 
     def draw(n: int) -> jax.Array:
         rngs = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(options.seed), i))(
             jnp.arange(n)
         )
-        return jax.vmap(lambda rng: jax.random.normal(rng, (latent_dim,)))(rngs)
+        return jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs)
 
     if not options.interpolate:
         return draw(options.num)
     pairs = -(-options.num // INTERPOLATION_STEPS)
     ends = draw(2 * pairs)
-    return interpolate(ends[:pairs], ends[pairs:])[: options.num]
+    flat = ends.reshape(2 * pairs, -1)
+    return interpolate(flat[:pairs], flat[pairs:])[: options.num].reshape(-1, *shape)
 
 
 def interpolate(start: jax.Array, end: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Trains a GAN in a run folder, with pictures, curves and checkpoints, or resumes the training."""
+"""Trains a model in a run folder, with pictures, curves and checkpoints, or resumes it."""
 
 # ruff: noqa: E402
 import gc
@@ -15,19 +15,20 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, cli, data
-from jaxgan.errors import NonFiniteError
+from jaxgan.diffusion import DiffusionConfig
+from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.labels import fit_to_classes
 from jaxgan.metrics import evaluation
+from jaxgan.model import Model
 from jaxgan.presets import COVERAGE
 from jaxgan.processes import connect, is_first, together
 from jaxgan.report import texts, verdict
 from jaxgan.run import checkpoint, saved, training
-
-NETWORKS = ("generator", "discriminator")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +46,36 @@ class NetworkOptions(GANConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class DenoiserOptions(DiffusionConfig):
+    """The denoiser of the diffusion model, how it learns, and how samples are drawn. FLOAT|STR is a
+    number, or KIND:START:END for a number that changes over the run: linear, cosine or exponential,
+    such as cosine:1:0.1. KIND:START:END:STEPS changes over STEPS steps."""
+
+    image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
+    bounded: Annotated[bool, tyro.conf.Suppress] = True
+    num_classes: Annotated[int, tyro.conf.Suppress] = 0
+    denoiser: Annotated[None, tyro.conf.Suppress] = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
-    """Trains a GAN, with pictures, curves and checkpoints in a run folder.
+    """Trains a model, with pictures, curves and checkpoints in a run folder.
 
     - The same command resumes a run that was stopped.
     - With more --epochs it continues a finished run.
+    - --model diffusion --help shows the options of the other model.
     """
 
     train: TrainConfig
-    gan: NetworkOptions
+    network: Any
+    model: Literal["gan", "diffusion"] = "gan"
+    """What is trained: a GAN, or a diffusion model (DDPM)."""
     workdir: str | None = None
-    """The run folder; by default runs/DATASET. The presets tuned and large add their name, and a
-    population adds _population. If that folder holds a run with other settings, a number is added.
-    """
+    """The run folder; by default runs/DATASET. Other models than the GAN, and other presets than
+    the reference, add their name, and a population adds _population. If that folder holds a run
+    with other settings, a number is added."""
     summary: bool = False
-    """Print both networks as tables before training. With --epochs 0 nothing else is done."""
+    """Print the networks as tables before training. With --epochs 0 nothing else is done."""
     coordinator: str | None = None
     """HOST:PORT of process 0, if several processes train one run. Slurm and cloud TPUs announce the
     processes. There, leave out this and the next two options."""
@@ -68,9 +84,28 @@ class Options:
     process_id: int | None = None
     """The number of this process, from 0."""
     preset: Literal["reference", "tuned", "large"] = "reference"
-    """Named settings, which other options can change. tuned: the reference's two networks with the
-    best settings found for Fashion-MNIST. large: similar settings, with layers four times as wide,
-    and 56,280 steps in batches of 64. It takes a quarter of an hour on two CPU cores."""
+    """Named settings of a GAN, which other options can change. tuned: the reference's two networks
+    with the best settings found for Fashion-MNIST. large: similar settings, with layers four times
+    as wide, and 56,280 steps in batches of 64. It takes a quarter of an hour on two CPU cores."""
+
+    @property
+    def config(self) -> GANConfig | DiffusionConfig:
+        """The config of the model."""
+        return MODELS[self.model].config(**vars(self.network))
+
+
+@dataclasses.dataclass(frozen=True)
+class GANRun(Options):
+    __doc__ = Options.__doc__
+
+    network: NetworkOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionRun(Options):
+    __doc__ = Options.__doc__
+
+    network: DenoiserOptions
 
 
 def main() -> int | None:
@@ -78,12 +113,13 @@ def main() -> int | None:
     connect(options.coordinator, options.num_processes, options.process_id)
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    model, config = MODELS["gan"], GANConfig(**vars(options.gan))
+    model, config = MODELS[options.model], options.config
     if options.summary:
-        print_summary(config, options.train)
+        print_summary(model, config, options.train)
         if options.train.epochs == 0:
             return 0
-    label = "" if options.preset == "reference" else f"-{options.preset}"
+    label = "" if options.model == "gan" else f"-{options.model}"
+    label += "" if options.preset == "reference" else f"-{options.preset}"
     try:
         outcome = training.train(model, config, options.train, options.workdir, label=label)
     except NonFiniteError as error:
@@ -107,13 +143,13 @@ def main() -> int | None:
     return None
 
 
-def print_summary(config: GANConfig, settings: TrainConfig) -> None:
-    model = MODELS["gan"]
+def print_summary(model: Model, config: Any, settings: TrainConfig) -> None:
     with together("load the data"):
         dataset = data.load(
             settings.dataset, "train", settings.data_dir, image_size=settings.image_size
         )
-    networks = model.networks(model.fit_to(config, dataset))
+    config = fit_to_classes(model.fit_to(config, dataset), dataset, settings.conditional)
+    networks = model.networks(config)
     print(texts.summary(networks, settings.batch_size))
 
 
@@ -163,14 +199,15 @@ def advice(
         return "draw samples.", [*sample_command(workdir), "--num", "10000", "--out", "samples.npz"]
     now, better = presets(options)
     if health == "diverged" and better is None:
-        rates = {f"{name}_lr": getattr(options.gan, f"{name}_lr") / 10 for name in NETWORKS}
+        rates = [name for name in MODELS[options.model].hyperparameters if name.endswith("lr")]
+        rates = {name: getattr(options.network, name) / 10 for name in rates}
         command = without({*rates, "workdir", "sweep"})
         command += [f"--{name.replace('_', '-')}={rate:g}" for name, rate in rates.items()]
         return "a tenth of the learning rates.", command
     if health == "undertrained" or better is None:
         command = without({"epochs", "steps", "stop_on_failure"})
         return "train longer; this continues the run.", [*command, "--epochs", str(2 * epochs)]
-    networks = {field.name for field in dataclasses.fields(GANConfig)}
+    networks = {field.name for field in dataclasses.fields(options.network)}
     command = without(networks | {"preset", "workdir", "epochs", "steps", "sweep"})
     dataset = options.train.dataset
     on = dataset if better in COVERAGE.get(dataset, {}) else "fashion_mnist"
@@ -188,7 +225,9 @@ def sample_command(workdir: Path) -> list[str]:
 
 def presets(options: Options) -> tuple[str | None, str | None]:
     """The preset of these options if none was changed, and the one to try next, or None."""
-    if GANConfig(**vars(options.gan)) == PRESETS[options.preset][0]:
+    if options.model != "gan":
+        return None, None
+    if options.config == PRESETS[options.preset][0]:
         return options.preset, {"reference": "tuned", "tuned": "large"}.get(options.preset)
     return None, "tuned" if options.preset == "reference" else options.preset
 
@@ -205,13 +244,19 @@ def without(names: set[str]) -> list[str]:
 
 
 def parse_options() -> Options:
-    # The preset gives the defaults of the other options, also in --help.
+    # The model and the preset give the defaults of the other options, also in --help.
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--preset", default="reference")
-    preset = first.parse_known_args()[0].preset
-    gan, train = PRESETS.get(preset, PRESETS["reference"])
-    default = Options(train=train, gan=NetworkOptions(**vars(gan)))
-    return cli.parse(Options, default=default)
+    first.add_argument("--model", default="gan")
+    known = first.parse_known_args()[0]
+    if known.model == "diffusion":
+        if known.preset != "reference":
+            raise JaxganError(f"--preset {known.preset} is for a GAN: leave it out")
+        return cli.parse(
+            DiffusionRun, default=DiffusionRun(TrainConfig(), DenoiserOptions(), known.model)
+        )
+    gan, train = PRESETS.get(known.preset, PRESETS["reference"])
+    return cli.parse(GANRun, default=GANRun(train, NetworkOptions(**vars(gan))))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Images as uint8 and as floats in [-1, 1]; points in the plane as images of one pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,25 @@ def to_float(images: jax.Array) -> jax.Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise JaxganError(f"images must be uint8 or float in [-1, 1], got {images.dtype}")
     return images
+
+
+def batch_images(batch: Any, shape: Sequence[int]) -> jax.Array:
+    """The images of a batch, `[B, H, W, C]` in [-1, 1].
+
+    Args:
+      batch: the images, uint8 or float in [-1, 1], or a dict that holds them as "image".
+      shape: `(H, W, C)`.
+
+    Raises:
+      JaxganError: if they have another shape, or if there are none.
+    """
+    images = jnp.asarray(batch["image"] if isinstance(batch, Mapping) else batch)
+    if images.ndim != 4 or images.shape[1:] != tuple(shape) or not images.shape[0]:
+        raise JaxganError(
+            f"a batch must be [B, {', '.join(map(str, shape))}] with B >= 1, "
+            f"got {list(images.shape)}"
+        )
+    return to_float(images)
 
 
 def to_uint8(images: Any) -> np.ndarray:

@@ -47,8 +47,8 @@ class TrainConfig:
     """Train a population of this many members in one program, with the seeds SEED, SEED + 1, ..."""
     sweep: tuple[str, ...] = ()
     """Hyperparameters in which the members of a population differ, as NAME=VALUE,VALUE,... For a
-    GAN NAME is generator_lr, generator_b1, generator_b2, or the same of the discriminator. Every
-    combination is trained with every seed."""
+    GAN NAME is generator_lr, generator_b1, generator_b2, or the same of the discriminator; for a
+    diffusion model lr, b1 or b2. Every combination is trained with every seed."""
     devices: int | None = None
     """How many devices share the members of a population, or the images of each batch. The default
     is all devices for a population or for several processes, else one."""

@@ -144,6 +144,7 @@ def _prepare_and_train(
     config = fit_to_classes(config, dataset, settings.conditional)
     model = like_data(model, dataset.labels)
     described = _describe(model, config, settings, dataset)
+    free = _FREE | {f"{model.name}.{name}" for name in model.sampling}
     _check_alike(described)
     # All checks come before the folder is made. A run that cannot be trained leaves no folder.
     _check_evaluation(settings, dataset)
@@ -157,13 +158,13 @@ def _prepare_and_train(
     _check_last_batch(model, start, arrays, settings.batch_size, layout)
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
     if workdir is None:
-        path = _default_folder(name + label + runs.folder_suffix, described)
+        path = _default_folder(name + label + runs.folder_suffix, described, free)
     else:
         path = expand(workdir).absolute()
     with together("begin"):
         events = Events(path / "tensorboard", settings.tensorboard and is_first())
     with contextlib.closing(events):
-        folder = checkpoint.RunFolder(path, described, _FREE)
+        folder = checkpoint.RunFolder(path, described, free)
         journal = Journal(path, model, config, runs.labels, events)
         try:
             # The folder closes first, so that a signal does not interrupt the last save.
@@ -439,11 +440,11 @@ class _Training:
         return {name: {"value": values[name], "interval": intervals[name]} for name in names}
 
 
-def _default_folder(name: str, described: dict[str, Any]) -> Path:
+def _default_folder(name: str, described: dict[str, Any], free: frozenset[str]) -> Path:
     """runs/NAME; or runs/NAME-2, ... if that holds a run with other settings."""
     number, changes = 1, []
     if is_first():
-        while found := checkpoint.differences(_numbered(name, number), described, _FREE):
+        while found := checkpoint.differences(_numbered(name, number), described, free):
             number, changes = number + 1, changes or found
     path = _numbered(name, int(agree([number])[0]))
     if changes:

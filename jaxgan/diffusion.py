@@ -1,0 +1,485 @@
+"""A diffusion model (DDPM) as three pure functions: `create_state`, `train_step`, `sample`.
+
+    config = DiffusionConfig()
+    state = create_state(rng, config)
+    state, metrics = train_step(state, batch, rng)
+    images = sample(state, rng, n)
+
+It learns to remove noise from images (arXiv 2006.11239), and makes images from noise alone, in
+several steps (`jaxgan.samplers`). The functions are in the same order as in `jaxgan/gan.py`.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from jaxgan import samplers, schedules
+from jaxgan.data.dataset import Dataset
+from jaxgan.data.pixels import batch_images
+from jaxgan.errors import JaxganError
+from jaxgan.fields import check_choices, check_field, check_module, check_schedules, is_size
+from jaxgan.history import History, member_history
+from jaxgan.labels import batch_labels, choose_labels
+from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward
+from jaxgan.model import Column, Curve, Diagnosis, Finding, Model
+from jaxgan.networks import MLPDenoiser
+from jaxgan.schedules import Schedule
+from jaxgan.shards import Shards
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionConfig:
+    """Everything that defines a diffusion model, how it learns and how it samples.
+
+    Frozen, hashable and compared by value, as GANConfig is. The last five fields but one are those
+    of sampling: `state.replace(config=dataclasses.replace(state.config, sample_steps=10))` samples
+    otherwise.
+
+    Raises:
+      JaxganError: at construction, if a field is out of its range.
+    """
+
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    """Height, width and channels of the images."""
+    width: int = 512
+    """Width of the layers of the denoiser."""
+    blocks: int = 4
+    """Residual blocks of the denoiser. Each has two layers."""
+    lr: float = 1e-3
+    """Learning rate of Adam."""
+    lr_scale: Schedule = 1.0
+    """A factor for the learning rate."""
+    b1: float = 0.9
+    """Decay of the first moment in Adam."""
+    b2: float = 0.999
+    """Decay of the second moment in Adam."""
+    adam_eps: float = 1e-8
+    """Added to the root of the second moment in Adam, after bias correction."""
+    ema_decay: float = 0.9995
+    """Decay, in [0, 1), of an exponential moving average of the parameters, from which samples are
+    drawn. With 0, samples come from the parameters themselves. In step t the decay is at most
+    (1 + t) / (10 + t)."""
+    noise_levels: int = 1000
+    """T, the number of noise levels in training."""
+    noise_schedule: Literal["linear", "cosine"] = "cosine"
+    """How the noise grows with its level (`jaxgan.samplers.signal_shares`)."""
+    prediction: Literal["noise", "image", "v"] = "image"
+    """What the denoiser predicts: the noise (arXiv 2006.11239), the clean image, or v = a_t e - s_t
+    x (arXiv 2202.00512). The loss is the squared error of the noise, and else that of v. Networks
+    that are not much wider than the image cannot predict noise, which has no structure (arXiv
+    2511.13720)."""
+    label_dropout: float = 0.1
+    """With `num_classes`, the share of images in training whose label is hidden, in [0, 1].
+    Guidance needs it (arXiv 2207.12598)."""
+    precision: Literal["f32", "bf16"] = "f32"
+    """The type in which the layers of the MLP compute; all else is float32."""
+    denoiser: Any = None
+    """A Flax linen module in place of the MLP. It takes noisy images [B, H, W, C] and an argument
+    `levels`, the noise levels [B] in [0, 1], and gives predictions [B, H, W, C]. With `num_classes`
+    it must have an argument `labels`, float32 [B, num_classes]: one-hot, or 0 for no class. An
+    argument `train`, or its variants, is that of GANConfig."""
+    bounded: bool = True
+    """Whether images are in [-1, 1], so that estimates of clean images are clipped. Points are not.
+    A run sets it and `image_shape` to fit the data."""
+    num_classes: int = 0
+    """The number of classes of a conditional model; 0: there are none. A run with `conditional`
+    takes the number from the labels of the data."""
+    sampler: Literal["ancestral", "ddim", "dpm_solver"] = "ddim"
+    """How samples are drawn (`jaxgan.samplers`)."""
+    sample_steps: int = 50
+    """Passes through the denoiser for a sample; at most `noise_levels`."""
+    eta: float = 0.0
+    """Noise in each step of DDIM, in [0, 1]. With 0 a sample depends on its latents alone."""
+    guidance: float = 1.0
+    """With `num_classes`, how much stronger than learned the class acts on samples. 1 is as
+    learned, 0 ignores the class. All values but 1 double the cost of a sample."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_shape", tuple(self.image_shape))
+        shape = self.image_shape
+        sizes = len(shape) == 3 and all(is_size(n) for n in shape)
+        check_field(sizes, self, "image_shape", "(height, width, channels)")
+        for name in ("width", "noise_levels", "sample_steps"):
+            check_field(is_size(getattr(self, name)), self, name, "a whole number above 0")
+        for name in ("blocks", "num_classes"):
+            value = getattr(self, name)
+            check_field(value == 0 or is_size(value), self, name, "a whole number, 0 or more")
+        check_field(0 < self.lr < math.inf, self, "lr", "above 0, and finite")
+        check_field(self.adam_eps > 0, self, "adam_eps", "above 0")
+        for name in ("b1", "b2", "ema_decay"):
+            check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        for name in ("label_dropout", "eta"):
+            check_field(0 <= getattr(self, name) <= 1, self, name, "in [0, 1]")
+        check_field(0 <= self.guidance < math.inf, self, "guidance", "0 or more, and finite")
+        check_choices(self)
+        check_schedules(self, ("lr_scale",))
+        few = self.sample_steps <= self.noise_levels
+        check_field(few, self, "sample_steps", f"at most noise_levels, {self.noise_levels}")
+        check_module("denoiser", self.denoiser, self.num_classes)
+
+
+class DiffusionState(struct.PyTreeNode):
+    """The denoiser as a pytree. Equal configs give equal treedefs."""
+
+    denoiser: Learner
+    config: DiffusionConfig = struct.field(pytree_node=False)
+    ema: Any = None
+    """The average of the parameters, if `config.ema_decay` is above 0."""
+
+    @property
+    def step(self) -> jax.Array:
+        """Number of training steps taken, int32 scalar."""
+        return self.denoiser.step
+
+
+class DiffusionMetrics(NamedTuple):
+    """The metrics of a step: float32 scalars, means over the batch, at the old parameters."""
+
+    loss: jax.Array
+    """The mean squared error of a pixel, of the noise or of v."""
+    low_loss: jax.Array
+    """The loss at the lowest third of the noise levels. The means of the three over some steps show
+    where the model errs; in one step they depend on how many images have such a level."""
+    middle_loss: jax.Array
+    high_loss: jax.Array
+    grad_norm: jax.Array
+    """L2 norm of the gradient."""
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def create_state(rng: jax.Array, config: DiffusionConfig | None = None) -> DiffusionState:
+    """Draws the initial parameters.
+
+    Args:
+      rng: a key, `jax.random.key(seed)`.
+      config: by default that of the reference.
+
+    Returns:
+      The DiffusionState at step 0.
+
+    Raises:
+      JaxganError: if the denoiser does not give predictions of `config.image_shape`.
+    """
+    config = config or DiffusionConfig()
+    images, levels = jnp.zeros((2, *config.image_shape)), jnp.zeros(2)
+    labels = jnp.zeros((2, config.num_classes)) if config.num_classes else None
+    denoiser = create(*_static_parts(config), rng, images, levels=levels, labels=labels)
+    state = DiffusionState(denoiser, config, denoiser.params if config.ema_decay else None)
+    # Traces a forward pass, so that a network that does not fit is refused here.
+    jax.eval_shape(lambda: _predict(state.denoiser, images, levels, labels, rng, train=True))
+    return state
+
+
+class StepKeys(NamedTuple):
+    """The keys of a step, one for each use of random numbers."""
+
+    level: jax.Array
+    noise: jax.Array
+    label: jax.Array
+    """Which labels are hidden."""
+    denoiser: jax.Array
+    """Dropout in the denoiser."""
+
+
+class _Batch(NamedTuple):
+    """The inputs of a step."""
+
+    images: jax.Array
+    """Clean images `[B, H, W, C]` in [-1, 1]."""
+    noise: jax.Array
+    """Standard normal, `[B, H, W, C]`."""
+    t: jax.Array
+    """Noise levels, int32 `[B]` in [1, T]."""
+    labels: jax.Array | None
+    """One-hot `[B, num_classes]`, 0 for hidden labels; None if there are no classes."""
+    rng: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="axis_name")
+def train_step(
+    state: DiffusionState, batch: Any, rng: jax.Array, *, axis_name: str | None = None
+) -> tuple[DiffusionState, DiffusionMetrics]:
+    """Updates the denoiser once, on one batch of images. Pure.
+
+    Each image gets a random noise level and noise. The denoiser predicts one from the noisy image,
+    and descends the gradient of its squared error.
+
+    Args:
+      state: from `create_state` or an earlier step.
+      batch: images `[B, H, W, C]`, uint8 or float in [-1, 1]; or a dict that holds them as "image"
+        and, with `config.num_classes`, their labels as "label", int `[B]`.
+      rng: a key. The step folds `state.step` into it, so every step may get the same key.
+      axis_name: inside a `shard_map`, the mesh axis (AxisType.Auto) over which the batch is split.
+        The state must be replicated. Losses, gradients and metrics are means over the whole batch.
+        All numbers are drawn as in a run without shards, but dropout in a denoiser of your own.
+
+    Returns:
+      The next state, and the DiffusionMetrics of this step at the old parameters.
+
+    Raises:
+      JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
+    """
+    config, shards = state.config, Shards(axis_name)
+    batch = _draw_batch(state, batch, rng, shards)
+
+    def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Learner]]:
+        losses, denoiser = _losses(state.denoiser.replace(params=params), batch, config)
+        return losses.mean(), (losses, denoiser)
+
+    (_, (losses, denoiser)), grads = shards.value_and_grad(loss)(state.denoiser.params)
+    scale = schedules.value(config.lr_scale, state.step)
+    denoiser = descend(denoiser, grads, scale)
+    metrics = _measure(losses, batch.t, optax.tree.norm(grads), config, shards)
+    return _next_state(state, denoiser, shards), metrics
+
+
+def sample(state: DiffusionState, rng: jax.Array, n: int, labels: Any = None) -> jax.Array:
+    """Draws n images: `[n, H, W, C]`, float32 in [-1, 1].
+
+    They come from the average of the parameters if there is one, by the sampler of the config.
+
+    Args:
+      state: from `create_state` or `train_step`.
+      rng: a key.
+      n: how many.
+      labels: of a conditional model: the classes of the images, int `[n]`, or one for all. By
+        default 0, 1, 2, ... in turn, so that all classes have equal shares.
+
+    Raises:
+      JaxganError: if labels are out of range, or if there are labels and no classes.
+    """
+    latents = jax.random.normal(rng, (n, *state.config.image_shape))
+    return generate(state, latents, jax.random.fold_in(rng, 0), labels)
+
+
+def generate(
+    state: DiffusionState, latents: jax.Array, rng: jax.Array | None = None, labels: Any = None
+) -> jax.Array:
+    """The images `[B, H, W, C]` that a sampler makes from noise, the latents `[B, H, W, C]`.
+
+    `rng` is for samplers that add noise in each step. The default is a fixed key. `labels` are
+    those of `sample`.
+    """
+    labels = choose_labels(state.config.num_classes, latents.shape[0], labels)
+    return _generate(state, latents, labels, jax.random.key(0) if rng is None else rng)
+
+
+@jax.jit
+def _generate(
+    state: DiffusionState, latents: jax.Array, labels: jax.Array | None, rng: jax.Array
+) -> jax.Array:
+    config = state.config
+    shares = _shares(config)
+    params = state.denoiser.params if state.ema is None else state.ema
+    denoiser = state.denoiser.replace(params=params)
+    one_hot = None if labels is None else jax.nn.one_hot(labels, config.num_classes)
+    sampler_rng, denoiser_rng = jax.random.split(rng)
+
+    def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
+        t = jnp.broadcast_to(t, x.shape[:1])
+
+        def estimate(one_hot: jax.Array | None) -> jax.Array:
+            output, _ = _predict(
+                denoiser, x, t / config.noise_levels, one_hot, denoiser_rng, train=False
+            )
+            clean = _clean(output, x, t, config)
+            return jnp.clip(clean, -1, 1) if config.bounded else clean
+
+        if one_hot is None or config.guidance == 1:
+            return estimate(one_hot)
+        without = estimate(jnp.zeros_like(one_hot))
+        guided = without + config.guidance * (estimate(one_hot) - without)
+        return jnp.clip(guided, -1, 1) if config.bounded else guided
+
+    steps = samplers.make_steps(config.sampler, shares, config.sample_steps, config.eta)
+    return samplers.run(denoise, latents, sampler_rng, steps)
+
+
+def _draw_batch(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shards) -> _Batch:
+    config = state.config
+    images = batch_images(batch, config.image_shape)
+    labels = batch_labels(batch, config.num_classes)
+    n = images.shape[0]
+    keys = StepKeys(*jax.random.split(jax.random.fold_in(rng, state.step), len(StepKeys._fields)))
+
+    def draw_levels(n: int) -> jax.Array:
+        # One in each n-th part of the levels: the losses of batches vary less than with
+        # independent levels (arXiv 2107.00630).
+        places = (jnp.arange(n, dtype=jnp.float32) + jax.random.uniform(keys.level, (n,))) / n
+        return 1 + jnp.minimum(places * config.noise_levels, config.noise_levels - 1).astype(int)
+
+    noise = shards.rows(lambda n: jax.random.normal(keys.noise, (n, *config.image_shape)), n)
+    one_hot = None
+    if labels is not None:
+        hidden = shards.rows(
+            lambda n: jax.random.bernoulli(keys.label, config.label_dropout, (n, 1)), n
+        )
+        one_hot = jnp.where(hidden, 0.0, jax.nn.one_hot(labels, config.num_classes))
+    t = shards.rows(draw_levels, n)
+    return _Batch(images, noise, t, one_hot, shards.fold_in(keys.denoiser))
+
+
+def _losses(denoiser: Learner, batch: _Batch, config: DiffusionConfig) -> tuple[jax.Array, Learner]:
+    """The squared errors, one for each image, `[B]`, and the updated denoiser."""
+    a, s = _signal_and_noise(batch.t, config)
+    noisy = a * batch.images + s * batch.noise
+    levels = batch.t / config.noise_levels
+    output, denoiser = _predict(denoiser, noisy, levels, batch.labels, batch.rng, train=True)
+    errors = {
+        "noise": lambda: output - batch.noise,
+        "v": lambda: output - (a * batch.noise - s * batch.images),
+        # The error of v that follows from the estimate. Where there is almost no noise, its weight
+        # is bounded.
+        "image": lambda: (output - batch.images) / jnp.maximum(s, _LEAST_NOISE),
+    }[config.prediction]()
+    return jnp.square(errors).reshape(errors.shape[0], -1).mean(axis=1), denoiser
+
+
+_LEAST_NOISE = 0.05
+"""The smallest divisor in the loss of a predicted image (arXiv 2511.13720)."""
+
+
+def _predict(
+    denoiser: Learner,
+    noisy: jax.Array,
+    levels: jax.Array,
+    labels: jax.Array | None,
+    rng: jax.Array,
+    *,
+    train: bool,
+) -> tuple[jax.Array, Learner]:
+    """The outputs of the network, float32 or wider, and the updated denoiser."""
+    outputs, denoiser = forward(denoiser, noisy, rng, train=train, levels=levels, labels=labels)
+    if outputs.shape != noisy.shape:
+        raise JaxganError(
+            f"the denoiser must give predictions of the shape of its images, {noisy.shape}, got "
+            f"{outputs.shape}"
+        )
+    return at_least_float32(outputs), denoiser
+
+
+def _clean(output: jax.Array, x: jax.Array, t: jax.Array, config: DiffusionConfig) -> jax.Array:
+    """The estimate of the clean images by an output of the denoiser, `[B, H, W, C]`."""
+    a, s = _signal_and_noise(t, config)
+    if config.prediction == "image":
+        return output
+    return (x - s * output) / a if config.prediction == "noise" else a * x - s * output
+
+
+def _signal_and_noise(t: jax.Array, config: DiffusionConfig) -> tuple[jax.Array, jax.Array]:
+    """a_t and s_t of noise levels `[B]`, each `[B, 1, 1, 1]`."""
+    shares = _shares(config)
+    signal, noise = (jnp.asarray(np.sqrt(x), jnp.float32) for x in (shares, 1 - shares))
+    return signal[t][:, None, None, None], noise[t][:, None, None, None]
+
+
+def _shares(config: DiffusionConfig) -> np.ndarray:
+    return samplers.signal_shares(config.noise_schedule, config.noise_levels)
+
+
+def _next_state(state: DiffusionState, denoiser: Learner, shards: Shards) -> DiffusionState:
+    ema, decay = state.ema, state.config.ema_decay
+    denoiser = denoiser.replace(collections=shards.mean(denoiser.collections))
+    ema = average(ema, denoiser.params, decay, state.step) if decay else ema
+    return state.replace(denoiser=denoiser, ema=ema)
+
+
+def _measure(
+    losses: jax.Array, t: jax.Array, norm: jax.Array, config: DiffusionConfig, shards: Shards
+) -> DiffusionMetrics:
+    third = jnp.minimum((t - 1) * 3 // config.noise_levels, 2)
+    low, middle, high = (3 * jnp.where(third == k, losses, 0).mean() for k in range(3))
+    means = DiffusionMetrics(losses.mean(), low, middle, high, norm)
+    return shards.mean(means)
+
+
+@functools.cache
+def _static_parts(config: DiffusionConfig) -> tuple[nn.Module, optax.GradientTransformation]:
+    """Network and optimizer, built once for equal configs, as in `jaxgan/gan.py`."""
+    dtype = jnp.bfloat16 if config.precision == "bf16" else None
+    denoiser = config.denoiser or MLPDenoiser(config.width, config.blocks, dtype)
+    adam = optax.inject_hyperparams(optax.adam)
+    return denoiser, adam(config.lr, config.b1, config.b2, config.adam_eps)
+
+
+def _fit_to(config: DiffusionConfig, dataset: Dataset) -> DiffusionConfig:
+    """The config with the image shape of a data set."""
+    images = dataset.images
+    return dataclasses.replace(
+        config, image_shape=images.shape[1:], bounded=images.dtype == np.uint8
+    )
+
+
+def _networks(config: DiffusionConfig) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    return {"denoiser": (_static_parts(config)[0], config.image_shape)}
+
+
+_PATIENCE = 2_000
+"""Steps after which the loss must have fallen."""
+_FALLEN = 0.95
+"""The largest share of its first value that counts as fallen."""
+
+
+def _diagnose(history: History) -> Diagnosis:
+    """Whether the loss has fallen."""
+    members = np.size(history[-1]["loss"]) if history else 1
+    return Diagnosis([_not_falling(member_history(history, i)) for i in range(members)])
+
+
+def _not_falling(history: History) -> list[Finding]:
+    losses = np.array([row["loss"] for row in history])
+    late = [
+        i
+        for i, row in enumerate(history)
+        if i and row["step"] >= _PATIENCE and not losses[i] < _FALLEN * losses[0]
+    ]
+    if not late:
+        return []
+    evidence = f"the loss is {losses[late[0]]:.3g}, and was {losses[0]:.3g} in the first epoch"
+    epochs = tuple(int(history[i]["epoch"]) for i in late)
+    remedies = ("--lr with a tenth of the rate", "--prediction image")
+    return [Finding("loss not falling", epochs, evidence, remedies)]
+
+
+MODEL = Model(
+    name="diffusion",
+    config=DiffusionConfig,
+    fit_to=_fit_to,
+    create_state=create_state,
+    train_step=train_step,
+    sample=sample,
+    networks=_networks,
+    hyperparameters={
+        name: (("denoiser", "opt_state", "hyperparams", leaf),)
+        for name, leaf in (("lr", "learning_rate"), ("b1", "b1"), ("b2", "b2"))
+    },
+    curves=(
+        Curve("loss", {"all noise levels": "loss"}),
+        Curve(
+            "loss by noise level",
+            {"low": "low_loss", "middle": "middle_loss", "high": "high_loss"},
+            scale="log",
+        ),
+    ),
+    columns={
+        "loss": Column("squared error of a pixel", "falls"),
+        "low_loss": Column("at the lowest third of the noise levels", "falls"),
+        "middle_loss": Column("at the middle third"),
+        "high_loss": Column("at the highest third"),
+        "grad_norm": Column("norm of the gradient", "finite"),
+    },
+    diagnose=_diagnose,
+    sampling=("sampler", "sample_steps", "eta", "guidance"),
+    latent_shape=lambda config: config.image_shape,
+    generate=generate,
+    raw=lambda state: None if state.ema is None else state.replace(ema=None),
+)
+"""All that `jaxgan.run` needs to know of a diffusion model."""
