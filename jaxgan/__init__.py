@@ -1,6 +1,6 @@
 """Small generative models as pure functions, in JAX."""
 
-from jaxgan import data
+from jaxgan import data, diffusion
 from jaxgan.adversarial.measures import Metrics
 from jaxgan.config import GANConfig
 from jaxgan.errors import JaxganError
@@ -24,6 +24,7 @@ __all__ = [
     "__version__",
     "create_state",
     "data",
+    "diffusion",
     "generate",
     "loop",
     "sample",

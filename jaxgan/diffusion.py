@@ -471,9 +471,9 @@ MODEL = Model(
     ),
     columns={
         "loss": Column("squared error of a pixel", "falls"),
-        "low_loss": Column("at the lowest third of the noise levels", "falls"),
-        "middle_loss": Column("at the middle third"),
-        "high_loss": Column("at the highest third"),
+        "low_loss": Column("at the lowest third of noise levels", "falls"),
+        "middle_loss": Column("at the middle third", "falls"),
+        "high_loss": Column("at the highest third", "falls"),
         "grad_norm": Column("norm of the gradient", "finite"),
     },
     diagnose=_diagnose,

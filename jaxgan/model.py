@@ -122,6 +122,10 @@ class Model(NamedTuple):
     diagnose: Callable[[History], Diagnosis] | None = None
     """`history -> Diagnosis`: which failures a run or a population shows. Raises KeyError if a
     column is missing."""
+    diagnosis_curves: Sequence[Curve] = ()
+    """The panels of diagnosis.png; () for those of curves.png."""
+    healthy_lines: Callable[[History], Sequence[str]] = lambda history: ["No failure was seen."]
+    """`history -> sentences`: how far a history without a failure is from each."""
     equilibrium_distance: Callable[[Any, Mapping[str, Any]], np.ndarray] | None = None
     """`(config, row) -> [members]`: how far each member is from the equilibrium of its game, by the
     row of an epoch. It is small for a discriminator that has learned nothing, too."""

@@ -7,10 +7,9 @@ import numpy as np
 import tyro
 
 from jaxgan import MODELS, JaxganError, cli
-from jaxgan.adversarial import diagnostics
 from jaxgan.files import disk_errors, expand, write_atomically
 from jaxgan.history import finite_mean, member_history, readable
-from jaxgan.model import Column, Diagnosis
+from jaxgan.model import Column, Diagnosis, Model
 from jaxgan.report import plots, texts
 from jaxgan.run import saved
 from jaxgan.run.journal import COLUMNS
@@ -38,33 +37,35 @@ def main() -> None:
     history = saved.read_history(model, workdir)
     if not history:
         raise JaxganError(f"{workdir} has no finished epoch yet")
-    history = choose(history, options)
+    loss = next(iter(model.curves[0].metrics.values()))
+    history = choose(history, loss, options)
     diagnosis = model.diagnose(history)
-    print("\n".join(course_lines(history, COLUMNS | dict(model.columns))))
+    print("\n".join(course_lines(history, loss, COLUMNS | dict(model.columns))))
     lines = texts.finding_lines(diagnosis.findings, len(history), model, vars(config))
     print(
         "\n".join(
             ["Found:", *(texts.wrapped(f"  {line}", "    ") for line in lines)]
             if lines
-            else map(texts.wrapped, healthy_lines(history, diagnosis))
+            else map(texts.wrapped, healthy_lines(model, history, loss, diagnosis))
         )
     )
     figure = expand(options.plot) if options.plot else workdir / "diagnosis.png"
     with disk_errors(figure):
         figure.parent.mkdir(parents=True, exist_ok=True)
         equilibrium, marks = model.equilibrium(config), diagnosis.first_seen()
-        picture = plots.curves_png(history, diagnostics.CURVES, equilibrium, marks, rows=2)
+        curves = model.diagnosis_curves or model.curves
+        picture = plots.curves_png(history, curves, equilibrium, marks, rows=2)
         write_atomically(figure, picture)
     print(f"drawn in {figure}")
 
 
-def choose(history: list[dict], options: Options) -> list[dict]:
-    """The history of one member, or of all."""
+def choose(history: list[dict], loss: str, options: Options) -> list[dict]:
+    """The history of one member, or of all. `loss` is a column that every model has."""
     if options.member is None:
         return history
-    if not isinstance(history[0]["gen_loss"], list):
+    if not isinstance(history[0][loss], list):
         raise JaxganError(f"{options.workdir} is no population: it has no member {options.member}")
-    members = len(history[0]["gen_loss"])
+    members = len(history[0][loss])
     if not 0 <= options.member < members:
         raise JaxganError(
             f"{options.workdir} has the members 0 to {members - 1}, and no member {options.member}"
@@ -72,10 +73,10 @@ def choose(history: list[dict], options: Options) -> list[dict]:
     return member_history(history, options.member)
 
 
-def course_lines(history: list[dict], columns: dict[str, Column]) -> list[str]:
+def course_lines(history: list[dict], loss: str, columns: dict[str, Column]) -> list[str]:
     """The length of the run, and a table: each metric in its first and in its last epoch."""
     last = history[-1]
-    members, finite = np.size(last["gen_loss"]), int(np.isfinite(last["gen_loss"]).sum())
+    members, finite = np.size(last[loss]), int(np.isfinite(last[loss]).sum())
     length = f"{last['epoch']} epochs, {last['step']} steps"
     if members > 1:
         length += f", {members} members, of which {members - finite} diverged; means of the others:"
@@ -99,30 +100,13 @@ def number(value: float) -> str:
     return f"{value:.1e}" if "e" in text else text
 
 
-def healthy_lines(history: list[dict], diagnosis: Diagnosis) -> list[str]:
+def healthy_lines(model: Model, history: list[dict], loss: str, diagnosis: Diagnosis) -> list[str]:
     """Says that no failure was seen, and how far the run was from each."""
-    if not np.isfinite(history[-1]["gen_loss"]).any():
+    if not np.isfinite(history[-1][loss]).any():
         return ["No failure was seen before it diverged; try lower learning rates."]
     if diagnosis.caveat:
         return [f"No failure was seen, but {diagnosis.caveat}."]
-    last = {name: values[-1] for name, values in diagnostics.signs(history).items()}
-    missed, swing = finite_max(last["missed"]), finite_max(last["swing"])
-    share = np.nanmin(last["gradient_share"])
-    return [
-        "No failure was seen: no vanishing gradients, mode collapse or lack of convergence.",
-        f"The samples miss {missed} of the data (mode collapse: {diagnostics.MISSED:.1%}, and no "
-        "less than at half the steps).",
-        f"Over the second half of the steps both losses swing by {swing} of their size (no "
-        f"convergence: {diagnostics.SWING:.0%}, and no less than before).",
-        f"The generator's gradient norm is {share:.0%} of its largest (vanishing gradients: "
-        f"{diagnostics.VANISHED:.0%}, and an accuracy of {diagnostics.CERTAIN:.0%}).",
-    ]
-
-
-def finite_max(values: np.ndarray) -> str:
-    """The largest value that is finite, in percent."""
-    finite = values[np.isfinite(values)]
-    return f"{finite.max():.1%}" if len(finite) else "an unknown share"
+    return [*model.healthy_lines(history)]
 
 
 if __name__ == "__main__":

@@ -408,6 +408,57 @@ def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(tmp_path, 
     assert "has no labels, and a conditional model needs them" in message
 
 
+def test_a_diffusion_run_from_training_to_samples(tmp_path, monkeypatch, user_error):
+    monkeypatch.chdir(tmp_path)
+    small = ("--width", 16, "--blocks", 1, "--sample-steps", 4, "--lr", 2e-3)
+    train = ("train.py", "--model", "diffusion", "--dataset", "digits", *small)
+    out, _ = here(*train, "--epochs", 2)
+    workdir = tmp_path / "runs" / "digits-diffusion"
+    assert f"everything is in {workdir}" in out
+    assert "Verdict: undertrained" in out
+    described = read_config(workdir)
+    assert (described["model"], described["diffusion"]["lr"]) == ("diffusion", 2e-3)
+    model = MODELS["diffusion"]
+    state, _ = saved.load_state(model, workdir)
+    grid = plots.image_grid(model.sample(state, loop.make_rngs(0).pictures, 16))
+    shown = picture(workdir / "samples" / "image_at_epoch_0002.png")
+    np.testing.assert_array_equal(shown, enlarged(grid, 448))
+    with (workdir / "metrics.csv").open(newline="") as file:
+        names = next(csv.reader(file))
+    assert {"loss", "low_loss", "middle_loss", "high_loss", "grad_norm"} < set(names)
+    assert picture(workdir / "curves.png").size
+    out, _ = here("diagnose.py", workdir)
+    assert "squared error of a pixel" in out
+
+    # Other steps and other samplers give other samples of the same latents.
+    options = ("sample.py", "--workdir", workdir, "--num", 12, "--out", "a.npz")
+    drawn = []
+    for given in ((), ("--sample-steps", 9), ("--sampler", "dpm_solver"), ("--eta", 1)):
+        here(*options, *given)
+        drawn.append(np.load("a.npz")["images"].astype(int))
+    assert len({images.tobytes() for images in drawn}) == 4
+    here(*options, "--num", 5)
+    assert np.abs(np.load("a.npz")["images"].astype(int) - drawn[0][:5]).max() <= 1
+    here(*options, "--interpolate", "--num", 10)
+    between = np.load("a.npz")["images"].astype(int)
+    assert (np.abs(np.diff(between, axis=0)).sum(axis=(1, 2)) > 0).all()
+    assert "sample_steps must be at most noise_levels, 1000" in user_error(
+        *options, "--sample-steps", 2000
+    )
+    assert "--preset tuned is for a GAN" in user_error(*train, "--preset", "tuned")
+    assert "--guidance is for diffusion models" in user_error(
+        *("sample.py", "--workdir", make_gan(tmp_path), "--guidance", 2, "--out", "b.png")
+    )
+    # Sampling may change when the run goes on.
+    out, _ = here(*train, "--epochs", 3, "--sampler", "dpm_solver")
+    assert f"resuming {workdir} after 2 epochs" in out
+
+
+def make_gan(folder: Path) -> Path:
+    here(*DIGITS, "--workdir", folder / "gan", "--epochs", 1, "--no-evaluate")
+    return folder / "gan"
+
+
 def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error):
     workdir = tmp_path / "run"
     options = ("--dataset", "grid", "--batch-size", 50_000, *SMALL, "--workdir", workdir)

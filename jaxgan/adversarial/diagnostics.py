@@ -344,3 +344,25 @@ _FAILURES = {
         ("--r1 1", "--lr-scale cosine:1:0", "lower learning rates"),
     ),
 }
+
+
+def healthy_lines(history: History) -> list[str]:
+    """Says of a history in which no failure was seen how far it is from each."""
+    last = {name: values[-1] for name, values in signs(history).items()}
+    missed, swing = _largest(last["missed"]), _largest(last["swing"])
+    share = np.nanmin(last["gradient_share"])
+    return [
+        "No failure was seen: no vanishing gradients, mode collapse or lack of convergence.",
+        f"The samples miss {missed} of the data (mode collapse: {MISSED:.1%}, and no less than at "
+        "half the steps).",
+        f"Over the second half of the steps both losses swing by {swing} of their size (no "
+        f"convergence: {SWING:.0%}, and no less than before).",
+        f"The generator's gradient norm is {share:.0%} of its largest (vanishing gradients: "
+        f"{VANISHED:.0%}, and an accuracy of {CERTAIN:.0%}).",
+    ]
+
+
+def _largest(values: np.ndarray) -> str:
+    """The largest value that is finite, in percent."""
+    finite = values[np.isfinite(values)]
+    return f"{finite.max():.1%}" if len(finite) else "an unknown share"
