@@ -39,9 +39,9 @@ from jaxgan.shards import Shards
 class DiffusionConfig:
     """Everything that defines a diffusion model, how it learns and how it samples.
 
-    Frozen, hashable and compared by value, as GANConfig is. The last five fields but one are those
-    of sampling: `state.replace(config=dataclasses.replace(state.config, sample_steps=10))` samples
-    otherwise.
+    Frozen, hashable and compared by value, as GANConfig is. The last four fields act on samples
+    alone. To sample otherwise give another config to a trained state:
+    `state.replace(config=dataclasses.replace(state.config, sample_steps=10))`.
 
     Raises:
       JaxganError: at construction, if a field is out of its range.
@@ -445,7 +445,7 @@ def _not_falling(history: History) -> list[Finding]:
         return []
     evidence = f"the loss is {losses[late[0]]:.3g}, and was {losses[0]:.3g} in the first epoch"
     epochs = tuple(int(history[i]["epoch"]) for i in late)
-    remedies = ("--lr with a tenth of the rate", "--prediction image")
+    remedies = ("a lower --lr", "--prediction image")
     return [Finding("loss not falling", epochs, evidence, remedies)]
 
 
