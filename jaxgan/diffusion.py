@@ -28,8 +28,8 @@ from jaxgan.errors import JaxganError
 from jaxgan.fields import check_choices, check_field, check_module, check_schedules, is_size
 from jaxgan.history import History, member_history
 from jaxgan.labels import batch_labels, choose_labels
-from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward
-from jaxgan.model import Column, Curve, Diagnosis, Finding, Model
+from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward, takes
+from jaxgan.model import Column, Curve, Diagnosis, Finding, Model, Network
 from jaxgan.networks import MLPDenoiser
 from jaxgan.schedules import Schedule
 from jaxgan.shards import Shards
@@ -116,14 +116,24 @@ class DiffusionConfig:
         check_field(self.adam_eps > 0, self, "adam_eps", "above 0")
         for name in ("b1", "b2", "ema_decay"):
             check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
-        for name in ("label_dropout", "eta"):
-            check_field(0 <= getattr(self, name) <= 1, self, name, "in [0, 1]")
+        check_field(0 <= self.label_dropout < 1, self, "label_dropout", "in [0, 1)")
+        check_field(0 <= self.eta <= 1, self, "eta", "in [0, 1]")
         check_field(0 <= self.guidance < math.inf, self, "guidance", "0 or more, and finite")
         check_choices(self)
         check_schedules(self, ("lr_scale",))
+        check_field(not schedules.is_zero(self.lr_scale), self, "lr_scale", "above 0 at some time")
+        check_field(self.noise_levels >= 50, self, "noise_levels", "50 or more")
         few = self.sample_steps <= self.noise_levels
         check_field(few, self, "sample_steps", f"at most noise_levels, {self.noise_levels}")
         check_module("denoiser", self.denoiser, self.num_classes)
+        if self.denoiser is not None and not takes(self.denoiser, "levels"):
+            raise JaxganError(
+                "the denoiser does not take the noise levels: its __call__ needs an argument levels"
+            )
+        if self.eta and self.sampler != "ddim":
+            raise JaxganError(f"eta is for the sampler ddim, not for {self.sampler}: make it 0")
+        if self.guidance != 1 and self.num_classes and not self.label_dropout:
+            raise JaxganError("guidance needs a label_dropout above 0 in training (0.1 is usual)")
 
 
 class DiffusionState(struct.PyTreeNode):
@@ -150,6 +160,8 @@ class DiffusionMetrics(NamedTuple):
     where the model errs; in one step they depend on how many images have such a level."""
     middle_loss: jax.Array
     high_loss: jax.Array
+    zero_loss: jax.Array
+    """The loss of predicting 0."""
     grad_norm: jax.Array
     """L2 norm of the gradient."""
 
@@ -160,7 +172,7 @@ def create_state(rng: jax.Array, config: DiffusionConfig | None = None) -> Diffu
 
     Args:
       rng: a key, `jax.random.key(seed)`.
-      config: by default that of the reference.
+      config: the network, its optimizer and the noise; by default `DiffusionConfig()`.
 
     Returns:
       The DiffusionState at step 0.
@@ -230,14 +242,15 @@ def train_step(
     config, shards = state.config, Shards(axis_name)
     batch = _draw_batch(state, batch, rng, shards)
 
-    def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Learner]]:
-        losses, denoiser = _losses(state.denoiser.replace(params=params), batch, config)
-        return losses.mean(), (losses, denoiser)
+    def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Learner]]:
+        learner = state.denoiser.replace(params=params)
+        losses, zero_loss, denoiser = _losses(learner, batch, config)
+        return losses.mean(), (losses, zero_loss, denoiser)
 
-    (_, (losses, denoiser)), grads = shards.value_and_grad(loss)(state.denoiser.params)
+    (_, (losses, zero_loss, denoiser)), grads = shards.value_and_grad(loss)(state.denoiser.params)
     scale = schedules.value(config.lr_scale, state.step)
     denoiser = descend(denoiser, grads, scale)
-    metrics = _measure(losses, batch.t, optax.tree.norm(grads), config, shards)
+    metrics = _measure(losses, zero_loss, batch.t, optax.tree.norm(grads), config, shards)
     return _next_state(state, denoiser, shards), metrics
 
 
@@ -268,6 +281,9 @@ def generate(
     `rng` is for samplers that add noise in each step. The default is a fixed key. `labels` are
     those of `sample`.
     """
+    shape = state.config.image_shape
+    if latents.shape[1:] != shape:
+        raise JaxganError(f"latents must be [B, {', '.join(map(str, shape))}], got {latents.shape}")
     labels = choose_labels(state.config.num_classes, latents.shape[0], labels)
     return _generate(state, latents, labels, jax.random.key(0) if rng is None else rng)
 
@@ -290,14 +306,13 @@ def _generate(
             output, _ = _predict(
                 denoiser, x, t / config.noise_levels, one_hot, denoiser_rng, train=False
             )
-            clean = _clean(output, x, t, config)
-            return jnp.clip(clean, -1, 1) if config.bounded else clean
+            return _clean(output, x, t, config)
 
-        if one_hot is None or config.guidance == 1:
-            return estimate(one_hot)
-        without = estimate(jnp.zeros_like(one_hot))
-        guided = without + config.guidance * (estimate(one_hot) - without)
-        return jnp.clip(guided, -1, 1) if config.bounded else guided
+        clean = estimate(one_hot)
+        if one_hot is not None and config.guidance != 1:
+            without = estimate(jnp.zeros_like(one_hot))
+            clean = without + config.guidance * (clean - without)
+        return jnp.clip(clean, -1, 1) if config.bounded else clean
 
     steps = samplers.make_steps(config.sampler, shares, config.sample_steps, config.eta)
     return samplers.run(denoise, latents, sampler_rng, steps)
@@ -313,7 +328,9 @@ def _draw_batch(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shard
     def draw_levels(n: int) -> jax.Array:
         # One in each n-th part of the levels: the losses of batches vary less than with
         # independent levels (arXiv 2107.00630).
-        places = (jnp.arange(n, dtype=jnp.float32) + jax.random.uniform(keys.level, (n,))) / n
+        order_rng, place_rng = jax.random.split(keys.level)
+        order = jax.random.permutation(order_rng, n).astype(jnp.float32)
+        places = (order + jax.random.uniform(place_rng, (n,))) / n
         return 1 + jnp.minimum(places * config.noise_levels, config.noise_levels - 1).astype(int)
 
     noise = shards.rows(lambda n: jax.random.normal(keys.noise, (n, *config.image_shape)), n)
@@ -327,20 +344,25 @@ def _draw_batch(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shard
     return _Batch(images, noise, t, one_hot, shards.fold_in(keys.denoiser))
 
 
-def _losses(denoiser: Learner, batch: _Batch, config: DiffusionConfig) -> tuple[jax.Array, Learner]:
-    """The squared errors, one for each image, `[B]`, and the updated denoiser."""
+def _losses(
+    denoiser: Learner, batch: _Batch, config: DiffusionConfig
+) -> tuple[jax.Array, jax.Array, Learner]:
+    """The squared errors, one for each image, `[B]`; their mean if the network predicted 0, a
+    scalar; and the updated denoiser."""
     a, s = _signal_and_noise(batch.t, config)
     noisy = a * batch.images + s * batch.noise
     levels = batch.t / config.noise_levels
     output, denoiser = _predict(denoiser, noisy, levels, batch.labels, batch.rng, train=True)
-    errors = {
-        "noise": lambda: output - batch.noise,
-        "v": lambda: output - (a * batch.noise - s * batch.images),
-        # The error of v that follows from the estimate. Where there is almost no noise, its weight
-        # is bounded.
-        "image": lambda: (output - batch.images) / jnp.maximum(s, _LEAST_NOISE),
-    }[config.prediction]()
-    return jnp.square(errors).reshape(errors.shape[0], -1).mean(axis=1), denoiser
+    # The error of v that follows from an estimated image is that of the image, divided by s_t.
+    # Where there is almost no noise, this weight is bounded.
+    target, weight = {
+        "noise": (batch.noise, 1.0),
+        "v": (a * batch.noise - s * batch.images, 1.0),
+        "image": (batch.images, 1 / jnp.maximum(s, _LEAST_NOISE)),
+    }[config.prediction]
+    errors = weight * (output - target)
+    losses = jnp.square(errors).reshape(errors.shape[0], -1).mean(axis=1)
+    return losses, jnp.square(weight * target).mean(), denoiser
 
 
 _LEAST_NOISE = 0.05
@@ -393,11 +415,16 @@ def _next_state(state: DiffusionState, denoiser: Learner, shards: Shards) -> Dif
 
 
 def _measure(
-    losses: jax.Array, t: jax.Array, norm: jax.Array, config: DiffusionConfig, shards: Shards
+    losses: jax.Array,
+    zero_loss: jax.Array,
+    t: jax.Array,
+    norm: jax.Array,
+    config: DiffusionConfig,
+    shards: Shards,
 ) -> DiffusionMetrics:
     third = jnp.minimum((t - 1) * 3 // config.noise_levels, 2)
     low, middle, high = (3 * jnp.where(third == k, losses, 0).mean() for k in range(3))
-    means = DiffusionMetrics(losses.mean(), low, middle, high, norm)
+    means = DiffusionMetrics(losses.mean(), low, middle, high, zero_loss, norm)
     return shards.mean(means)
 
 
@@ -418,35 +445,40 @@ def _fit_to(config: DiffusionConfig, dataset: Dataset) -> DiffusionConfig:
     )
 
 
-def _networks(config: DiffusionConfig) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    return {"denoiser": (_static_parts(config)[0], config.image_shape)}
+def _networks(config: DiffusionConfig) -> dict[str, Network]:
+    more: dict[str, np.ndarray] = {"levels": np.zeros((), np.float32)}
+    if config.num_classes:
+        more["labels"] = np.zeros(config.num_classes, np.float32)
+    return {"denoiser": Network(_static_parts(config)[0], config.image_shape, more)}
 
 
 _PATIENCE = 2_000
-"""Steps after which the loss must have fallen."""
-_FALLEN = 0.95
-"""The largest share of its first value that counts as fallen."""
+"""Steps after which the network must have learned something."""
+_LEARNED = 0.95
+"""A loss above this share of that of predicting 0 is that of a network that has learned nothing."""
 
 
 def _diagnose(history: History) -> Diagnosis:
-    """Whether the loss has fallen."""
+    """Whether the network has learned anything."""
     members = np.size(history[-1]["loss"]) if history else 1
-    return Diagnosis([_not_falling(member_history(history, i)) for i in range(members)])
+    caveat = None
+    if history and history[-1]["step"] < _PATIENCE:
+        caveat = f"the run is short: it is judged from {_PATIENCE:,} steps on"
+    return Diagnosis([_not_falling(member_history(history, i)) for i in range(members)], caveat)
 
 
 def _not_falling(history: History) -> list[Finding]:
-    losses = np.array([row["loss"] for row in history])
     late = [
-        i
-        for i, row in enumerate(history)
-        if i and row["step"] >= _PATIENCE and not losses[i] < _FALLEN * losses[0]
+        row
+        for row in history
+        if row["step"] >= _PATIENCE and row["loss"] >= _LEARNED * row["zero_loss"]
     ]
     if not late:
         return []
-    evidence = f"the loss is {losses[late[0]]:.3g}, and was {losses[0]:.3g} in the first epoch"
-    epochs = tuple(int(history[i]["epoch"]) for i in late)
+    first = late[0]
+    evidence = f"the loss is {first['loss']:.3g}, and that of predicting 0 {first['zero_loss']:.3g}"
     remedies = ("a lower --lr", "--prediction image")
-    return [Finding("loss not falling", epochs, evidence, remedies)]
+    return [Finding("loss not falling", tuple(int(r["epoch"]) for r in late), evidence, remedies)]
 
 
 MODEL = Model(
@@ -474,6 +506,7 @@ MODEL = Model(
         "low_loss": Column("at the lowest third of noise levels", "falls"),
         "middle_loss": Column("at the middle third", "falls"),
         "high_loss": Column("at the highest third", "falls"),
+        "zero_loss": Column("loss of predicting 0", "above loss"),
         "grad_norm": Column("norm of the gradient", "finite"),
     },
     diagnose=_diagnose,

@@ -30,7 +30,7 @@ from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
 from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward
-from jaxgan.model import Curve, Model
+from jaxgan.model import Curve, Model, Network
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
 from jaxgan.shards import Shards
 
@@ -508,12 +508,18 @@ def _fit_to(config: GANConfig, dataset: Dataset) -> GANConfig:
     )
 
 
-def _networks(config: GANConfig) -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
-    parts = _static_parts(config)
+def _networks(config: GANConfig) -> dict[str, Network]:
+    parts, pac = _static_parts(config), config.pac
     height, width, channels = config.image_shape
+    shapes = {"generator": (), "discriminator": (pac,) if pac > 1 else ()}
+    labels = {
+        name: {"labels": np.zeros(shape, np.int32)} if config.num_classes else {}
+        for name, shape in shapes.items()
+    }
+    shape = (height, width, channels * pac)
     return {
-        "generator": (parts.generator[0], (config.latent_dim,)),
-        "discriminator": (parts.discriminator[0], (height, width, channels * config.pac)),
+        "generator": Network(parts.generator[0], (config.latent_dim,), labels["generator"]),
+        "discriminator": Network(parts.discriminator[0], shape, labels["discriminator"]),
     }
 
 

@@ -42,6 +42,10 @@ def fit_to_classes(config: Any, dataset: Dataset, conditional: bool) -> Any:
             f"{dataset.name} has no labels, and a conditional model needs them: take a folder with "
             "a subfolder for each class, or an .npz file with the arrays images and labels"
         )
+    if dataset.labels.min() < 0:
+        raise JaxganError(
+            f"{dataset.name} has negative labels, which are no classes: choose another split"
+        )
     found = int(dataset.labels.max()) + 1
     if 0 < config.num_classes < found:
         raise JaxganError(
@@ -115,12 +119,12 @@ def choose_labels(classes: int, n: int, labels: Any = None) -> jax.Array | None:
         return jnp.arange(n, dtype=jnp.int32) % classes
     if not isinstance(labels, Tracer):
         labels = np.asarray(labels)
-        wrong = labels[(labels < 0) | (labels >= classes)]
-        if labels.dtype.kind not in "iu" or wrong.size:
-            raise JaxganError(
-                f"labels must be whole numbers from 0 to {classes - 1}, got "
-                f"{wrong.flat[0] if wrong.size else labels.dtype}"
-            )
+        got: Any = labels.dtype
+        if whole := labels.dtype.kind in "iu":
+            wrong = labels[(labels < 0) | (labels >= classes)]
+            whole, got = not wrong.size, wrong.flat[0] if wrong.size else got
+        if not whole:
+            raise JaxganError(f"labels must be whole numbers from 0 to {classes - 1}, got {got}")
     if jnp.shape(labels) not in ((), (n,)):
         raise JaxganError(f"{n} samples need {n} labels, or one, got {jnp.shape(labels)}")
     return jnp.broadcast_to(jnp.asarray(labels, jnp.int32), (n,))

@@ -118,8 +118,9 @@ def at_least_float32(x: jax.Array) -> jax.Array:
 
 
 def takes(module: nn.Module, name: str) -> bool:
-    """Whether the `__call__` of a module has an argument with this name."""
-    return name in _parameters(module)
+    """Whether the `__call__` of a module takes an argument with this name."""
+    parameters = _parameters(module)
+    return name in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
 
 
 def _given(inputs: Mapping[str, jax.Array | None]) -> dict[str, jax.Array]:

@@ -91,6 +91,16 @@ class Diagnosis(NamedTuple):
         return bool((self.failed(row) | ~np.atleast_1d(finite_members(row))).all())
 
 
+class Network(NamedTuple):
+    """A network and its inputs."""
+
+    module: nn.Module
+    shape: tuple[int, ...]
+    """The shape of one input, float32."""
+    more: Mapping[str, np.ndarray] = {}
+    """Examples of further inputs by their names, such as one label."""
+
+
 class Model(NamedTuple):
     """A generative model, as plain functions and names."""
 
@@ -108,8 +118,8 @@ class Model(NamedTuple):
     sample: Callable[..., jax.Array]
     """`(state, rng, n) -> images [n, H, W, C]`, float in [-1, 1]. If the config has a `num_classes`
     above 0, `(state, rng, n, labels)`: see `jaxgan.labels`."""
-    networks: Callable[[Any], Mapping[str, tuple[nn.Module, tuple[int, ...]]]]
-    """`config -> {name: (module, shape of one input)}`, for a summary."""
+    networks: Callable[[Any], Mapping[str, Network]]
+    """`config -> the networks by name`, for a summary."""
     hyperparameters: Mapping[str, tuple[tuple[str, ...], ...]]
     """The config fields in which members of a population may differ. Each has the paths of its
     leaves in a state, such as ("generator", "opt_state", "hyperparams", "learning_rate")."""

@@ -1,4 +1,4 @@
-"""Scores samples of trained generators in one table, beside the scores of real images."""
+"""Scores samples of trained models in one table, beside the scores of real images."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Scores samples of trained generators in one table, beside the scores of real images.
+    """Scores samples of trained models in one table, beside the scores of real images.
 
     - fd, kid: distances from the real images; less is better.
     - precision, density: how real the samples look; more is better.
@@ -85,7 +85,7 @@ def main() -> None:
     given = load_samples(options, train.images.shape[1:])
     others = len(test.images) if test else len(train.images) // 2
     n = min(options.num, len(train.images), others, *map(len, given.values()))
-    drawn, wanted = draw(options, n, train.labels)
+    drawn, wanted = draw(options, n, train)
     drawn |= {name: images[:n] for name, images in given.items()}
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}"
     bar = tqdm(total=3 + 3 * len(drawn), desc="scoring", bar_format=form, disable=None)
@@ -179,12 +179,12 @@ def load_samples(options: Options, shape: tuple[int, ...]) -> dict[str, np.ndarr
 
 
 def draw(
-    options: Options, n: int, labels: np.ndarray | None
+    options: Options, n: int, train: data.Dataset
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """n samples of each generator, uint8, by the name of their column; and their classes.
 
     The classes of a conditional run have the shares of the labels of the training images. Other
-    runs have no classes.
+    runs, and runs on data of other classes, have none.
     """
     drawn, wanted = {}, {}
     for workdir in options.workdirs:
@@ -193,8 +193,9 @@ def draw(
         if epochs < 0:
             raise JaxganError(f"{workdir} has no checkpoint yet")
         rng, classes = jax.random.key(options.seed), None
-        if num_classes(state.config) and labels is not None:
-            classes = proportional(labels, n)
+        same = saved.read_classes(workdir) == list(train.classes)
+        if num_classes(state.config) and same and train.labels is not None:
+            classes = proportional(train.labels, n)
         raw = model.raw(state)
         for name, one in ((workdir, state), (f"{workdir} (not averaged)", raw)):
             if one is not None:
@@ -233,6 +234,10 @@ def print_table(scores: dict[str, dict[str, Any]]) -> None:
 
 def print_classes(scores: dict[str, dict[str, Any]], names: tuple[str, ...]) -> None:
     """For each class its Fréchet distance, and the share of samples in which the judge sees it."""
+    if not any("_by_class(" in label for column in scores.values() for label in column):
+        print(
+            f"No scores by class: they need a judge, or {evaluation.LEAST} samples of each class."
+        )
     for name, column in scores.items():
         by_class = {
             label.partition("_by_class(")[0]: values

@@ -1,4 +1,4 @@
-"""Draws images from a trained generator: into an array file, one picture, or a folder of PNGs."""
+"""Draws images from a trained model: into an array file, one picture, or a folder of PNGs."""
 
 import dataclasses
 import shutil
@@ -28,7 +28,7 @@ SAMPLING = ("sampler", "sample_steps", "eta", "guidance")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Draws images from a trained generator."""
+    """Draws images from a trained model."""
 
     workdir: str | None = None
     """The run folder; by default the newest in runs/."""
@@ -60,7 +60,8 @@ class Options:
     """Of a conditional diffusion model: how much stronger than learned the class acts; 1 is as
     learned."""
     interpolate: bool = False
-    """Interpolate between pairs of latents, in ten images each: a row of the grid for each pair."""
+    """Interpolate between pairs of latents, in ten images each: a row of the grid for each pair. A
+    diffusion model then samples without noise, by ddim or dpm_solver."""
 
 
 def main() -> None:
@@ -71,12 +72,15 @@ def main() -> None:
     if options.workdir is None:
         options = dataclasses.replace(options, workdir=newest_run())
     model, state = load(options)
+    if options.guidance is not None and not num_classes(state.config):
+        raise JaxganError("--guidance is for runs with classes (train.py --conditional)")
     points = are_points(state.config.image_shape)
     if points and kind not in (".npz", ".png"):
         raise JaxganError(f"points go into NAME.npz or NAME.png, not into a folder, {options.out}")
     labels = wanted_labels(options, num_classes(state.config))
-    if options.label == "all" and labels is not None:
+    if labels is not None:
         options = dataclasses.replace(options, num=len(labels))
+        check(options, out, kind)
     latents = draw_latents(options, model.latent_shape(state.config))
     parts = []
     for at in tqdm(range(0, len(latents), CHUNK), "sampling", disable=None):
@@ -85,7 +89,7 @@ def main() -> None:
         rng = jax.random.fold_in(jax.random.key(options.seed), at)
         part = np.asarray(model.generate(state, latents[chunk], rng, wanted))
         if not np.isfinite(part).all():
-            raise NonFiniteError("samples are not finite: the generator has diverged")
+            raise NonFiniteError("samples are not finite: the model has diverged")
         parts.append(part if points else to_uint8(part))
     images = np.concatenate(parts)
     with disk_errors(out):
@@ -109,8 +113,11 @@ def wanted_labels(options: Options, classes: int) -> np.ndarray | None:
                 f"{options.workdir} has no classes: leave out --label, or train with --conditional"
             )
         return None
+    # All images of a row of --interpolate are of one class.
+    row = INTERPOLATION_STEPS if options.interpolate else 1
     if label == "all":
-        return np.repeat(np.arange(classes, dtype=np.int32), -(-options.num // classes))
+        rows = -(-options.num // (classes * row))
+        return np.repeat(np.arange(classes, dtype=np.int32), rows * row)
     if label is not None and not (label.isdecimal() and int(label) < classes):
         names = saved.read_classes(str(options.workdir))
         named = ", ".join(f"{i} {name}" for i, name in enumerate(names) if name != str(i))
@@ -118,8 +125,6 @@ def wanted_labels(options: Options, classes: int) -> np.ndarray | None:
         raise JaxganError(f"--label must be {known}; got {label!r}")
     if label is not None:
         return np.full(options.num, int(label), np.int32)
-    # All images of a row of --interpolate are of one class.
-    row = INTERPOLATION_STEPS if options.interpolate else 1
     return (np.arange(options.num, dtype=np.int32) // row) % classes
 
 
@@ -131,7 +136,7 @@ def draw_picture(options: Options, images: np.ndarray, labels: np.ndarray | None
     columns, names = INTERPOLATION_STEPS if options.interpolate else None, []
     if options.label == "all" and labels is not None:
         classes = saved.read_classes(str(options.workdir))
-        columns = int((labels == 0).sum())
+        columns = columns or int((labels == 0).sum())
         names = [class_name(classes, label) for label in labels[::columns]]
     return plots.enlarged_png(plots.image_grid(images, columns), names)
 
@@ -166,6 +171,9 @@ def load(options: Options) -> tuple[Model, Any]:
     if changed.keys() - set(model.sampling):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
         raise JaxganError(f"{workdir} holds a {model.name}: {names} is for diffusion models")
+    if options.interpolate and model.sampling and state.config.sampler != "dpm_solver":
+        # Other samplers add noise: their images would not change little by little.
+        changed |= {"sampler": "ddim", "eta": 0.0}
     return model, state.replace(config=dataclasses.replace(state.config, **changed))
 
 

@@ -106,6 +106,7 @@ class DiffusionRun(Options):
     __doc__ = Options.__doc__
 
     network: DenoiserOptions
+    preset: Annotated[Literal["reference"], tyro.conf.Suppress] = "reference"
 
 
 def main() -> int | None:
@@ -252,9 +253,11 @@ def parse_options() -> Options:
     if known.model == "diffusion":
         if known.preset != "reference":
             raise JaxganError(f"--preset {known.preset} is for a GAN: leave it out")
-        return cli.parse(
-            DiffusionRun, default=DiffusionRun(TrainConfig(), DenoiserOptions(), known.model)
-        )
+        default = DiffusionRun(TrainConfig(), DenoiserOptions(), known.model)
+        options = cli.parse(DiffusionRun, default=default)
+        if options.network.guidance != 1 and not options.train.conditional:
+            raise JaxganError("--guidance is for runs with classes: add --conditional")
+        return options
     gan, train = PRESETS.get(known.preset, PRESETS["reference"])
     return cli.parse(GANRun, default=GANRun(train, NetworkOptions(**vars(gan))))
 

@@ -32,6 +32,7 @@ def test_the_loss_of_a_prediction_of_zero_is_the_mean_square_of_its_target(predi
     images = np.full((4096, 4, 4, 1), 0.6, np.float32)
     _, metrics = train_step(create_state(RNG, config), images, RNG)
     assert float(metrics.loss) == pytest.approx(expected, rel=0.02)
+    assert float(metrics.zero_loss) == pytest.approx(float(metrics.loss), rel=1e-5)
     parts = (metrics.low_loss, metrics.middle_loss, metrics.high_loss)
     assert float(sum(parts)) / 3 == pytest.approx(float(metrics.loss), rel=1e-5)
     if prediction == "v":
@@ -163,6 +164,11 @@ def test_samples_by_ddim_are_functions_of_their_latents(classes):
     assert (one != other).all()
 
 
+def test_latents_of_another_shape_are_refused(classes):
+    with pytest.raises(JaxganError, match=r"latents must be \[B, 2, 2, 1\], got \(3, 4\)"):
+        generate(classes, jnp.zeros((3, 4)))
+
+
 def test_samples_come_from_the_average_of_the_parameters():
     images = np.random.default_rng(0).uniform(-1, 1, (16, 4, 4, 1)).astype(np.float32)
     state, _ = train(create_state(RNG, SMALL), [images] * 5, step=train_step)
@@ -183,6 +189,14 @@ def test_samples_come_from_the_average_of_the_parameters():
         ({"lr_scale": "cosine:1"}, "lr_scale: "),
         ({"eta": 1.5}, r"eta must be in \[0, 1\], got 1.5"),
         ({"denoiser": Oracle("v"), "num_classes": 2}, "the denoiser does not take the classes"),
+        ({"denoiser": nn.Dense(1)}, "the denoiser does not take the noise levels"),
+        ({"lr_scale": 0.0}, "lr_scale must be above 0 at some time"),
+        ({"noise_levels": 10, "sample_steps": 5}, "noise_levels must be 50 or more, got 10"),
+        ({"eta": 0.5, "sampler": "dpm_solver"}, "eta is for the sampler ddim, not for dpm_solver"),
+        (
+            {"num_classes": 3, "guidance": 2.0, "label_dropout": 0.0},
+            "guidance needs a label_dropout above 0",
+        ),
     ],
 )
 def test_a_wrong_config_is_refused(options, message):
@@ -256,18 +270,47 @@ def test_a_unet_of_your_own_learns_the_digits():
 
 def test_a_loss_that_does_not_fall_is_seen():
     def history(losses):
-        rows = enumerate(losses, 1)
-        return [{"epoch": epoch, "step": 500 * epoch, "loss": loss} for epoch, loss in rows]
+        zero = np.full_like(losses[0], 2.0).tolist()
+        return [
+            {"epoch": epoch, "step": 500 * epoch, "loss": loss, "zero_loss": zero}
+            for epoch, loss in enumerate(losses, 1)
+        ]
 
     diagnose: Any = MODELS["diffusion"].diagnose
-    (found,) = diagnose(history([1.0, 0.99, 1.01, 0.98, 0.97, 0.9])).findings[0]
+    (found,) = diagnose(history([2.0, 2.0, 2.1, 1.96, 1.92, 1.8])).findings[0]
     assert (found.name, found.epochs) == ("loss not falling", (4, 5))
-    assert found.evidence == "the loss is 0.98, and was 1 in the first epoch"
-    assert diagnose(history([1.0, 0.8, 0.7, 0.6, 0.5, 0.5])).findings == [[]]
-    # Before 2,000 steps nothing is said.
-    assert diagnose(history([1.0, 1.0, 1.0])).findings == [[]]
-    both = diagnose(history([[1.0, 1.0]] + 5 * [[0.5, 1.0]])).findings
+    assert found.evidence == "the loss is 1.96, and that of predicting 0 2"
+    assert diagnose(history(6 * [1.5])).findings == [[]]
+    assert diagnose(history(6 * [1.5])).caveat is None
+    # Before 2,000 steps it is too early.
+    short = diagnose(history([2.0, 2.0, 2.0]))
+    assert short.findings == [[]]
+    assert short.caveat == "the run is short: it is judged from 2,000 steps on"
+    both = diagnose(history(5 * [[0.5, 2.0]])).findings
     assert [len(member) for member in both] == [0, 1]
+
+
+def test_each_image_of_a_batch_has_a_level_of_another_part():
+    """The squares of the noise of a constant image, by their level, come from all levels evenly."""
+    seen = []
+
+    class Spy(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array, levels: jax.Array) -> jax.Array:
+            self.param("unused", nn.initializers.zeros, ())
+            jax.debug.callback(lambda levels: seen.append(np.asarray(levels)), levels)
+            return x
+
+    config = DiffusionConfig(image_shape=(4, 4, 1), denoiser=Spy())
+    state = create_state(RNG, config)
+    for _ in range(2):
+        state, _ = train_step(state, np.zeros((20, 4, 4, 1), np.float32), RNG)
+    jax.effects_barrier()
+    first, second = (np.round(levels * 1000).astype(int) for levels in seen[-2:])
+    for levels in (first, second):
+        np.testing.assert_array_equal((np.sort(levels) - 1) // 50, np.arange(20))
+        assert (np.diff(levels) < 0).any()  # in no order
+    assert (first != second).any()
 
 
 def test_a_run_resumes_to_the_bit_and_a_population_is_its_members(tmp_path):

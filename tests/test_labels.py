@@ -116,6 +116,7 @@ def test_the_default_labels_are_all_classes_in_turn(state):
         (3, "whole numbers from 0 to 2, got 3"),
         ([0, -1], "whole numbers from 0 to 2, got -1"),
         ([0.0, 1.0], "whole numbers from 0 to 2, got float64"),
+        ("a", "whole numbers from 0 to 2, got <U1"),
         ([0, 1, 2], "2 samples need 2 labels, or one, got"),
     ],
 )
@@ -169,6 +170,7 @@ def test_a_config_gets_the_classes_of_the_data(tiny, config):
     for given, some, message in (
         (config, labelled, "set.npz has the labels 0 to 4, and num_classes is 3"),
         (config, dataset(None), "set.npz has no labels"),
+        (config, dataset(np.array([-1, 0])), "set.npz has negative labels"),
         (object(), labelled, "this model has no classes"),
     ):
         with pytest.raises(JaxganError, match=message):

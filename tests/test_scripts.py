@@ -386,6 +386,7 @@ def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(tmp_path, 
         (("--num", 3, "--label", 7), np.full(3, 7)),
         (("--num", 15, "--label", "all"), np.repeat(np.arange(10), 2)),
         (("--num", 20, "--interpolate"), np.repeat([0, 1], 10)),
+        (("--num", 15, "--interpolate", "--label", "all"), np.repeat(np.arange(10), 10)),
     ):
         here(*options, *given)
         np.testing.assert_array_equal(np.load(out)["labels"], expected)
@@ -395,9 +396,8 @@ def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(tmp_path, 
         *options, "--label", 10
     )
 
-    out, _ = here("evaluate.py", workdir, "--json", tmp_path / "scores.json")
-    scores = json.loads((tmp_path / "scores.json").read_text())
-    assert len(scores) == 3  # there is an average of the parameters
+    out, _ = here("evaluate.py", workdir)
+    assert "No scores by class: they need a judge, or 50 samples of each class." in out
 
     plain = tmp_path / "plain"
     here(*DIGITS, "--workdir", plain, "--epochs", 1, "--no-evaluate")
@@ -406,6 +406,28 @@ def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(tmp_path, 
     np.save(tmp_path / "images.npy", np.zeros((9, 8, 8), np.uint8))
     message = user_error("train.py", "--dataset", tmp_path / "images.npy", "--conditional")
     assert "has no labels, and a conditional model needs them" in message
+
+
+def test_the_scores_by_class_of_a_conditional_run(tmp_path):
+    digits = data.load("digits")
+    labels = np.asarray(digits.labels)
+    some = labels < 3
+    np.savez(tmp_path / "set.npz", images=digits.images[some], labels=labels[some])
+    train = ("train.py", "--dataset", tmp_path / "set.npz", *SMALL, "--workdir", tmp_path / "run")
+    here(*train, "--epochs", 1, "--conditional", "--no-evaluate")
+    out, _ = here("evaluate.py", tmp_path / "run", "--json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    n = int(some.sum()) // 2
+    real, own = (scores[name] for name in ("real images", str(tmp_path / "run")))
+    by_class = [column[f"fd_by_class(pca64, train, n={n})"] for column in (real, own)]
+    assert [len(values) for values in by_class] == [3, 3]
+    assert max(by_class[0]) < min(by_class[1])
+    found = own[f"class_fd(pca64, train, n={n})"]
+    assert found == pytest.approx(np.mean(by_class[1]))
+    lines = out.splitlines()
+    at = lines.index(f"{tmp_path / 'run'}:")
+    shown = [float(line.split()[1]) for line in lines[at + 2 : at + 5]]
+    assert shown == pytest.approx(by_class[1], rel=0.01)
 
 
 def test_a_diffusion_run_from_training_to_samples(tmp_path, monkeypatch, user_error):
@@ -446,6 +468,10 @@ def test_a_diffusion_run_from_training_to_samples(tmp_path, monkeypatch, user_er
         *options, "--sample-steps", 2000
     )
     assert "--preset tuned is for a GAN" in user_error(*train, "--preset", "tuned")
+    assert "add --conditional" in user_error(*train, "--guidance", 2)
+    assert "--guidance is for runs with classes" in user_error(*options, "--guidance", 2)
+    out, _ = here(*train, "--summary", "--epochs", 0)
+    assert "MLPDenoiser Summary" in out
     assert "--guidance is for diffusion models" in user_error(
         *("sample.py", "--workdir", make_gan(tmp_path), "--guidance", 2, "--out", "b.png")
     )
@@ -591,7 +617,7 @@ def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
 def test_help_explains_each_option_with_its_default():
     out, _ = here("train.py", "--help")
     gan, train = PRESETS["reference"]
-    hidden = ("image_shape", "bounded", "generator", "discriminator")
+    hidden = ("image_shape", "bounded", "num_classes", "generator", "discriminator")
     for name in [*vars(gan), *vars(train), "workdir", "summary", "preset"]:
         option = f"--{'no-' * (name == 'evaluate')}{name.replace('_', '-')} "
         assert (option in out) == (name not in hidden), name

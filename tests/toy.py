@@ -15,7 +15,7 @@ from flax import struct
 from jaxgan import Model
 from jaxgan.config import check_field
 from jaxgan.data.pixels import to_float
-from jaxgan.model import Curve
+from jaxgan.model import Curve, Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ MODEL = Model(
     create_state=create_state,
     train_step=train_step,
     sample=sample,
-    networks=lambda config: {"toy": (nn.Dense(1), config.image_shape)},
+    networks=lambda config: {"toy": Network(nn.Dense(1), config.image_shape)},
     hyperparameters={"lr": (("lr",),)},
     curves=(Curve("loss", {"of the mean image": "loss"}),),
     equilibrium_distance=lambda config, row: np.asarray(row["loss"]),

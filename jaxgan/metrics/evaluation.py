@@ -295,7 +295,7 @@ def draw(sample: Sample, rng: jax.Array, n: int, labels: np.ndarray | None = Non
         wanted = [] if labels is None else [np.resize(labels[i * _CHUNK :][:_CHUNK], _CHUNK)]
         images = np.asarray(sample(part_rng, _CHUNK, *wanted))
         if not np.isfinite(images).all():
-            raise NonFiniteError("samples are not finite: the generator has diverged")
+            raise NonFiniteError("samples are not finite: the model has diverged")
         parts.append(to_uint8(images))
     return np.concatenate(parts)[:n]
 

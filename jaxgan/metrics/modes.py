@@ -56,7 +56,7 @@ def mode_scores(points: np.ndarray, mixture: "Mixture") -> ModeScores:
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise JaxganError(f"points must be [N, 2] with N >= 1, got {list(points.shape)}")
     if not np.isfinite(points).all():
-        raise JaxganError("points must be finite: the generator has diverged")
+        raise JaxganError("points must be finite: the model has diverged")
     distances = np.linalg.norm(points[:, None] - mixture.centers, axis=-1)
     nearest = distances.argmin(axis=1)
     close = distances.min(axis=1) <= WITHIN * mixture.sigma

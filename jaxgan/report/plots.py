@@ -107,7 +107,7 @@ def _named_rows(image: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
     height, channels = len(image) // len(names), image.shape[2]
     font = ImageFont.load_default(size=min(14, max(8, height // 2)))
-    shown = [textwrap.shorten(name, 20, placeholder="...") for name in names]
+    shown = [name if len(name) <= 20 else f"{name[:18]}..." for name in names]
     width = 8 + math.ceil(max(font.getlength(name) for name in shown))
     margin = Image.new("L", (width, len(image)), 255)
     draw = ImageDraw.Draw(margin)

@@ -5,12 +5,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxgan.history import finite_mean
-from jaxgan.model import Finding, Model
+from jaxgan.model import Finding, Model, Network
 
 
 def wrapped(line: str, indent: str = "  ") -> str:
@@ -108,7 +107,7 @@ def report_lines(
     return lines
 
 
-def summary(networks: Mapping[str, tuple[nn.Module, tuple[int, ...]]], batch_size: int) -> str:
+def summary(networks: Mapping[str, Network], batch_size: int) -> str:
     """The layers of networks as tables, with the shapes and numbers of their parameters.
 
     Args:
@@ -118,8 +117,9 @@ def summary(networks: Mapping[str, tuple[nn.Module, tuple[int, ...]]], batch_siz
     from flax.linen.summary import tabulate
 
     tables = []
-    for module, shape in networks.values():
+    for module, shape, more in networks.values():
         console = {"width": 120, "force_terminal": sys.stdout.isatty()}
         table = tabulate(module, jax.random.key(0), console_kwargs=console)
-        tables.append(table(np.zeros((batch_size, *shape), np.float32)))
+        inputs = {k: np.zeros((batch_size, *x.shape), x.dtype) for k, x in more.items()}
+        tables.append(table(np.zeros((batch_size, *shape), np.float32), **inputs))
     return "".join(tables)

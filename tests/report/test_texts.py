@@ -127,3 +127,8 @@ def test_the_summary_is_of_the_config(tiny):
     assert f"Total Parameters: {8 * 16 + 17 * 30}" in tables
     assert f"Total Parameters: {61 * 16 + 17}" in tables
     assert "3,6,5,2" in tables
+    # Labels: 3 more rows of the generator's first kernel; of each image of a pack, 16 numbers and a
+    # bias for the discriminator's vector.
+    tables = texts.summary(GAN.networks(dataclasses.replace(config, num_classes=3)), 3)
+    assert f"Total Parameters: {11 * 16 + 17 * 30}" in tables
+    assert f"Total Parameters: {61 * 16 + 17 + 7 * 16:,}" in tables
