@@ -17,7 +17,7 @@ from jaxgan.data.network import not_cached, unreachable
 from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
 from jaxgan.files import expand
 
-CLASSES = {
+CLASSES: dict[str, tuple[str, ...]] = {
     "fashion_mnist": (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
