@@ -293,7 +293,7 @@ OLD = pytest.mark.xfail(strict=True, reason="the published rows are of an older 
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        pytest.param("mixtures", ("data", "method"), marks=OLD),
+        ("mixtures", ("data", "method")),
         pytest.param("remedies", ("method",), marks=OLD),
         ("recipes", ("preset",)),
     ],
