@@ -117,16 +117,16 @@ class GANConfig:
     True in training passes; `deterministic` or `use_running_average` is False in them. With
     `num_classes` it must have an argument `labels`, int32 [B]."""
     discriminator: Any = None
-    """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP. It
-    gets the same arguments `train`, or its variants, and `labels` as the generator; with `pac`
-    above 1 the labels are [B, pac]."""
+    """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP. Like
+    the generator it gets `train`, or a variant, and `labels`; with `pac` above 1 these are
+    [B, pac]."""
     bounded: bool = True
     """Whether the generator MLP ends in tanh. Images in [-1, 1] need it, points do not. A run sets
     it and `image_shape` to fit the data."""
     num_classes: int = 0
     """The number of classes of a conditional GAN, which makes images of a wanted class. Its batches
-    hold labels, from 0 on. With 0 there are no classes. A run with `conditional` takes the number
-    from the labels of the data."""
+    hold labels, which start at 0. With 0 there are no classes. A run with `conditional` takes the
+    number from the labels of the data."""
 
     def __post_init__(self) -> None:
         for name in ("image_shape", "generator_widths", "discriminator_widths"):

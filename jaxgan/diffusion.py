@@ -73,11 +73,12 @@ class DiffusionConfig:
     """How the noise grows with its level (`jaxgan.samplers.signal_shares`)."""
     prediction: Literal["noise", "image", "v"] = "image"
     """What the denoiser predicts: the noise (arXiv 2006.11239), the clean image, or v = a_t e - s_t
-    x (arXiv 2202.00512). The loss is the squared error of the noise, and else that of v. Networks
+    x (`jaxgan.samplers`; arXiv 2202.00512). The loss is the squared error of the noise; for the
+    other two it is that of v. Networks
     that are not much wider than the image cannot predict noise, which has no structure (arXiv
     2511.13720)."""
     label_dropout: float = 0.1
-    """With `num_classes`, the share of images in training whose label is hidden, in [0, 1].
+    """With `num_classes`, the share of training images whose label is hidden, in [0, 1).
     Guidance needs it (arXiv 2207.12598)."""
     precision: Literal["f32", "bf16"] = "f32"
     """The type in which the layers of the MLP compute; all else is float32."""
@@ -221,8 +222,8 @@ def train_step(
 ) -> tuple[DiffusionState, DiffusionMetrics]:
     """Updates the denoiser once, on one batch of images. Pure.
 
-    Each image gets a random noise level and noise. The denoiser predicts one from the noisy image,
-    and descends the gradient of its squared error.
+    Each image gets a random noise level and noise. From the noisy image the denoiser predicts what
+    `config.prediction` says. Adam lowers its squared error.
 
     Args:
       state: from `create_state` or an earlier step.
@@ -257,7 +258,7 @@ def train_step(
 def sample(state: DiffusionState, rng: jax.Array, n: int, labels: Any = None) -> jax.Array:
     """Draws n images: `[n, H, W, C]`, float32 in [-1, 1].
 
-    They come from the average of the parameters if there is one, by the sampler of the config.
+    The sampler of the config draws them, with the average of the parameters if there is one.
 
     Args:
       state: from `create_state` or `train_step`.
@@ -326,8 +327,8 @@ def _draw_batch(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shard
     keys = StepKeys(*jax.random.split(jax.random.fold_in(rng, state.step), len(StepKeys._fields)))
 
     def draw_levels(n: int) -> jax.Array:
-        # One in each n-th part of the levels: the losses of batches vary less than with
-        # independent levels (arXiv 2107.00630).
+        # One level in each of n equal parts: the loss of a batch varies less than with independent
+        # levels (arXiv 2107.00630).
         order_rng, place_rng = jax.random.split(keys.level)
         order = jax.random.permutation(order_rng, n).astype(jnp.float32)
         places = (order + jax.random.uniform(place_rng, (n,))) / n
@@ -353,8 +354,8 @@ def _losses(
     noisy = a * batch.images + s * batch.noise
     levels = batch.t / config.noise_levels
     output, denoiser = _predict(denoiser, noisy, levels, batch.labels, batch.rng, train=True)
-    # The error of v that follows from an estimated image is that of the image, divided by s_t.
-    # Where there is almost no noise, this weight is bounded.
+    # An error of the image, divided by s_t, is an error of v. The weight 1 / s_t is bounded, since
+    # s_t is almost 0 at low levels.
     target, weight = {
         "noise": (batch.noise, 1.0),
         "v": (a * batch.noise - s * batch.images, 1.0),
@@ -455,7 +456,7 @@ def _networks(config: DiffusionConfig) -> dict[str, Network]:
 _PATIENCE = 2_000
 """Steps after which the network must have learned something."""
 _LEARNED = 0.95
-"""A loss above this share of that of predicting 0 is that of a network that has learned nothing."""
+"""A network has learned nothing if its loss is at least this share of `zero_loss`."""
 
 
 def _diagnose(history: History) -> Diagnosis:
@@ -476,7 +477,7 @@ def _not_falling(history: History) -> list[Finding]:
     if not late:
         return []
     first = late[0]
-    evidence = f"the loss is {first['loss']:.3g}, and that of predicting 0 {first['zero_loss']:.3g}"
+    evidence = f"the loss is {first['loss']:.3g}; predicting 0 gives {first['zero_loss']:.3g}"
     remedies = ("a lower --lr", "--prediction image")
     return [Finding("loss not falling", tuple(int(r["epoch"]) for r in late), evidence, remedies)]
 
@@ -502,8 +503,8 @@ MODEL = Model(
         ),
     ),
     columns={
-        "loss": Column("squared error of a pixel", "falls"),
-        "low_loss": Column("at the lowest third of noise levels", "falls"),
+        "loss": Column("mean squared error", "falls"),
+        "low_loss": Column("loss at the lowest third of levels", "falls"),
         "middle_loss": Column("at the middle third", "falls"),
         "high_loss": Column("at the highest third", "falls"),
         "zero_loss": Column("loss of predicting 0", "above loss"),

@@ -27,7 +27,7 @@ def check_field(ok: bool, config: Any, name: str, wanted: str) -> None:
 
 
 def check_choices(config: Any) -> None:
-    """Refuses a value of a field of type Literal that is none of its choices."""
+    """Refuses a value of a Literal field that is not one of its choices."""
     for field in dataclasses.fields(config):
         if typing.get_origin(field.type) is Literal:
             known = typing.get_args(field.type)
@@ -36,7 +36,7 @@ def check_choices(config: Any) -> None:
 
 
 def check_schedules(config: Any, names: Iterable[str]) -> None:
-    """Refuses fields that are no schedules of numbers of 0 or more."""
+    """Refuses fields that are not finite schedules of 0 or more."""
     for name in names:
         try:
             ends = schedules.ends(getattr(config, name))
@@ -47,8 +47,7 @@ def check_schedules(config: Any, names: Iterable[str]) -> None:
 
 
 def check_module(name: str, module: Any, classes: int) -> None:
-    """Refuses anything but a hashable Flax linen module, or one that takes no labels if there are
-    classes."""
+    """Accepts None or a hashable Flax linen module, which must take labels if there are classes."""
     if module is None:
         return
     if isinstance(module, type):

@@ -56,7 +56,7 @@ def fit_to_classes(config: Any, dataset: Dataset, conditional: bool) -> Any:
 
 
 def like_data(model: Model, labels: np.ndarray | None) -> Model:
-    """The model, whose samples have classes in the shares of the data if none are wanted.
+    """The model; by default its samples have classes in the shares of the data.
 
     Args:
       model: conditional or not.
@@ -108,8 +108,8 @@ def choose_labels(classes: int, n: int, labels: Any = None) -> jax.Array | None:
       labels: `[n]`, or one for all; by default 0, 1, 2, ... in turn.
 
     Raises:
-      JaxganError: if a label is out of range, or if there are labels and no classes. Labels that
-        jax traces have no values yet. There, a label out of range stands for no class.
+      JaxganError: if a label is out of range, or if there are labels and no classes. Traced labels
+        are not checked. There, a label out of range stands for no class.
     """
     if not classes:
         if labels is not None:

@@ -143,12 +143,12 @@ class Model(NamedTuple):
     """`state -> {name: scalar}`: more measures of a state, which are too slow for each step. They
     are taken when samples are measured."""
     sampling: tuple[str, ...] = ()
-    """The config fields on which only samples depend. They may change when a run is resumed."""
+    """The config fields that act on samples alone. They may change when a run is resumed."""
     latent_shape: Callable[[Any], tuple[int, ...]] = lambda config: ()
     """`config -> the shape of the latents of one sample`, which are standard normal."""
     generate: Any = None
-    """`(state, latents, rng, labels) -> images`: the samples of these latents. None for the rng is
-    a fixed key, and None for the labels as in `sample`."""
+    """`(state, latents, rng, labels) -> images`: the samples of these latents. The default
+    rng is a fixed key; the labels default as in `sample`."""
     raw: Callable[[Any], Any] = lambda state: None
     """`state -> state | None`: the state without its average of parameters, or None if samples
     come from the parameters themselves."""

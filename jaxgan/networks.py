@@ -93,7 +93,7 @@ class MLPDenoiser(nn.Module):
 
     `__call__`: images `[B, H, W, C]`, noise levels `[B]` in [0, 1] and, with `num_classes`, one-hot
     labels `[B, num_classes]`, which are 0 for images without a class -> `[B, H, W, C]`. Each block
-    is normalised first, and scaled and shifted by a code of the noise level and the label (arXiv
+    normalises its input, then scales and shifts it by a code of noise level and label (arXiv
     1709.07871). The layers compute in `dtype`, by default that of their inputs; the parameters are
     float32.
     """
@@ -126,7 +126,7 @@ class MLPDenoiser(nn.Module):
 
 
 _CODE = 128
-"""The size of the code of a noise level."""
+"""The size of the code of noise level and label."""
 
 
 def _waves(levels: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ A noisy image is x_t = a_t x + s_t e, with a clean image x and standard normal n
 a_t falls from 1 at t = 0 to almost 0 at t = T, and a_t^2 + s_t^2 = 1.
 
 A sampler starts from noise and goes from one noise level to the next lower one. In each step a
-denoiser estimates the clean image. All samplers here are the same loop, `run`, with other numbers:
+denoiser estimates the clean image. All samplers are one loop, `run`, with other weights:
 
     x <- x_weight x + clean_weight estimate + last_weight last_estimate + noise_weight fresh_noise
 """
@@ -44,7 +44,7 @@ def signal_shares(schedule: str, steps: int) -> np.ndarray:
 
 
 class Step(NamedTuple):
-    """The numbers of each step of a sampler, `[steps]` each."""
+    """The noise level and the weights of each step, `[steps]` each."""
 
     t: Any
     """The noise level before the step, int32."""
@@ -55,11 +55,11 @@ class Step(NamedTuple):
 
 
 def make_steps(sampler: str, shares: np.ndarray, steps: int, eta: float = 0.0) -> Step:
-    """The numbers of a sampler.
+    """The noise levels and weights of a sampler.
 
     Args:
-      sampler: `ddim` (arXiv 2010.02502); `ancestral` (arXiv 2006.11239), which is DDIM with an eta
-        of 1, its variance being the smaller one of the paper; `dpm_solver`, DPM-Solver++(2M) (arXiv
+      sampler: `ddim` (arXiv 2010.02502); `ancestral` (arXiv 2006.11239): DDIM with an eta of 1,
+        which is the smaller variance of that paper; `dpm_solver`, DPM-Solver++(2M) (arXiv
         2211.01095), which is deterministic.
       shares: from `signal_shares`, `[T + 1]`.
       steps: from 1 to T. The noise levels are evenly spaced in t.
@@ -100,7 +100,7 @@ def _dpm_solver(signal: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, ...]
 
 
 def run(denoise: Denoise, noise: jax.Array, rng: jax.Array, steps: Step) -> jax.Array:
-    """Samples from noise, by one scan.
+    """Draws samples from noise, by a scan.
 
     Args:
       denoise: the estimate of the clean images.

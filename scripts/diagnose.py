@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def choose(history: list[dict], loss: str, options: Options) -> list[dict]:
-    """The history of one member, or of all. `loss` is a column that every model has."""
+    """The history of one member, or of all. `loss` is the column of a loss."""
     if options.member is None:
         return history
     if not isinstance(history[0][loss], list):

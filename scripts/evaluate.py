@@ -235,9 +235,7 @@ def print_table(scores: dict[str, dict[str, Any]]) -> None:
 def print_classes(scores: dict[str, dict[str, Any]], names: tuple[str, ...]) -> None:
     """For each class its Fréchet distance, and the share of samples in which the judge sees it."""
     if not any("_by_class(" in label for column in scores.values() for label in column):
-        print(
-            f"No scores by class: they need a judge, or {evaluation.LEAST} samples of each class."
-        )
+        print(f"No scores by class: they need a judge, or {evaluation.LEAST} samples of a class.")
     for name, column in scores.items():
         by_class = {
             label.partition("_by_class(")[0]: values

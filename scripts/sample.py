@@ -61,7 +61,7 @@ class Options:
     learned."""
     interpolate: bool = False
     """Interpolate between pairs of latents, in ten images each: a row of the grid for each pair. A
-    diffusion model then samples without noise, by ddim or dpm_solver."""
+    diffusion model then takes dpm_solver, or ddim without noise."""
 
 
 def main() -> None:
@@ -170,10 +170,11 @@ def load(options: Options) -> tuple[Model, Any]:
     changed = {name: value for name, value in changed.items() if value is not None}
     if changed.keys() - set(model.sampling):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
-        raise JaxganError(f"{workdir} holds a {model.name}: {names} is for diffusion models")
-    if options.interpolate and model.sampling and state.config.sampler != "dpm_solver":
-        # Other samplers add noise: their images would not change little by little.
-        changed |= {"sampler": "ddim", "eta": 0.0}
+        raise JaxganError(f"{workdir} holds a {model.name}; only for diffusion models: {names}")
+    if options.interpolate and model.sampling:
+        # The other samplers add noise. With it the images of a row would jump.
+        known = changed.get("sampler", state.config.sampler)
+        changed |= {"sampler": known if known == "dpm_solver" else "ddim", "eta": 0.0}
     return model, state.replace(config=dataclasses.replace(state.config, **changed))
 
 

@@ -63,7 +63,7 @@ class Options:
 
     - The same command resumes a run that was stopped.
     - With more --epochs it continues a finished run.
-    - --model diffusion --help shows the options of the other model.
+    - --model diffusion --help shows the options of a diffusion model.
     """
 
     train: TrainConfig

@@ -279,7 +279,7 @@ def test_a_loss_that_does_not_fall_is_seen():
     diagnose: Any = MODELS["diffusion"].diagnose
     (found,) = diagnose(history([2.0, 2.0, 2.1, 1.96, 1.92, 1.8])).findings[0]
     assert (found.name, found.epochs) == ("loss not falling", (4, 5))
-    assert found.evidence == "the loss is 1.96, and that of predicting 0 2"
+    assert found.evidence == "the loss is 1.96; predicting 0 gives 2"
     assert diagnose(history(6 * [1.5])).findings == [[]]
     assert diagnose(history(6 * [1.5])).caveat is None
     # Before 2,000 steps it is too early.

@@ -397,7 +397,7 @@ def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(tmp_path, 
     )
 
     out, _ = here("evaluate.py", workdir)
-    assert "No scores by class: they need a judge, or 50 samples of each class." in out
+    assert "No scores by class: they need a judge, or 50 samples of a class." in out
 
     plain = tmp_path / "plain"
     here(*DIGITS, "--workdir", plain, "--epochs", 1, "--no-evaluate")
@@ -450,7 +450,7 @@ def test_a_diffusion_run_from_training_to_samples(tmp_path, monkeypatch, user_er
     assert {"loss", "low_loss", "middle_loss", "high_loss", "grad_norm"} < set(names)
     assert picture(workdir / "curves.png").size
     out, _ = here("diagnose.py", workdir)
-    assert "squared error of a pixel" in out
+    assert "mean squared error" in out
 
     # Other steps and other samplers give other samples of the same latents.
     options = ("sample.py", "--workdir", workdir, "--num", 12, "--out", "a.npz")
@@ -472,7 +472,7 @@ def test_a_diffusion_run_from_training_to_samples(tmp_path, monkeypatch, user_er
     assert "--guidance is for runs with classes" in user_error(*options, "--guidance", 2)
     out, _ = here(*train, "--summary", "--epochs", 0)
     assert "MLPDenoiser Summary" in out
-    assert "--guidance is for diffusion models" in user_error(
+    assert "only for diffusion models: --guidance" in user_error(
         *("sample.py", "--workdir", make_gan(tmp_path), "--guidance", 2, "--out", "b.png")
     )
     # Sampling may change when the run goes on.

@@ -347,7 +347,7 @@ _FAILURES = {
 
 
 def healthy_lines(history: History) -> list[str]:
-    """Says of a history in which no failure was seen how far it is from each."""
+    """Says how far a history without a failure is from each failure."""
     last = {name: values[-1] for name, values in signs(history).items()}
     missed, swing = _largest(last["missed"]), _largest(last["swing"])
     share = np.nanmin(last["gradient_share"])

@@ -91,7 +91,7 @@ class Inputs(NamedTuple):
     fake: jax.Array
     rng: jax.Array
     labels: tuple[jax.Array, ...] = ()
-    """The labels of the real and of the generated images, or nothing."""
+    """One array, the labels of both the real and the generated images; or ()."""
 
 
 PENALTIES: dict[str, Callable[[Inputs], jax.Array]] = {

@@ -206,7 +206,7 @@ def evaluate_classes(reference: Reference, samples: Features, labels: np.ndarray
     class; `class_accuracy` is the share of samples for which the judge finds the wanted class, and
     `accuracy_by_class` the same within each class. Without a judge there are no accuracies. The
     distance of a class with fewer than LEAST samples or training images is NaN, and is not in the
-    mean. Without any distance both are left out.
+    mean. Without any distance there is no `class_fd`.
 
     Args:
       reference: the real images, with labels.
