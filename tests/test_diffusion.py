@@ -317,7 +317,8 @@ def test_a_run_resumes_to_the_bit_and_a_population_is_its_members(tmp_path):
     model = MODELS["diffusion"]
     images = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 1), np.uint8)
     np.save(tmp_path / "images.npy", images)
-    settings = TrainConfig(dataset=str(tmp_path / "images.npy"), epochs=2, batch_size=16)
+    options: Any = {"dataset": str(tmp_path / "images.npy"), "evaluate": False}
+    settings = TrainConfig(**options, epochs=2, batch_size=16)
     training.train(model, SMALL, settings, tmp_path / "whole")
     first = dataclasses.replace(settings, epochs=1)
     training.train(model, SMALL, first, tmp_path / "parts")
@@ -328,7 +329,7 @@ def test_a_run_resumes_to_the_bit_and_a_population_is_its_members(tmp_path):
     assert parts.config == quick
     for one, other in zip(*map(jax.tree.leaves, (whole, parts)), strict=True):
         np.testing.assert_array_equal(one, other)
-    many = dataclasses.replace(settings, population=2, sweep=("lr=1e-3,1e-2",), evaluate=False)
+    many = dataclasses.replace(settings, population=2, sweep=("lr=1e-3,1e-2",))
     outcome = training.train(model, SMALL, many, tmp_path / "many")
     member = saved.load_state(model, tmp_path / "many", 0)[0]
     for one, other in zip(*map(jax.tree.leaves, (member, whole)), strict=True):

@@ -242,12 +242,12 @@ def options() -> Any:
         patch.setattr("gc.set_threshold", lambda *_: None)
         patch.setattr("signal.signal", lambda *_: None)
         spec.loader.exec_module(module)
-    yield module.Options(TrainConfig(), module.NetworkOptions())
+    yield module.GANRun(TrainConfig(), module.NetworkOptions())
     del sys.modules["train_py"]
 
 
 def test_altered_command_lines_are_options_or_one_error(options, capsys):
-    names = [*vars(options.train), *vars(options.gan), "workdir", "preset", "no_such_option"]
+    names = [*vars(options.train), *vars(options.network), "workdir", "preset", "no_such_option"]
     rng = np.random.default_rng(5)
     statuses = []
     for _ in range(40):

@@ -432,7 +432,7 @@ def test_a_generator_that_has_diverged_has_no_scores(digits):
     def sample(rng, n):
         return jnp.full((n, 8, 8, 1), jnp.nan)
 
-    with pytest.raises(NonFiniteError, match="the generator has diverged"):
+    with pytest.raises(NonFiniteError, match="the model has diverged"):
         evaluation.draw(sample, jax.random.key(0), 3)
     reference = evaluation.make_reference(evaluation.make_extractor(digits[0]), digits[0], None)
     scores = evaluation.evaluate_in_training(reference, sample, jax.random.key(0))

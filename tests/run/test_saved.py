@@ -220,14 +220,14 @@ def test_a_folder_of_a_later_version_with_known_fields_is_loaded(gan_folder, edi
 
 
 def test_a_later_setting_of_the_run_is_refused_too(edited):
-    folder = edited(lambda config: config.update(jaxgan="0.5.1", train={"warmth": 3}))
-    with pytest.raises(JaxganError, match=r"by jaxgan 0\.5\.1, .* does not know warmth"):
+    folder = edited(lambda config: config.update(jaxgan="9.5.1", train={"warmth": 3}))
+    with pytest.raises(JaxganError, match=r"by jaxgan 9\.5\.1, .* does not know warmth"):
         saved.read_settings(folder)
 
 
 def test_an_unknown_model_is_refused(edited, tmp_path):
     folder = edited(lambda config: config.update(model="flow"))
-    message = f"{folder} holds a run of the model 'flow'; this version of jaxgan has gan"
+    message = f"{folder} holds a run of the model 'flow'; this version of jaxgan has gan, diffusion"
     with pytest.raises(JaxganError, match=message):
         saved.find_model(folder, MODELS)
     assert here("diagnose.py", folder, status=2)[1] == f"error: {message}\n"
