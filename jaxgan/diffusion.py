@@ -22,7 +22,7 @@ import optax
 from flax import struct
 
 from jaxgan import samplers, schedules
-from jaxgan.data.dataset import Dataset
+from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
 from jaxgan.fields import check_choices, check_field, check_module, check_schedules, is_size
@@ -438,14 +438,6 @@ def _static_parts(config: DiffusionConfig) -> tuple[nn.Module, optax.GradientTra
     return denoiser, adam(config.lr, config.b1, config.b2, config.adam_eps)
 
 
-def _fit_to(config: DiffusionConfig, dataset: Dataset) -> DiffusionConfig:
-    """The config with the image shape of a data set."""
-    images = dataset.images
-    return dataclasses.replace(
-        config, image_shape=images.shape[1:], bounded=images.dtype == np.uint8
-    )
-
-
 def _networks(config: DiffusionConfig) -> dict[str, Network]:
     more: dict[str, np.ndarray] = {"levels": np.zeros((), np.float32)}
     if config.num_classes:
@@ -485,7 +477,7 @@ def _not_falling(history: History) -> list[Finding]:
 MODEL = Model(
     name="diffusion",
     config=DiffusionConfig,
-    fit_to=_fit_to,
+    fit_to=fit_to_images,
     create_state=create_state,
     train_step=train_step,
     sample=sample,

@@ -9,7 +9,6 @@ A state holds arrays. Its config, networks and optimizers are static parts of it
 like the algorithm of the paper (arXiv 1406.2661). The helpers follow in the order of their use.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from jaxgan import schedules
 from jaxgan.adversarial import augmentation, diagnostics, losses, measures, penalties
 from jaxgan.adversarial.measures import Metrics
 from jaxgan.config import GANConfig
-from jaxgan.data.dataset import Dataset
+from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
 from jaxgan.labels import batch_labels, choose_labels
@@ -500,14 +499,6 @@ def _optimizer(config: GANConfig, network: str) -> optax.GradientTransformation:
     return adam(lr, *moments, config.adam_eps, eps_root=eps_root)
 
 
-def _fit_to(config: GANConfig, dataset: Dataset) -> GANConfig:
-    """The config with the image shape of a data set. Its generator has no tanh for points."""
-    images = dataset.images
-    return dataclasses.replace(
-        config, image_shape=images.shape[1:], bounded=images.dtype == np.uint8
-    )
-
-
 def _networks(config: GANConfig) -> dict[str, Network]:
     parts, pac = _static_parts(config), config.pac
     height, width, channels = config.image_shape
@@ -553,7 +544,7 @@ def _parameter_norms(state: GANState) -> dict[str, jax.Array]:
 MODEL = Model(
     name="gan",
     config=GANConfig,
-    fit_to=_fit_to,
+    fit_to=fit_to_images,
     create_state=create_state,
     train_step=train_step,
     sample=sample,

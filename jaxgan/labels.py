@@ -119,11 +119,10 @@ def choose_labels(classes: int, n: int, labels: Any = None) -> jax.Array | None:
         return jnp.arange(n, dtype=jnp.int32) % classes
     if not isinstance(labels, Tracer):
         labels = np.asarray(labels)
-        got: Any = labels.dtype
-        if whole := labels.dtype.kind in "iu":
-            wrong = labels[(labels < 0) | (labels >= classes)]
-            whole, got = not wrong.size, wrong.flat[0] if wrong.size else got
-        if not whole:
+        whole = labels.dtype.kind in "iu"
+        wrong = labels[(labels < 0) | (labels >= classes)] if whole else labels
+        if wrong.size:
+            got = wrong.flat[0] if whole else labels.dtype
             raise JaxganError(f"labels must be whole numbers from 0 to {classes - 1}, got {got}")
     if jnp.shape(labels) not in ((), (n,)):
         raise JaxganError(f"{n} samples need {n} labels, or one, got {jnp.shape(labels)}")

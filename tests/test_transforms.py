@@ -1,6 +1,7 @@
 """The contract of `train_step`: it composes with every transformation that users build on.
 
-It holds for each model of MODELS, without labels here; test_remedies.py has GANs with labels.
+It holds for each model of MODELS. The diffusion model has labels here; test_remedies.py has GANs
+with labels.
 """
 
 import dataclasses

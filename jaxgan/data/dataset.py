@@ -1,7 +1,8 @@
 """The result of every loader."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,13 @@ class Dataset(NamedTuple):
     name: str
     split: str
     classes: tuple[str, ...] = ()
+
+
+def fit_to_images(config: Any, dataset: Dataset) -> Any:
+    """A config with the image shape of a data set, and `bounded` unless the images are points."""
+    images = dataset.images
+    bounded = images.dtype == np.uint8
+    return dataclasses.replace(config, image_shape=images.shape[1:], bounded=bounded)
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
