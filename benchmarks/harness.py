@@ -196,11 +196,11 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 def make_trainer(
-    state: Any, images: np.ndarray, batch_size: int, train_step: loop.TrainStep = jaxgan.train_step
+    state: Any, images: Any, batch_size: int, train_step: loop.TrainStep = jaxgan.train_step
 ) -> Callable[[int], float]:
     """A function `epochs -> seconds` that trains compiled epochs. Each call continues the last one.
 
-    The images are moved to the device once. The first call compiles.
+    The images, or a dict of images and labels, are moved to the device once. The first call compiles.
     """
     data, rng, epoch = jax.device_put(images), jax.random.key(0), 0
 
@@ -264,7 +264,7 @@ def train(
 
 def members(run: loop.Run) -> list[Any]:
     """The states of the members of a population."""
-    return [population.member(run.state, i) for i in range(len(run.history[-1]["gen_loss"]))]
+    return [population.member(run.state, i) for i in range(len(run.state.step))]
 
 
 def both(**fields: Any) -> dict[str, Any]:
@@ -272,10 +272,10 @@ def both(**fields: Any) -> dict[str, Any]:
     return {f"{net}_{k}": v for net in ("generator", "discriminator") for k, v in fields.items()}
 
 
-def settings(config: jaxgan.GANConfig, **more: Any) -> Row:
-    """What a row depends on: the fields that differ from the reference's, and more, as in JSON."""
-    reference = vars(jaxgan.GANConfig())
-    fields = {name: value for name, value in vars(config).items() if value != reference[name]}
+def settings(config: Any, **more: Any) -> Row:
+    """What a row depends on: the fields that differ from the defaults, and more, as in JSON."""
+    defaults = vars(type(config)())
+    fields = {name: value for name, value in vars(config).items() if value != defaults[name]}
     return json.loads(json.dumps(fields | more, default=repr))
 
 

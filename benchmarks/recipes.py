@@ -1,162 +1,396 @@
-"""The presets on Fashion-MNIST: whole runs of five seeds, scored by two judges.
+"""Which generator is best? GANs, diffusion models and generators that were not trained, in a table.
 
-The second judge has another shape and seed; the search for the presets (search.py) did not use it.
-Printed are medians over the seeds, and the range. real images: the scores of test images.
+All learn from Fashion-MNIST. Each recipe is trained with five seeds. Its samples are scored by two
+judges. The second judge has another shape and seed; no setting was chosen by it. real images: the
+scores of the test images. Printed are medians over the seeds; distance and recall with their range.
 
-At the end all presets train some steps in turns: that gives the time of a run, divided by that of
-the reference. Nothing else should run then.
+- Gaussian per class: the mean and the covariance of the pixels of each class.
+- SMOTE: points on the line between an image and one of its five nearest neighbours of its class
+  (arXiv 1106.1813).
+- The others are presets of scripts/train.py, diffusion with three predictions and with 10, 50 and
+  1,000 steps of sampling.
 
-Runs are written to --json one by one; a later call trains only those that are missing. On two CPU
-cores a run of reference or tuned takes about two minutes, one of large about a quarter of an hour.
+First all recipes train and sample in turns. That gives the seconds of this machine. The file keeps
+those of other machines too. Nothing else should run then. --curves draws the quality over the
+seconds of training.
+
+Rows are written to --json one by one; a later call trains only those that are missing. On an
+accelerator the seeds of a recipe are one population. On two CPU cores a run takes from two minutes
+to half an hour.
 """
 
 import argparse
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import harness
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxgan import PRESETS, GANConfig, create_state, data, sample, schedules
+from jaxgan import MODELS, PRESETS, data, schedules
+from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.labels import fit_to_classes
 from jaxgan.metrics import evaluation
 from jaxgan.metrics.classifier import BUNDLED
+from jaxgan.model import Model
+from jaxgan.run import loop, population
 
 PICTURED = 4
 """Samples of each seed in the picture."""
 ROUNDS, STRETCH = 9, 100
-"""Rounds in which the presets take turns, and steps of each in a round."""
+"""Rounds in which the recipes take turns, and training steps of each in a round."""
+SAMPLED, SAMPLING_ROUNDS = 1_000, 3
+"""Samples drawn at once when sampling is timed, and the rounds of it."""
+POINTS = 10
+"""Points of a curve."""
+CURVES = ("large", "diffusion-image")
+"""The recipes with a curve."""
 
-References = dict[str, evaluation.Reference]
+
+class Recipe(NamedTuple):
+    """How a model is trained and sampled."""
+
+    preset: str
+    conditional: bool = False
+    changes: Mapping[str, Any] = {}
+    """Fields of the config that differ from those of the preset."""
+    samplings: Mapping[str, Mapping[str, Any]] = {"": {}}
+    """Ways of sampling: the fields of the config by a name."""
+
+
+_STEPS = {f"{n} steps": {"sample_steps": n} for n in (10, 50, 1000)}
+
+RECIPES = {
+    "reference": Recipe("reference"),
+    "tuned": Recipe("tuned"),
+    "large": Recipe("large"),
+    "large-conditional": Recipe("large", conditional=True),
+    **{
+        f"diffusion-{prediction}": Recipe("diffusion", False, {"prediction": prediction}, _STEPS)
+        for prediction in ("noise", "image", "v")
+    },
+}
+
+
+def gaussian_per_class(
+    images: np.ndarray, labels: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Samples of a Gaussian of each class, uint8, with the classes wanted."""
+    samples = np.empty((len(wanted), *images.shape[1:]), np.uint8)
+    for label in np.unique(wanted):
+        points = images[labels == label].reshape(-1, images[0].size).astype(float)
+        n = (wanted == label).sum()
+        drawn = rng.multivariate_normal(points.mean(0), np.cov(points.T), n, method="eigh")
+        samples[wanted == label] = to_images(drawn, images)
+    return samples
+
+
+def smote(
+    images: np.ndarray, labels: np.ndarray, wanted: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Points between an image and one of its five nearest neighbours, with the classes wanted."""
+    from sklearn.neighbors import NearestNeighbors
+
+    samples = np.empty((len(wanted), *images.shape[1:]), np.uint8)
+    for label in np.unique(wanted):
+        points = images[labels == label].reshape(-1, images[0].size).astype(np.float32)
+        start = points[rng.integers(len(points), size=(wanted == label).sum())]
+        near = NearestNeighbors(n_neighbors=6).fit(points).kneighbors(start, return_distance=False)
+        chosen = near[np.arange(len(start)), rng.integers(1, 6, len(start))]  # 0 is the image
+        share = rng.random((len(start), 1))
+        samples[wanted == label] = to_images(start + share * (points[chosen] - start), images)
+    return samples
+
+
+def to_images(points: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Pixels `[N, H * W * C]` as uint8 images of the shape of the others."""
+    return points.round().clip(0, 255).astype(np.uint8).reshape(-1, *images.shape[1:])
+
+
+PLAIN = {"gaussian-per-class": gaussian_per_class, "smote": smote}
+NAMES = [*PLAIN, *RECIPES]
+
+
+class Setup(NamedTuple):
+    """A model that is ready to be trained."""
+
+    model: Model
+    config: Any
+    data: Any
+    epochs: int
+    batch_size: int
 
 
 def main() -> None:
     args = parse()
     header = harness.about()
     train = data.load(args.dataset, data_dir=args.data_dir)
-    test = data.load(args.dataset, "test", args.data_dir).images[: args.num]
-    rows = harness.Rows(args.json, header, ("preset",), list(PRESETS))
+    test = data.load(args.dataset, "test", args.data_dir)
+    rows = harness.Rows(args.json, header, ("recipe",), NAMES)
     found = {}
-    for preset in args.presets:
-        described = settings(preset, train.images, args)
-        row = rows.find(preset, described)
-        found[preset] = row or {"preset": preset, "settings": described, "runs": []}
-    missing = [(row, i) for row in found.values() for i in range(len(row["runs"]), args.seeds)]
-    if missing:
-        references = {
-            judge: evaluation.make_reference(evaluation.make_extractor(train, judge), train, None)
-            for judge in args.judges
-        }
-        rows.content["real images"] = score(references, test)
-        for row, seed in missing:
-            harness.note(f"training {row['preset']}, seed {seed}")
-            run, drawn = train_run(row["preset"], seed, train.images, references, len(test), args)
-            row["runs"].append(run)
-            rows.put(row, drawn, seed * PICTURED)
-    if args.times or any("time_beside_reference" not in row for row in found.values()):
-        rows.content["times"] = header
-        for preset, time in measured_times(train.images, args).items():
-            found[preset]["time_beside_reference"] = time
+    for name in args.recipes:
+        described = settings(name, train, args)
+        row = rows.find(name, described)
+        found[name] = row or {"recipe": name, "settings": described, "runs": []}
+    times = rows.content.setdefault("times", {}).setdefault(header["device"], dict(header))
+    trained = [name for name in args.recipes if name in RECIPES]
+    if args.times or any(name not in times.get("training", {}) for name in trained):
+        measure_times(trained, train, args, times)
         rows.write()
-    print(table(rows.content["real images"], found))
+    missing = {name: range(len(row["runs"]), args.seeds) for name, row in found.items()}
+    if any(missing.values()):
+        judges = [evaluation.make_extractor(train, judge) for judge in args.judges]
+        references = [evaluation.make_reference(judge, train, test) for judge in judges]
+        rows.content["real images"] = scores(references, test.images[: args.num])
+        for name, seeds in missing.items():
+            at_once = 1 if jax.default_backend() == "cpu" else max(1, len(seeds))
+            for start in seeds[::at_once]:
+                some = range(start, min(start + at_once, args.seeds))
+                harness.note(f"{name}, seeds {some.start} to {some.stop - 1}")
+                for seed, (run, drawn) in zip(
+                    some, make_runs(name, some, train, references, args), strict=True
+                ):
+                    found[name]["runs"].append({"seed": seed} | run)
+                    rows.put(found[name], drawn, seed * PICTURED)
+    for judge in args.judges:
+        print(f"\n{judge}, n={args.num:,}; seconds of {header['device']}")
+        print(table(rows.content["real images"], found, times, judge))
     if args.picture and (samples := rows.samples(found.values())):
-        real = {"real images": test[: PICTURED * args.seeds]}
+        real = {"real images": test.images[: PICTURED * args.seeds]}
         harness.save_picture(args.picture, harness.draw_rows(real | samples))
+    if args.curves:
+        seconds = {name: times["training"][name] for name in trained}
+        harness.save_picture(args.curves, draw_curves(found, seconds))
 
 
 def parse() -> argparse.Namespace:
     parser = harness.make_parser(__doc__, "recipes.json", "any", seeds=5, num=evaluation.SAMPLES)
-    harness.add_names(parser, "--presets", PRESETS)
-    parser.add_argument("--epochs", type=harness.size, help="default: those of the preset")
+    harness.add_names(parser, "--recipes", NAMES)
+    parser.add_argument("--steps", type=harness.size, help="of training; default: the preset's")
     judges = ",".join(BUNDLED)
     parser.add_argument("--judges", default=judges, help="names or files; default: %(default)s")
     text = "measure the times again; without it only if some are missing"
     parser.add_argument("--times", action="store_true", help=text)
+    text = "draw quality over seconds of training in this PNG file"
+    parser.add_argument("--curves", type=harness.output, help=text)
     args = parser.parse_args()
     args.judges = args.judges.split(",")
     return args
 
 
-def prepare(
-    preset: str, images: np.ndarray, args: argparse.Namespace
-) -> tuple[GANConfig, dict[str, Any]]:
-    """The GAN of a preset, and the length of its training."""
-    config, training = PRESETS[preset]
-    training = dataclasses.replace(training, epochs=args.epochs).fitted(len(images))
-    config = dataclasses.replace(config, image_shape=images.shape[1:])
-    config = schedules.over(config, training.all_steps(len(images)))
-    return config, {"epochs": training.epochs, "batch_size": training.batch_size}
+def prepare(name: str, train: data.Dataset, args: argparse.Namespace) -> Setup:
+    """The model of a recipe, its data and the length of its training."""
+    recipe = RECIPES[name]
+    config, training = PRESETS[recipe.preset]
+    model = next(model for model in MODELS.values() if isinstance(config, model.config))
+    if args.steps:
+        training = dataclasses.replace(training, steps=args.steps)
+    training = training.fitted(len(train.images))
+    config = model.fit_to(dataclasses.replace(config, **recipe.changes), train)
+    config = fit_to_classes(config, train, recipe.conditional)
+    config = schedules.over(config, training.all_steps(len(train.images)))
+    arrays: dict[str, Any] = {"image": train.images}
+    if recipe.conditional:
+        arrays["label"] = train.labels
+    return Setup(model, config, arrays, training.epochs or 0, training.batch_size)
 
 
-def settings(preset: str, images: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
+def settings(name: str, train: data.Dataset, args: argparse.Namespace) -> dict[str, Any]:
     """What a row depends on."""
-    config, length = prepare(preset, images, args)
     more = {"dataset": args.dataset, "num": args.num, "judges": args.judges}
-    return harness.settings(config, **length, **more)
+    if name in PLAIN:
+        return more
+    setup = prepare(name, train, args)
+    more |= {"samplings": RECIPES[name].samplings}
+    return harness.settings(setup.config, epochs=setup.epochs, batch_size=setup.batch_size, **more)
 
 
-def train_run(
-    preset: str,
-    seed: int,
-    images: np.ndarray,
-    references: References,
-    n: int,
+Run = tuple[dict[str, Any], np.ndarray]
+"""The entry of a run in a row, and PICTURED of its samples."""
+
+
+def make_runs(
+    name: str,
+    seeds: range,
+    train: data.Dataset,
+    references: list[evaluation.Reference],
     args: argparse.Namespace,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Trains a GAN: its entry in the row, and PICTURED of its samples."""
-    config, length = prepare(preset, images, args)
-    run = harness.train(config, images, [seed], **length)
-    if run is None:
-        nothing = np.zeros((PICTURED, *images.shape[1:]), np.uint8)
-        return {"seed": seed, "seconds": None, "scores": None}, nothing
-    (state,) = harness.members(run)
-    drawn = evaluation.draw(lambda rng, n: sample(state, rng, n), jax.random.key(1), n)
-    seconds = sum(epoch["seconds"] for epoch in run.history)
-    return {"seed": seed, "seconds": seconds, "scores": score(references, drawn)}, drawn[:PICTURED]
+) -> list[Run]:
+    """A run of each seed, scored."""
+    if train.labels is None:
+        raise JaxganError(f"{train.name} has no labels, which the classes of this table need")
+    wanted = np.arange(args.num) % (1 + train.labels.max())
+    if name not in PLAIN:
+        return train_runs(name, seeds, train, references, wanted, args)
+    runs = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        drawn = PLAIN[name](train.images, train.labels, wanted, rng)
+        runs.append(({"scores": {"": scores(references, drawn, wanted)}}, drawn[:PICTURED]))
+    return runs
 
 
-def score(references: References, images: np.ndarray) -> dict[str, Any]:
-    """All scores of images, by each judge."""
-    scores = {}
-    for reference in references.values():
-        scores |= evaluation.evaluate(reference, reference.extractor.extract(images))
-    return scores
+def train_runs(
+    name: str,
+    seeds: range,
+    train: data.Dataset,
+    references: list[evaluation.Reference],
+    wanted: np.ndarray,
+    args: argparse.Namespace,
+) -> list[Run]:
+    """Trains a population. Scores its samples, on the way too if the recipe has a curve."""
+    recipe, setup = RECIPES[name], prepare(name, train, args)
+    curves: list[list[dict[str, float]]] = [[] for _ in seeds]
+    in_training = evaluation.reference_in_training(train) if name in CURVES else None
+
+    def sample_of(state: Any) -> evaluation.Sample:
+        return functools.partial(setup.model.sample, state)
+
+    def measure(run: loop.Run) -> dict[str, Any]:
+        epoch = len(run.history)
+        due = epoch * POINTS // setup.epochs > (epoch - 1) * POINTS // setup.epochs
+        if in_training is not None and due:
+            for state, curve in zip(harness.members(run), curves, strict=True):
+                point = evaluation.evaluate_in_training(
+                    in_training, sample_of(state), jax.random.key(2)
+                )
+                found = {key.partition("(")[0]: value for key, value in point.items()}
+                curve.append({"share": epoch / setup.epochs} | found)
+        return {}
+
+    try:
+        trained = population.train_population(
+            setup.model,
+            setup.config,
+            setup.data,
+            list(seeds),
+            epochs=setup.epochs,
+            batch_size=setup.batch_size,
+            devices=1,
+            measure=measure,
+        )
+        states = harness.members(trained)
+    except NonFiniteError:
+        states = []
+    labels = wanted if recipe.conditional else None
+    runs = []
+    for i, curve in enumerate(curves):
+        entry: dict[str, Any] = {"curve": curve} if curve else {}
+        entry["scores"] = dict.fromkeys(recipe.samplings)
+        pictured = np.zeros((PICTURED, *train.images.shape[1:]), np.uint8)
+        for sampling, fields in recipe.samplings.items() if states else ():
+            config = dataclasses.replace(states[i].config, **fields)
+            sample = sample_of(states[i].replace(config=config))
+            try:
+                drawn = evaluation.draw(sample, jax.random.key(1), len(wanted), labels)
+            except NonFiniteError:
+                continue
+            entry["scores"][sampling] = scores(references, drawn, labels)
+            pictured = drawn[:PICTURED]
+        runs.append((entry, pictured))
+    return runs
 
 
-def measured_times(images: np.ndarray, args: argparse.Namespace) -> dict[str, float]:
-    """The time of a run of each preset divided by that of the reference, by steps in turns."""
-
-    def make_program(preset: str):
-        config, length = prepare(preset, images, args)
-        some = images[: length["batch_size"] * STRETCH]
-        state = create_state(jax.random.key(0), config)
-        train = harness.make_trainer(state, some, length["batch_size"])
-        epochs = length["epochs"] * len(images) / len(some)
-        return lambda: epochs * train(1)
-
-    programs = {preset: make_program(preset) for preset in ("reference", *args.presets)}
-    harness.in_turns(programs, 1, "compiling: ")
-    times = harness.in_turns(programs, ROUNDS, "times: ")
-    return {preset: harness.ratio(times[preset], times["reference"]) for preset in args.presets}
+def scores(
+    references: list[evaluation.Reference], images: np.ndarray, labels: np.ndarray | None = None
+) -> dict[str, Any]:
+    """All scores of images, by each judge; with their wanted classes also those by class."""
+    found: dict[str, Any] = {}
+    for reference in references:
+        features = reference.extractor.extract(images)
+        found |= evaluation.evaluate(reference, features)
+        if labels is not None:
+            found |= evaluation.evaluate_classes(reference, features, labels)
+    return found
 
 
-def table(floor: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str:
-    """A line for each score, a column for each preset."""
-    scores = {
-        preset: [run["scores"] for run in row["runs"] if run["scores"] is not None]
-        for preset, row in rows.items()
-    }
-    lines: list[dict[str, Any]] = [
-        {"score": name, "real": value}
-        | {k: harness.spread([each[name] for each in v]) for k, v in scores.items() if v}
-        for name, value in floor.items()
-        if not isinstance(value, list) and not name.startswith("worst_class")
-    ]
-    whole = {k: f"{len(v)} of {len(rows[k]['runs'])}" for k, v in scores.items()}
-    times = {k: row["time_beside_reference"] for k, row in rows.items()}
-    lines += [{"score": "runs that did not diverge", **whole}, {"score": "time of a run", **times}]
-    presets = ", ".join(f"{preset} {preset}" for preset in rows)
-    return harness.table(f"score score, {presets}, real real images", lines)
+def measure_times(
+    names: list[str], train: data.Dataset, args: argparse.Namespace, times: dict[str, Any]
+) -> None:
+    """Adds the seconds of a training, and those of args.num samples, by turns of all recipes."""
+    training, sampling = {}, {}
+    for name in names:
+        setup = prepare(name, train, args)
+        state = setup.model.create_state(jax.random.key(0), setup.config)
+        some = {k: v[: setup.batch_size * STRETCH] for k, v in setup.data.items()}
+        mine = jax.tree.map(jnp.copy, state)  # training donates it
+        one = harness.make_trainer(mine, some, setup.batch_size, setup.model.train_step)
+        steps = setup.epochs * -(-len(train.images) // setup.batch_size)
+        training[name] = lambda one=one, steps=steps: one(1) / STRETCH * steps
+        for label, fields in RECIPES[name].samplings.items():
+            other = state.replace(config=dataclasses.replace(setup.config, **fields))
+
+            def draw(state: Any = other, model: Model = setup.model) -> float:
+                run = lambda: np.asarray(model.sample(state, jax.random.key(0), SAMPLED))  # noqa: E731
+                return harness.seconds_of(run) / SAMPLED * args.num
+
+            sampling[name, label] = draw
+    harness.in_turns(training | sampling, 1, "compiling: ")
+    trained = harness.in_turns(training, ROUNDS, "times of training: ")
+    sampled = harness.in_turns(sampling, SAMPLING_ROUNDS, "times of sampling: ")
+    times["training"] = {name: harness.spread(trained[name])["median"] for name in names}
+    times["beside_first"] = {k: harness.ratio(v, trained[names[0]]) for k, v in trained.items()}
+    times["sampling"] = {name: {} for name in names}
+    for (name, label), seconds in sampled.items():
+        times["sampling"][name][label] = harness.spread(seconds)["median"]
+
+
+def table(
+    floor: Mapping[str, Any], rows: Mapping[str, Any], times: Mapping[str, Any], judge: str
+) -> str:
+    """A line for each recipe and way of sampling, and one for real images."""
+    columns = ("fd", "precision", "recall", "density", "coverage", "memorisation", "class_accuracy")
+
+    def short(found: Mapping[str, Any]) -> dict[str, Any]:
+        names = {name.partition("(")[0]: name for name in found if f"({judge}," in name}
+        return {column: found[names[column]] for column in columns if column in names}
+
+    lines: list[dict[str, Any]] = [{"recipe": "real images", **short(floor)}]
+    for name, row in rows.items():
+        for sampling in row["runs"][0]["scores"]:
+            each = [run["scores"][sampling] for run in row["runs"]]
+            each = [short(found) for found in each if found is not None]
+            line: dict[str, Any] = {"recipe": f"{name} {sampling}".strip()}
+            for column in columns:
+                if values := [one[column] for one in each if column in one]:
+                    spread = harness.spread(values)
+                    ranged = column in ("fd", "recall")
+                    line[column] = spread if ranged else spread["median"]
+            if len(each) < len(row["runs"]):
+                line["recipe"] += f" ({len(row['runs']) - len(each)} diverged)"
+            if name in RECIPES:
+                line["training"] = times["training"][name]
+                line["sampling"] = times["sampling"][name][sampling]
+            lines.append(line)
+    titles = "recipe recipe, fd distance, precision precision, recall recall, density density, "
+    titles += "coverage coverage, memorisation memorisation, class_accuracy in class, "
+    return harness.table(titles + "training training, sampling sampling", lines)
+
+
+def draw_curves(rows: Mapping[str, Any], seconds: Mapping[str, float]) -> Any:
+    """A figure of the Fréchet distance and the recall over the seconds of training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, score, title in zip(
+        panels, ("fd", "recall"), ("Fréchet distance", "recall"), strict=True
+    ):
+        for i, name in enumerate(name for name in rows if name in CURVES):
+            curves = [run["curve"] for run in rows[name]["runs"] if run.get("curve")]
+            if not curves:
+                continue
+            x = [point["share"] * seconds[name] for point in curves[0]]
+            values = np.array([[point[score] for point in curve] for curve in curves])
+            axes.plot(x, values.T, color=f"C{i}", alpha=0.3, linewidth=0.8)
+            axes.plot(x, np.nanmedian(values, axis=0), color=f"C{i}", marker=".", label=name)
+        axes.set(xlabel="seconds of training", ylabel=title)
+    panels[0].set_yscale("log")
+    panels[0].legend()
+    return figure
 
 
 if __name__ == "__main__":

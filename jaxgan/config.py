@@ -127,6 +127,10 @@ class GANConfig:
     """The number of classes of a conditional GAN, which makes images of a wanted class. Its batches
     hold labels, which start at 0. With 0 there are no classes. A run with `conditional` takes the
     number from the labels of the data."""
+    latent_scale: float = 1.0
+    """A factor for the latents of samples. In training it is 1. Above 1 samples vary more and look
+    less real, below 1 the other way round (the truncation trick, arXiv 1809.11096). It acts on
+    samples alone."""
 
     def __post_init__(self) -> None:
         for name in ("image_shape", "generator_widths", "discriminator_widths"):
@@ -138,6 +142,8 @@ class GANConfig:
         object.__setattr__(self, "discriminator_dropout", tuple(self.discriminator_dropout))
         check_field(len(self.image_shape) == 3, self, "image_shape", "(height, width, channels)")
         check_field(is_size(self.latent_dim), self, "latent_dim", "a whole number above 0")
+        scale = self.latent_scale
+        check_field(0 <= scale < math.inf, self, "latent_scale", "0 or more, and finite")
         classes = self.num_classes
         check_field(
             classes == 0 or is_size(classes), self, "num_classes", "a whole number, 0 or more"

@@ -49,9 +49,9 @@ class DiffusionConfig:
 
     image_shape: tuple[int, int, int] = (28, 28, 1)
     """Height, width and channels of the images."""
-    width: int = 512
+    width: int = 384
     """Width of the layers of the denoiser."""
-    blocks: int = 4
+    blocks: int = 8
     """Residual blocks of the denoiser. Each has two layers."""
     lr: float = 1e-3
     """Learning rate of Adam."""
@@ -73,10 +73,13 @@ class DiffusionConfig:
     """How the noise grows with its level (`jaxgan.samplers.signal_shares`)."""
     prediction: Literal["noise", "image", "v"] = "image"
     """What the denoiser predicts: the noise (arXiv 2006.11239), the clean image, or v = a_t e - s_t
-    x (`jaxgan.samplers`; arXiv 2202.00512). The loss is the squared error of the noise; for the
-    other two it is that of v. Networks
-    that are not much wider than the image cannot predict noise, which has no structure (arXiv
-    2511.13720)."""
+    x (`jaxgan.samplers`; arXiv 2202.00512). The loss is the squared error of the noise or of v. For
+    the image it is that of v up to `weight_bound`. Networks that are not much wider than
+    the image cannot predict noise, which has no structure (arXiv 2511.13720)."""
+    weight_bound: float = 4.0
+    """The largest weight of the squared error of a predicted image. Below this bound the weight is
+    1 / s_t^2, which makes it the error of v. A larger bound gives finer details and worse shapes.
+    For points it is at least 400."""
     label_dropout: float = 0.1
     """With `num_classes`, the share of training images whose label is hidden, in [0, 1).
     Guidance needs it (arXiv 2207.12598)."""
@@ -88,8 +91,9 @@ class DiffusionConfig:
     it must have an argument `labels`, float32 [B, num_classes]: one-hot, or 0 for no class. An
     argument `train`, or its variants, is that of GANConfig."""
     bounded: bool = True
-    """Whether images are in [-1, 1], so that estimates of clean images are clipped. Points are not.
-    A run sets it and `image_shape` to fit the data."""
+    """Whether images are in [-1, 1], so that estimates of clean images are clipped, and an MLP that
+    predicts images ends in tanh. Points are not. A run sets it and `image_shape` to fit the
+    data."""
     num_classes: int = 0
     """The number of classes of a conditional model; 0: there are none. A run with `conditional`
     takes the number from the labels of the data."""
@@ -117,6 +121,8 @@ class DiffusionConfig:
         check_field(self.adam_eps > 0, self, "adam_eps", "above 0")
         for name in ("b1", "b2", "ema_decay"):
             check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        bound = self.weight_bound
+        check_field(0 < bound < math.inf, self, "weight_bound", "above 0, and finite")
         check_field(0 <= self.label_dropout < 1, self, "label_dropout", "in [0, 1)")
         check_field(0 <= self.eta <= 1, self, "eta", "in [0, 1]")
         check_field(0 <= self.guidance < math.inf, self, "guidance", "0 or more, and finite")
@@ -355,19 +361,17 @@ def _losses(
     levels = batch.t / config.noise_levels
     output, denoiser = _predict(denoiser, noisy, levels, batch.labels, batch.rng, train=True)
     # An error of the image, divided by s_t, is an error of v. The weight 1 / s_t is bounded, since
-    # s_t is almost 0 at low levels.
+    # an MLP does not copy an image exactly, and low levels would take most of the loss. (arXiv
+    # 2303.09556 bounds it in the same way.)
+    bound = config.weight_bound if config.bounded else max(config.weight_bound, 400)
     target, weight = {
         "noise": (batch.noise, 1.0),
         "v": (a * batch.noise - s * batch.images, 1.0),
-        "image": (batch.images, 1 / jnp.maximum(s, _LEAST_NOISE)),
+        "image": (batch.images, 1 / jnp.maximum(s, bound**-0.5)),
     }[config.prediction]
     errors = weight * (output - target)
     losses = jnp.square(errors).reshape(errors.shape[0], -1).mean(axis=1)
     return losses, jnp.square(weight * target).mean(), denoiser
-
-
-_LEAST_NOISE = 0.05
-"""The smallest divisor in the loss of a predicted image (arXiv 2511.13720)."""
 
 
 def _predict(
@@ -433,7 +437,8 @@ def _measure(
 def _static_parts(config: DiffusionConfig) -> tuple[nn.Module, optax.GradientTransformation]:
     """Network and optimizer, built once for equal configs, as in `jaxgan/gan.py`."""
     dtype = jnp.bfloat16 if config.precision == "bf16" else None
-    denoiser = config.denoiser or MLPDenoiser(config.width, config.blocks, dtype)
+    bounded = config.bounded and config.prediction == "image"
+    denoiser = config.denoiser or MLPDenoiser(config.width, config.blocks, dtype, bounded)
     adam = optax.inject_hyperparams(optax.adam)
     return denoiser, adam(config.lr, config.b1, config.b2, config.adam_eps)
 

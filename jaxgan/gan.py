@@ -216,8 +216,8 @@ def generate(
 ) -> jax.Array:
     """The generator's images `[B, H, W, C]`, in [-1, 1], for latents `[B, latent_dim]`.
 
-    `rng` is for a generator that draws random numbers itself. The default is a fixed key. `labels`
-    are those of `sample`.
+    They are multiplied by `config.latent_scale` first. `rng` is for a generator that draws random
+    numbers itself. The default is a fixed key. `labels` are those of `sample`.
     """
     labels = choose_labels(state.config.num_classes, latents.shape[0], labels)
     return _generate(state, latents, labels, jax.random.key(0) if rng is None else rng)
@@ -230,6 +230,7 @@ def _generate(
     generator = state.generator
     if state.ema is not None:
         generator = generator.replace(params=state.ema)
+    latents = state.config.latent_scale * latents
     images, _ = forward(generator, latents, rng, train=False, labels=labels)
     if images.shape[1:] != state.config.image_shape:
         raise JaxganError(
@@ -570,6 +571,7 @@ MODEL = Model(
     healthy_lines=diagnostics.healthy_lines,
     equilibrium_distance=_equilibrium_distance,
     measure=_parameter_norms,
+    sampling=("latent_scale",),
     latent_shape=lambda config: (config.latent_dim,),
     generate=generate,
     raw=lambda state: None if state.ema is None else state.replace(ema=None),

@@ -1,8 +1,10 @@
-"""Named settings of a GAN and of its run: `PRESETS`."""
+"""Named settings of a model and of its run: `PRESETS`."""
 
 import dataclasses
+from typing import Any
 
 from jaxgan.config import GANConfig
+from jaxgan.diffusion import DiffusionConfig
 from jaxgan.run.settings import TrainConfig
 
 _TUNED = GANConfig(
@@ -30,10 +32,13 @@ _LARGE = dataclasses.replace(
     ema_decay=0.9998,
 )
 
-PRESETS: dict[str, tuple[GANConfig, TrainConfig]] = {
+_DIFFUSION = DiffusionConfig(lr=2e-3, lr_scale="cosine:1:0.01")
+
+PRESETS: dict[str, tuple[Any, TrainConfig]] = {
     "reference": (GANConfig(), TrainConfig()),
     "tuned": (_TUNED, TrainConfig()),
     "large": (_LARGE, TrainConfig(steps=56_280, batch_size=64)),
+    "diffusion": (_DIFFUSION, TrainConfig(steps=28_200, batch_size=256)),
 }
 """Settings by name, for `scripts/train.py --preset`.
 

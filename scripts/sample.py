@@ -23,7 +23,7 @@ CHUNK = 1000
 """Images generated at a time, so that any number of images fits into the memory."""
 MOST_IN_A_PICTURE = 10_000
 INTERPOLATION_STEPS = 10
-SAMPLING = ("sampler", "sample_steps", "eta", "guidance")
+SAMPLING = ("latent_scale", "sampler", "sample_steps", "eta", "guidance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,11 @@ class Options:
     label: str | None = None
     """The class of the images, of a conditional run: a number, or all: a row for each class. By
     default all classes in turn. NAME.npz then also holds `labels`, int32 [N]."""
+    latent_scale: float | None = None
+    """Of a GAN: a factor for the latents. Above 1 samples vary more and look less real. The default
+    is that of the run, as for the next four options."""
     sampler: Literal["ancestral", "ddim", "dpm_solver"] | None = None
-    """Of a diffusion model: how samples are drawn (`jaxgan.samplers`). The default of this and of
-    the next three options is that of the run."""
+    """Of a diffusion model: how samples are drawn (`jaxgan.samplers`)."""
     sample_steps: int | None = None
     """Of a diffusion model: passes through the network for a sample."""
     eta: float | None = None
@@ -168,10 +170,10 @@ def load(options: Options) -> tuple[Model, Any]:
     print(f"after {epochs} epochs")
     changed = {name: getattr(options, name) for name in SAMPLING}
     changed = {name: value for name, value in changed.items() if value is not None}
-    if changed.keys() - set(model.sampling):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
-        raise JaxganError(f"{workdir} holds a {model.name}; only for diffusion models: {names}")
-    if options.interpolate and model.sampling:
+    if others := changed.keys() - set(model.sampling):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
+        raise JaxganError(f"{workdir} is a run of the model {model.name}: leave out {names}")
+    if options.interpolate and "sampler" in model.sampling:
         # The other samplers add noise. With it the images of a row would jump.
         known = changed.get("sampler", state.config.sampler)
         changed |= {"sampler": known if known == "dpm_solver" else "ddim", "eta": 0.0}

@@ -23,7 +23,7 @@ COSINE = samplers.signal_shares("cosine", 1000)[1:]
     [
         ("noise", 1.0),
         ("v", (COSINE + (1 - COSINE) * 0.6**2).mean()),
-        ("image", (0.6**2 / np.maximum(1 - COSINE, 0.05**2)).mean()),
+        ("image", (0.6**2 / np.maximum(1 - COSINE, 0.5**2)).mean()),
     ],
 )
 def test_the_loss_of_a_prediction_of_zero_is_the_mean_square_of_its_target(prediction, expected):
@@ -69,6 +69,7 @@ def test_the_three_predictions_of_one_estimate_agree():
     for part in ("middle_loss", "high_loss"):
         found = getattr(losses["v"], part)
         assert found == pytest.approx(getattr(losses["image"], part), rel=1e-4)
+    assert losses["v"].low_loss > 2 * losses["image"].low_loss
     # That of the noise is a_t^2 times as large: 1 = a_t^2 + s_t^2.
     assert losses["noise"].loss < losses["v"].loss
     mean = np.square(images - 0.25).mean()
@@ -126,7 +127,13 @@ def classes():
     labels = np.arange(96) % 3
     noise = 0.1 * np.random.default_rng(0).normal(size=(96, 2, 2, 1))
     config = DiffusionConfig(
-        image_shape=(2, 2, 1), width=64, blocks=1, num_classes=3, ema_decay=0.99, sample_steps=20
+        image_shape=(2, 2, 1),
+        width=64,
+        blocks=1,
+        weight_bound=400,
+        num_classes=3,
+        ema_decay=0.99,
+        sample_steps=20,
     )
     images = 0.8 * (labels - 1)[:, None, None, None] + noise
     return fit(config, images.clip(-1, 1), 1500, labels)

@@ -211,6 +211,22 @@ def test_samples_follow_the_rng(state):
     assert (first != other).all(axis=(1, 2, 3)).all()
 
 
+def test_the_scale_of_the_latents_acts_on_samples_alone(state, images):
+    wide = state.replace(config=dataclasses.replace(state.config, latent_scale=1.5))
+    latents = jax.random.normal(jax.random.key(2), (3, state.config.latent_dim))
+    expected = generate(state, 1.5 * latents)
+    np.testing.assert_array_equal(generate(wide, latents), expected)
+    assert (np.asarray(generate(state, latents)) != expected).any()
+    none = state.replace(config=dataclasses.replace(state.config, latent_scale=0))
+    assert np.ptp(sample(none, RNG, 4), axis=0).max() == 0
+    trained, _ = train_step(state, images, RNG)
+    others, _ = train_step(wide, images, RNG)
+    assert_trees_equal(others.generator, trained.generator)
+    assert_trees_equal(others.discriminator, trained.discriminator)
+    with pytest.raises(JaxganError, match="latent_scale must be 0 or more"):
+        dataclasses.replace(state.config, latent_scale=-1)
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [

@@ -467,12 +467,15 @@ def test_a_diffusion_run_from_training_to_samples(tmp_path, monkeypatch, user_er
     assert "sample_steps must be at most noise_levels, 1000" in user_error(
         *options, "--sample-steps", 2000
     )
-    assert "--preset tuned is for a GAN" in user_error(*train, "--preset", "tuned")
+    assert "--preset tuned is for --model gan" in user_error(*train, "--preset", "tuned")
     assert "add --conditional" in user_error(*train, "--guidance", 2)
     assert "--guidance is for runs with classes" in user_error(*options, "--guidance", 2)
     out, _ = here(*train, "--summary", "--epochs", 0)
     assert "MLPDenoiser Summary" in out
-    assert "only for diffusion models: --guidance" in user_error(
+    assert "a run of the model diffusion: leave out --latent-scale" in user_error(
+        *options, "--latent-scale", 2
+    )
+    assert "a run of the model gan: leave out --guidance" in user_error(
         *("sample.py", "--workdir", make_gan(tmp_path), "--guidance", 2, "--out", "b.png")
     )
     # Sampling may change when the run goes on.

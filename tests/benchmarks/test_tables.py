@@ -19,6 +19,8 @@ from jaxgan import PRESETS, GANConfig, TrainConfig, create_state, data
 from jaxgan.adversarial import diagnostics
 from jaxgan.data.mixtures import RING
 from jaxgan.data.pixels import to_float
+from jaxgan.diffusion import DiffusionConfig
+from jaxgan.errors import NonFiniteError
 from jaxgan.model import Diagnosis, Finding
 from jaxgan.presets import COVERAGE
 
@@ -295,7 +297,7 @@ OLD = pytest.mark.xfail(strict=True, reason="the published rows are of an older 
     [
         ("mixtures", ("data", "method")),
         pytest.param("remedies", ("method",), marks=OLD),
-        ("recipes", ("preset",)),
+        ("recipes", ("recipe",)),
     ],
 )
 def test_the_published_rows_are_those_of_this_version(monkeypatch, name, keys):
@@ -306,7 +308,8 @@ def test_the_published_rows_are_those_of_this_version(monkeypatch, name, keys):
     args = module.parse()
     for row in rows_in(Path(module.__file__).parent / "results" / f"{name}.json"):
         arguments = [row[key] for key in keys]
-        more = () if name == "mixtures" else (images,)
+        dataset = data.Dataset(images, np.arange(60_000) % 10, "fashion_mnist", "train")
+        more = {"mixtures": (), "remedies": (images,), "recipes": (dataset,)}[name]
         assert module.settings(*arguments, *more, args) == row["settings"], arguments
 
 
@@ -501,53 +504,119 @@ def test_trials_by_hand_are_logged(search, run, tmp_path):
     assert log.read_text() == before
 
 
-def test_presets_are_scored_by_two_judges(run, monkeypatch, tmp_path):
+@pytest.fixture
+def recipes(monkeypatch, tmp_path):
+    """The benchmark with small models and few steps, and the options of a quick call."""
     import recipes
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(recipes, "STRETCH", 2)
     monkeypatch.setattr(recipes, "ROUNDS", 2)
-    monkeypatch.setitem(
-        recipes.PRESETS, "reference", (GANConfig(**SMALL), TrainConfig(batch_size=BATCH))
-    )
+    monkeypatch.setattr(recipes, "SAMPLED", 50)
+    training = TrainConfig(batch_size=BATCH)
+    monkeypatch.setitem(recipes.PRESETS, "large", (GANConfig(**SMALL), training))
+    small = DiffusionConfig(width=8, blocks=1, sample_steps=2, noise_levels=50)
+    monkeypatch.setitem(recipes.PRESETS, "diffusion", (small, training))
+    steps = {f"{n} steps": {"sample_steps": n} for n in (2, 3)}
+    recipe = recipes.RECIPES["diffusion-image"]._replace(samplings=steps)
+    monkeypatch.setitem(recipes.RECIPES, "diffusion-image", recipe)
+    return recipes
+
+
+QUICK = ["--dataset", "digits", "--seeds", 2, "--num", 60, "--steps", 40]
+"""Options of recipes.py."""
+
+
+def test_recipes_are_scored_by_two_judges(run, recipes, tmp_path):
     judges = [make_judge(tmp_path / f"{i}.safetensors", seed=i, name=f"judge{i}") for i in (0, 1)]
-    file, drawn = tmp_path / "rows.json", tmp_path / "samples.png"
-    options = ["--dataset", "digits", "--epochs", 1, "--seeds", 2, "--num", 60, "--json", file]
-    options += ["--judges", ",".join(judges), "--presets", "reference"]
+    file, drawn, curves = (tmp_path / name for name in ("rows.json", "samples.png", "curves.png"))
+    options = [*QUICK, "--json", file, "--judges", ",".join(judges)]
+    options += ["--recipes", "smote,large,large-conditional,diffusion-image"]
     run(recipes, *options, "--seeds", 1)
-    ((first,),) = [row["runs"] for row in rows_in(file)]
+    firsts = [row["runs"] for row in rows_in(file)]
     run(recipes, *options)
-    (row,) = rows_in(file)
-    assert row["runs"][0] == first  # it continues from there
-    assert [each["seed"] for each in row["runs"]] == [0, 1]
+    rows = rows_in(file)
+    assert [row["runs"][:1] for row in rows] == firsts  # it continues from there
+    assert [[each["seed"] for each in row["runs"]] for row in rows] == [[0, 1]] * 4
     names = [f"fd({judge}, train, n=60)" for judge in ("judge0", "judge1")]
-    values = [[each["scores"][name] for each in row["runs"]] for name in names]
-    assert len({value for of_judge in values for value in of_judge}) == 4
-    assert row["time_beside_reference"] == 1
-    floor = json.loads(file.read_text())["real images"]
-    assert all(floor[name] < min(of_judge) for name, of_judge in zip(names, values, strict=True))
-    out, _ = run(recipes, *options, "--picture", drawn)
-    assert rows_in(file) == [row]  # not trained again: its seconds would differ
+    by_recipe = {row["recipe"]: [run["scores"] for run in row["runs"]] for row in rows}
+    values = [
+        found[name]
+        for each in by_recipe.values()
+        for of_run in each
+        for found in of_run.values()
+        for name in names
+    ]
+    assert len(set(values)) == len(values) == 2 * 2 * 5
+    content = json.loads(file.read_text())
+    trained = [one[""][names[0]] for one in by_recipe["large"]]
+    assert all(content["real images"][names[0]] < value for value in trained)
+    # SMOTE stays near the data, and its classes are those that were wanted.
+    assert all(one[""][names[0]] < min(trained) for one in by_recipe["smote"])
+    assert list(by_recipe["diffusion-image"][0]) == ["2 steps", "3 steps"]
+    assert "class_accuracy(judge0, train, n=60)" in by_recipe["large-conditional"][0][""]
+    # Points of a curve at a tenth of the run, two tenths, ...
+    curve = rows[1]["runs"][0]["curve"]
+    epochs = rows[1]["settings"]["epochs"]
+    assert [point["share"] for point in curve] == [i / epochs for i in (1, 2, 3)]
+    (times,) = content["times"].values()
+    assert set(times["training"]) == {"large", "large-conditional", "diffusion-image"}
+    assert times["beside_first"]["large"] == 1
+    out, _ = run(recipes, *options, "--picture", drawn, "--curves", curves)
+    assert rows_in(file) == rows
+    assert json.loads(file.read_text())["times"] == content["times"]
     assert len(colors(drawn, left=LABELS)) > 100
-    assert "2 of 2" in out
-    assert names[1] in out
-    with pytest.raises(SystemExit, match="has reference with other settings: choose another"):
+    assert len(colors(curves)) > 100
+    assert "diffusion-image 3 steps" in out
+    assert out.count("smote  ") == 2  # a table for each judge
+    with pytest.raises(SystemExit, match="has smote with other settings: choose another"):
         run(recipes, *options, "--num", 61)
 
 
-def test_a_preset_that_diverges_has_a_run_without_scores(run, monkeypatch, tmp_path):
-    import recipes
+def test_a_recipe_that_diverges_has_runs_without_scores(run, recipes, monkeypatch, tmp_path):
+    def diverge(*_, **__):
+        raise NonFiniteError("diverged")
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(recipes.harness, "train", lambda *_, **__: None)
-    monkeypatch.setattr(recipes, "measured_times", lambda *_: {"reference": 1.0})
+    monkeypatch.setattr(recipes.population, "train_population", diverge)
     judge = make_judge(tmp_path / "j.safetensors")
-    options = ["--dataset", "digits", "--epochs", 1, "--seeds", 1, "--num", 60, "--judges", judge]
     file = tmp_path / "rows.json"
-    out, _ = run(recipes, *options, "--presets", "reference", "--json", file)
+    out, _ = run(recipes, *QUICK, "--judges", judge, "--recipes", "large", "--json", file)
     (row,) = rows_in(file)
-    assert row["runs"] == [{"seed": 0, "seconds": None, "scores": None}]
-    assert "0 of 1" in out
+    assert row["runs"] == [{"seed": seed, "scores": {"": None}} for seed in (0, 1)]
+    assert "large (2 diverged)" in out
+
+
+def test_smote_lies_between_images_of_a_class(recipes):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 1, 2, 1)).astype(np.uint8)
+    labels = np.arange(40) % 2
+    wanted = np.array([0, 1] * 50)
+    samples = recipes.smote(images, labels, wanted, rng).reshape(-1, 2).astype(float)
+    points = images.reshape(-1, 2).astype(float)
+    for label in (0, 1):
+        of_class = points[labels == label]
+        # The distance to the nearest line between two points of the class is that of rounding.
+        a, b = (of_class[i] for i in np.nonzero(~np.eye(20, dtype=bool)))
+        for point in samples[wanted == label]:
+            along = ((point - a) * (b - a)).sum(1) / np.square(b - a).sum(1)
+            foot = a + along.clip(0, 1)[:, None] * (b - a)
+            assert np.abs(point - foot).max(axis=1).min() <= 0.75
+    assert len(np.unique(samples, axis=0)) > 90
+
+
+def test_the_gaussian_of_each_class_has_its_mean_and_covariance(recipes):
+    rng = np.random.default_rng(0)
+    covariance = np.array([[400.0, 150.0], [150.0, 100.0]])
+    means = np.array([[60.0, 100.0], [180.0, 150.0]])
+    labels = np.arange(4000) % 2
+    points = means[labels] + rng.multivariate_normal(np.zeros(2), covariance, 4000)
+    images = points.round().clip(0, 255).astype(np.uint8).reshape(-1, 1, 2, 1)
+    wanted = np.repeat([1, 0], 4000)
+    samples = recipes.gaussian_per_class(images, labels, wanted, rng).reshape(-1, 2).astype(float)
+    for label in (0, 1):
+        drawn = samples[wanted == label]
+        np.testing.assert_allclose(drawn.mean(0), means[label], atol=2)
+        np.testing.assert_allclose(np.cov(drawn.T), covariance, rtol=0.12)
 
 
 def test_the_advice_of_train_py_has_the_numbers_of_the_results():
@@ -564,9 +633,10 @@ def test_the_advice_of_train_py_has_the_numbers_of_the_results():
     rows = json.loads((ROOT / "benchmarks" / "results" / "recipes.json").read_text())["rows"]
     name = "coverage(fashion-cnn-v1, train, n=10000)"
     found["fashion_mnist"] = {
-        row["preset"]: pytest.approx(
-            statistics.median(run["scores"][name] for run in row["runs"]), abs=0.0051
+        row["recipe"]: pytest.approx(
+            statistics.median(run["scores"][""][name] for run in row["runs"]), abs=0.0051
         )
         for row in rows
+        if row["recipe"] in ("reference", "tuned", "large")
     }
     assert found == COVERAGE
