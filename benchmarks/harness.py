@@ -200,7 +200,8 @@ def make_trainer(
 ) -> Callable[[int], float]:
     """A function `epochs -> seconds` that trains compiled epochs. Each call continues the last one.
 
-    The images, or a dict of images and labels, are moved to the device once. The first call compiles.
+    The images, or a dict of images and labels, are moved to the device once. The first call
+    compiles.
     """
     data, rng, epoch = jax.device_put(images), jax.random.key(0), 0
 

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxgan import data
+from jaxgan.data import idx
 from jaxgan.data.pixels import to_uint8
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.files import cache_folder, write_atomically
@@ -97,7 +98,9 @@ def make_extractor(dataset: data.Dataset, judge: str | None = None) -> Extractor
     """
     shape = dataset.images.shape[1:]
     known = JUDGES.get(dataset.name)
-    if judge is None and known is None:
+    # A folder of this name may have its classes in another order.
+    others = dataset.classes not in ((), idx.CLASSES.get(dataset.name))
+    if judge is None and (known is None or others):
         return _components(dataset.images)
     found = load_judge(judge or str(known))
     if shape != found.image_shape:

@@ -130,12 +130,18 @@ class Population(OneRun):
         return {name: [one[name] for one in scores] for name in scores[0]}
 
     def pictures(self, state: Any) -> plots.Grid:
-        n = plots.samples_shown(self._config.image_shape)
+        shape = self._config.image_shape
+        n, classes = plots.samples_shown(shape), num_classes(self._config)
+        if are_points(shape):
+            classes = 0
         shown = min(len(self._members), _MEMBERS_SHOWN)
         state, rngs = first((state, self.rngs.pictures), shown)
-        # The first half of each member's samples.
-        images = jax.vmap(lambda state, rng: self._model.sample(state, rng, n))(local(state), rngs)
-        columns = n // 2
+        # With classes a column for each, as far as they fit.
+        labels = (np.arange(n) % classes,) if classes else ()
+        images = jax.vmap(lambda state, rng: self._model.sample(state, rng, n, *labels))(
+            local(state), rngs
+        )
+        columns = min(classes, n) if classes else n // 2
         return plots.Grid(images[:, :columns].reshape(-1, *images.shape[2:]), columns)
 
     def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:

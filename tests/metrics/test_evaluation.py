@@ -13,6 +13,7 @@ from judges import make_judge
 from sklearn.decomposition import PCA
 
 from jaxgan import MODELS, JaxganError, TrainConfig, data, loop
+from jaxgan.data import idx
 from jaxgan.data.pixels import to_uint8
 from jaxgan.errors import NonFiniteError
 from jaxgan.metrics import evaluation
@@ -103,9 +104,15 @@ def test_features_by_other_components_are_not_taken_for_these(digits, monkeypatc
 
 def test_the_bundled_judge_is_for_its_own_data(digits):
     images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), np.uint8)
-    clothes = digits[0]._replace(images=images, name="fashion_mnist")
+    clothes = digits[0]._replace(images=images, name="fashion_mnist", classes=())
     assert evaluation.make_extractor(clothes).name == "fashion-cnn-v1"
     assert evaluation.make_extractor(clothes._replace(name="own")).name.startswith("pca")
+    names = idx.CLASSES["fashion_mnist"]
+    own = evaluation.make_extractor(clothes._replace(classes=names))
+    assert own.name == "fashion-cnn-v1"
+    # The subfolders of a folder of this name are in alphabetical order.
+    turned = evaluation.make_extractor(clothes._replace(classes=tuple(sorted(names))))
+    assert turned.name.startswith("pca")
     resized = clothes._replace(images=images[:, ::2, ::2])
     assert evaluation.make_extractor(resized).name.startswith("pca")
 

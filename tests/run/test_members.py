@@ -3,6 +3,7 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
@@ -162,3 +163,17 @@ def test_a_picture_shows_eight_members():
     for i in (0, 7):
         expected = toy.sample(population.member(states, i), runs.rngs.pictures[i], 16)
         np.testing.assert_allclose(images[8 * i : 8 * i + 8], expected[:8], rtol=1e-6, atol=1e-6)
+
+
+def test_the_picture_of_a_population_has_a_column_for_each_class():
+    def sample(state, rng, n, labels):
+        del state, rng
+        return jnp.broadcast_to(labels[:, None, None, None], (n, 6, 5, 1))
+
+    config = type("Config", (), {"image_shape": (6, 5, 1), "num_classes": 3})()
+    model = toy.MODEL._replace(sample=sample)
+    runs = make_runs(model, config, TrainConfig(population=2))
+    states = jax.tree.map(lambda x: np.zeros(2), toy.create_state(jax.random.key(0), CONFIG))
+    images, columns, _ = runs.pictures(states)
+    assert columns == 3
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [0, 1, 2, 0, 1, 2])
