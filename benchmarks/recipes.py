@@ -1,4 +1,4 @@
-"""Which generator is best? GANs, diffusion models and generators that were not trained, in a table.
+"""Which generator is best? The table compares GANs, diffusion models and two plain generators.
 
 All learn from Fashion-MNIST. Each recipe is trained with five seeds. Its samples are scored by two
 judges. The second judge has another shape and seed; no setting was chosen by it. real images: the
@@ -7,12 +7,12 @@ scores of the test images. Printed are medians over the seeds; distance and reca
 - Gaussian per class: the mean and the covariance of the pixels of each class.
 - SMOTE: points on the line between an image and one of its five nearest neighbours of its class
   (arXiv 1106.1813).
-- The others are presets of scripts/train.py, diffusion with three predictions and with 10, 50 and
-  1,000 steps of sampling.
+- The others are presets of scripts/train.py. Diffusion has three predictions, each sampled in 10,
+  50 and 1,000 steps.
 
-First all recipes train and sample in turns. That gives the seconds of this machine. The file keeps
-those of other machines too. Nothing else should run then. --curves draws the quality over the
-seconds of training.
+First all recipes train and sample in turns, which gives the seconds of this machine. They are those
+of one run alone. Nothing else should run at that time. The file also keeps the seconds of other
+machines. --curves draws the quality over the seconds of training.
 
 Rows are written to --json one by one; a later call trains only those that are missing. On an
 accelerator the seeds of a recipe are one population. On two CPU cores a run takes from two minutes
@@ -39,7 +39,7 @@ from jaxgan.model import Model
 from jaxgan.run import loop, population
 
 PICTURED = 4
-"""Samples of each seed in the picture."""
+"""Samples of each seed in the picture, by the last of the ways of sampling."""
 ROUNDS, STRETCH = 9, 100
 """Rounds in which the recipes take turns, and training steps of each in a round."""
 SAMPLED, SAMPLING_ROUNDS = 1_000, 3
@@ -106,7 +106,7 @@ def smote(
 
 
 def to_images(points: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Pixels `[N, H * W * C]` as uint8 images of the shape of the others."""
+    """Pixels `[N, H * W * C]` as uint8 images of the shape of `images`."""
     return points.round().clip(0, 255).astype(np.uint8).reshape(-1, *images.shape[1:])
 
 
@@ -129,22 +129,26 @@ def main() -> None:
     header = harness.about()
     train = data.load(args.dataset, data_dir=args.data_dir)
     test = data.load(args.dataset, "test", args.data_dir)
+    judges = [evaluation.make_extractor(train, judge) for judge in args.judges]
     rows = harness.Rows(args.json, header, ("recipe",), NAMES)
     found = {}
     for name in args.recipes:
         described = settings(name, train, args)
         row = rows.find(name, described)
         found[name] = row or {"recipe": name, "settings": described, "runs": []}
-    times = rows.content.setdefault("times", {}).setdefault(header["device"], dict(header))
+    machine = f"{header['device']}, {header['host']}"
+    times = rows.content.setdefault("times", {}).setdefault(machine, {})
     trained = [name for name in args.recipes if name in RECIPES]
-    if args.times or any(name not in times.get("training", {}) for name in trained):
-        measure_times(trained, train, args, times)
+    known = {k for k, v in times.items() if v["settings"] == found.get(k, {}).get("settings")}
+    if args.times or not known.issuperset(trained):
+        for name, measured in measure_times(trained, train, args).items():
+            times[name] = measured | {"settings": found[name]["settings"], "about": header}
         rows.write()
     missing = {name: range(len(row["runs"]), args.seeds) for name, row in found.items()}
     if any(missing.values()):
-        judges = [evaluation.make_extractor(train, judge) for judge in args.judges]
         references = [evaluation.make_reference(judge, train, test) for judge in judges]
-        rows.content["real images"] = scores(references, test.images[: args.num])
+        real = test.images[: args.num], None if test.labels is None else test.labels[: args.num]
+        rows.content["real images"] = scores(references, *real)
         for name, seeds in missing.items():
             at_once = 1 if jax.default_backend() == "cpu" else max(1, len(seeds))
             for start in seeds[::at_once]:
@@ -155,15 +159,14 @@ def main() -> None:
                 ):
                     found[name]["runs"].append({"seed": seed} | run)
                     rows.put(found[name], drawn, seed * PICTURED)
-    for judge in args.judges:
-        print(f"\n{judge}, n={args.num:,}; seconds of {header['device']}")
-        print(table(rows.content["real images"], found, times, judge))
+    for judge in judges:
+        print(f"\n{judge.name}, n={args.num:,}; seconds of {machine}")
+        print(table(rows.content["real images"], found, times, judge.name))
     if args.picture and (samples := rows.samples(found.values())):
         real = {"real images": test.images[: PICTURED * args.seeds]}
         harness.save_picture(args.picture, harness.draw_rows(real | samples))
     if args.curves:
-        seconds = {name: times["training"][name] for name in trained}
-        harness.save_picture(args.curves, draw_curves(found, seconds))
+        harness.save_picture(args.curves, draw_curves(found, times))
 
 
 def parse() -> argparse.Namespace:
@@ -220,11 +223,12 @@ def make_runs(
     args: argparse.Namespace,
 ) -> list[Run]:
     """A run of each seed, scored."""
-    if train.labels is None:
-        raise JaxganError(f"{train.name} has no labels, which the classes of this table need")
-    wanted = np.arange(args.num) % (1 + train.labels.max())
+    classes = 1 if train.labels is None else 1 + train.labels.max()
+    wanted = np.random.default_rng(0).permutation(np.arange(args.num) % classes)
     if name not in PLAIN:
         return train_runs(name, seeds, train, references, wanted, args)
+    if train.labels is None:
+        raise JaxganError(f"{name} needs labels, and {train.name} has none")
     runs = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
@@ -241,7 +245,7 @@ def train_runs(
     wanted: np.ndarray,
     args: argparse.Namespace,
 ) -> list[Run]:
-    """Trains a population. Scores its samples, on the way too if the recipe has a curve."""
+    """Trains a population and scores its samples; with a curve also during training."""
     recipe, setup = RECIPES[name], prepare(name, train, args)
     curves: list[list[dict[str, float]]] = [[] for _ in seeds]
     in_training = evaluation.reference_in_training(train) if name in CURVES else None
@@ -257,8 +261,9 @@ def train_runs(
                 point = evaluation.evaluate_in_training(
                     in_training, sample_of(state), jax.random.key(2)
                 )
-                found = {key.partition("(")[0]: value for key, value in point.items()}
-                curve.append({"share": epoch / setup.epochs} | found)
+                if np.isfinite(list(point.values())).all():  # it has not diverged
+                    found = {key.partition("(")[0]: value for key, value in point.items()}
+                    curve.append({"share": epoch / setup.epochs} | found)
         return {}
 
     try:
@@ -308,9 +313,9 @@ def scores(
 
 
 def measure_times(
-    names: list[str], train: data.Dataset, args: argparse.Namespace, times: dict[str, Any]
-) -> None:
-    """Adds the seconds of a training, and those of args.num samples, by turns of all recipes."""
+    names: list[str], train: data.Dataset, args: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """The seconds of a training and of args.num samples, for each recipe, by turns of all."""
     training, sampling = {}, {}
     for name in names:
         setup = prepare(name, train, args)
@@ -318,8 +323,8 @@ def measure_times(
         some = {k: v[: setup.batch_size * STRETCH] for k, v in setup.data.items()}
         mine = jax.tree.map(jnp.copy, state)  # training donates it
         one = harness.make_trainer(mine, some, setup.batch_size, setup.model.train_step)
-        steps = setup.epochs * -(-len(train.images) // setup.batch_size)
-        training[name] = lambda one=one, steps=steps: one(1) / STRETCH * steps
+        epochs = setup.epochs * len(train.images) / len(some["image"])
+        training[name] = lambda one=one, epochs=epochs: one(1) * epochs
         for label, fields in RECIPES[name].samplings.items():
             other = state.replace(config=dataclasses.replace(setup.config, **fields))
 
@@ -331,11 +336,13 @@ def measure_times(
     harness.in_turns(training | sampling, 1, "compiling: ")
     trained = harness.in_turns(training, ROUNDS, "times of training: ")
     sampled = harness.in_turns(sampling, SAMPLING_ROUNDS, "times of sampling: ")
-    times["training"] = {name: harness.spread(trained[name])["median"] for name in names}
-    times["beside_first"] = {k: harness.ratio(v, trained[names[0]]) for k, v in trained.items()}
-    times["sampling"] = {name: {} for name in names}
+    times: dict[str, dict[str, Any]] = {
+        name: {"training": harness.spread(trained[name])["median"], "sampling": {}}
+        for name in names
+    }
     for (name, label), seconds in sampled.items():
-        times["sampling"][name][label] = harness.spread(seconds)["median"]
+        times[name]["sampling"][label] = harness.spread(seconds)["median"]
+    return times
 
 
 def table(
@@ -362,31 +369,35 @@ def table(
             if len(each) < len(row["runs"]):
                 line["recipe"] += f" ({len(row['runs']) - len(each)} diverged)"
             if name in RECIPES:
-                line["training"] = times["training"][name]
-                line["sampling"] = times["sampling"][name][sampling]
+                line["training"] = times[name]["training"]
+                line["sampling"] = times[name]["sampling"][sampling]
             lines.append(line)
     titles = "recipe recipe, fd distance, precision precision, recall recall, density density, "
     titles += "coverage coverage, memorisation memorisation, class_accuracy in class, "
     return harness.table(titles + "training training, sampling sampling", lines)
 
 
-def draw_curves(rows: Mapping[str, Any], seconds: Mapping[str, float]) -> Any:
-    """A figure of the Fréchet distance and the recall over the seconds of training."""
+def draw_curves(rows: Mapping[str, Any], times: Mapping[str, Any]) -> Any:
+    """A figure of the Fréchet distance and the recall over the seconds of training.
+
+    Runs that diverged are left out.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = figure.subplots(1, 2)
-    for axes, score, title in zip(
-        panels, ("fd", "recall"), ("Fréchet distance", "recall"), strict=True
-    ):
-        for i, name in enumerate(name for name in rows if name in CURVES):
-            curves = [run["curve"] for run in rows[name]["runs"] if run.get("curve")]
-            if not curves:
-                continue
-            x = [point["share"] * seconds[name] for point in curves[0]]
+    for i, name in enumerate(name for name in rows if name in CURVES):
+        curves = [run.get("curve", []) for run in rows[name]["runs"]]
+        curves = [curve for curve in curves if len(curve) == max(map(len, curves))]
+        if not curves[0]:
+            harness.note(f"{name} has no curve: train it again, with another --json")
+            continue
+        seconds = [point["share"] * times[name]["training"] for point in curves[0]]
+        for axes, score in zip(panels, ("fd", "recall"), strict=True):
             values = np.array([[point[score] for point in curve] for curve in curves])
-            axes.plot(x, values.T, color=f"C{i}", alpha=0.3, linewidth=0.8)
-            axes.plot(x, np.nanmedian(values, axis=0), color=f"C{i}", marker=".", label=name)
+            axes.plot(seconds, values.T, color=f"C{i}", alpha=0.3, linewidth=0.8)
+            axes.plot(seconds, np.median(values, axis=0), color=f"C{i}", marker=".", label=name)
+    for axes, title in zip(panels, ("Fréchet distance", "recall"), strict=True):
         axes.set(xlabel="seconds of training", ylabel=title)
     panels[0].set_yscale("log")
     panels[0].legend()

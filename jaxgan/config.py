@@ -128,9 +128,9 @@ class GANConfig:
     hold labels, which start at 0. With 0 there are no classes. A run with `conditional` takes the
     number from the labels of the data."""
     latent_scale: float = 1.0
-    """A factor for the latents of samples. In training it is 1. Above 1 samples vary more and look
-    less real, below 1 the other way round (the truncation trick, arXiv 1809.11096). It acts on
-    samples alone."""
+    """Samples are drawn from latents that are multiplied by this. Training is not changed. Above 1
+    samples vary more and look less real. Below 1 they vary less (the truncation trick, arXiv
+    1809.11096). In a run it also changes the scores and the verdict."""
 
     def __post_init__(self) -> None:
         for name in ("image_shape", "generator_widths", "discriminator_widths"):

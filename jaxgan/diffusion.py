@@ -74,12 +74,13 @@ class DiffusionConfig:
     prediction: Literal["noise", "image", "v"] = "image"
     """What the denoiser predicts: the noise (arXiv 2006.11239), the clean image, or v = a_t e - s_t
     x (`jaxgan.samplers`; arXiv 2202.00512). The loss is the squared error of the noise or of v. For
-    the image it is that of v up to `weight_bound`. Networks that are not much wider than
-    the image cannot predict noise, which has no structure (arXiv 2511.13720)."""
+    a predicted image it is the error of v, with a weight of at most `weight_bound`. A network that
+    is not much wider than the image cannot predict noise, which has no structure (arXiv
+    2511.13720)."""
     weight_bound: float = 4.0
-    """The largest weight of the squared error of a predicted image. Below this bound the weight is
-    1 / s_t^2, which makes it the error of v. A larger bound gives finer details and worse shapes.
-    For points it is at least 400."""
+    """The largest weight of the squared error of a predicted image. The weight is 1 / s_t^2 where
+    that is smaller; the loss is then the error of v. A larger bound gives finer details and worse
+    shapes. For points the bound is at least 400."""
     label_dropout: float = 0.1
     """With `num_classes`, the share of training images whose label is hidden, in [0, 1).
     Guidance needs it (arXiv 2207.12598)."""
@@ -91,9 +92,9 @@ class DiffusionConfig:
     it must have an argument `labels`, float32 [B, num_classes]: one-hot, or 0 for no class. An
     argument `train`, or its variants, is that of GANConfig."""
     bounded: bool = True
-    """Whether images are in [-1, 1], so that estimates of clean images are clipped, and an MLP that
-    predicts images ends in tanh. Points are not. A run sets it and `image_shape` to fit the
-    data."""
+    """Whether images are in [-1, 1]; points are not. If they are, estimates of clean images are
+    clipped, and an MLP that predicts images ends in tanh. A run sets this field and `image_shape`
+    to fit the data."""
     num_classes: int = 0
     """The number of classes of a conditional model; 0: there are none. A run with `conditional`
     takes the number from the labels of the data."""
@@ -137,6 +138,8 @@ class DiffusionConfig:
             raise JaxganError(
                 "the denoiser does not take the noise levels: its __call__ needs an argument levels"
             )
+        if bound != DiffusionConfig.weight_bound and self.prediction != "image":
+            raise JaxganError(f"weight_bound is for predicted images, not for {self.prediction}")
         if self.eta and self.sampler != "ddim":
             raise JaxganError(f"eta is for the sampler ddim, not for {self.sampler}: make it 0")
         if self.guidance != 1 and self.num_classes and not self.label_dropout:
@@ -360,9 +363,9 @@ def _losses(
     noisy = a * batch.images + s * batch.noise
     levels = batch.t / config.noise_levels
     output, denoiser = _predict(denoiser, noisy, levels, batch.labels, batch.rng, train=True)
-    # An error of the image, divided by s_t, is an error of v. The weight 1 / s_t is bounded, since
-    # an MLP does not copy an image exactly, and low levels would take most of the loss. (arXiv
-    # 2303.09556 bounds it in the same way.)
+    # Dividing an error of the image by s_t gives an error of v. At low levels s_t is almost 0. An
+    # MLP does not copy an image exactly, so these levels would take most of the loss. So the weight
+    # has a bound, much as in arXiv 2303.09556.
     bound = config.weight_bound if config.bounded else max(config.weight_bound, 400)
     target, weight = {
         "noise": (batch.noise, 1.0),

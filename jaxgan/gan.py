@@ -216,8 +216,8 @@ def generate(
 ) -> jax.Array:
     """The generator's images `[B, H, W, C]`, in [-1, 1], for latents `[B, latent_dim]`.
 
-    They are multiplied by `config.latent_scale` first. `rng` is for a generator that draws random
-    numbers itself. The default is a fixed key. `labels` are those of `sample`.
+    The latents are first multiplied by `config.latent_scale`. `rng` is for a generator that draws
+    random numbers itself. The default is a fixed key. `labels` are those of `sample`.
     """
     labels = choose_labels(state.config.num_classes, latents.shape[0], labels)
     return _generate(state, latents, labels, jax.random.key(0) if rng is None else rng)

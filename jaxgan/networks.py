@@ -94,7 +94,7 @@ class MLPDenoiser(nn.Module):
     `__call__`: images `[B, H, W, C]`, noise levels `[B]` in [0, 1] and, with `num_classes`, one-hot
     labels `[B, num_classes]`, which are 0 for images without a class -> `[B, H, W, C]`. Each block
     normalises its input, then scales and shifts it by a code of noise level and label (arXiv
-    1709.07871). A tanh keeps the result in [-1, 1] if it is `bounded`. The layers compute in
+    1709.07871). If it is `bounded`, a tanh keeps the result in [-1, 1]. The layers compute in
     `dtype`, by default that of their inputs; the parameters are float32.
     """
 
@@ -122,7 +122,7 @@ class MLPDenoiser(nn.Module):
             x = x + dense(self.width)(y)
         x = nn.LayerNorm(dtype=self.dtype)(x)
         # The first prediction is 0.
-        x = dense(math.prod(images.shape[1:]), kernel_init=nn.initializers.zeros)(x)
+        x = dense(math.prod(images.shape[1:]), kernel_init=nn.initializers.zeros, name="last")(x)
         return (nn.tanh(x) if self.bounded else x).reshape(images.shape)
 
 

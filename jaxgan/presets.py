@@ -44,8 +44,8 @@ PRESETS: dict[str, tuple[Any, TrainConfig]] = {
 
 tuned: the reference's two networks, with settings that `benchmarks/search.py` and trials by hand
 found for Fashion-MNIST. large: layers four times as wide, and batches of half the size, since more
-steps helped more than larger batches. diffusion: a diffusion model that takes as long to train as
-large on two CPU cores. In all three the learning rates fall over the whole run.
+steps helped more than larger batches. diffusion: a diffusion model. On two CPU cores its training
+takes as long as that of large. In these three presets the learning rates fall over the whole run.
 """
 
 COVERAGE: dict[str, dict[str, float]] = {

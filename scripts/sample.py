@@ -50,8 +50,8 @@ class Options:
     """The class of the images, of a conditional run: a number, or all: a row for each class. By
     default all classes in turn. NAME.npz then also holds `labels`, int32 [N]."""
     latent_scale: float | None = None
-    """Of a GAN: a factor for the latents. Above 1 samples vary more and look less real. The default
-    is that of the run, as for the next four options."""
+    """Of a GAN: a factor for the latents. Above 1 samples vary more and look less real. For this
+    and the next four options the default is the value of the run."""
     sampler: Literal["ancestral", "ddim", "dpm_solver"] | None = None
     """Of a diffusion model: how samples are drawn (`jaxgan.samplers`)."""
     sample_steps: int | None = None

@@ -87,7 +87,7 @@ class Options:
     """Named settings, which other options can change. tuned: the GAN of the reference with the best
     settings found for Fashion-MNIST. large: similar settings, with layers four times as wide, and
     56,280 steps in batches of 64. It takes about half an hour on two CPU cores. diffusion: a
-    diffusion model that takes as long to train as large."""
+    diffusion model. Its training takes as long as that of large."""
 
     @property
     def config(self) -> GANConfig | DiffusionConfig:
@@ -253,11 +253,12 @@ def parse_options() -> Options:
     network, train = PRESETS.get(known.preset, PRESETS["reference"])
     of_preset = "diffusion" if isinstance(network, DiffusionConfig) else "gan"
     model = known.model or of_preset
-    if known.preset != "reference" and model != of_preset:
+    others = model in MODELS and model != of_preset
+    if others and known.preset in PRESETS and known.preset != "reference":
         raise JaxganError(f"--preset {known.preset} is for --model {of_preset}")
     if model != "diffusion":
         return cli.parse(GANRun, default=GANRun(train, NetworkOptions(**vars(network))))
-    if known.preset == "reference":
+    if of_preset != "diffusion":
         network, train = DiffusionConfig(), TrainConfig()
     default = DiffusionRun(train, DenoiserOptions(**vars(network)), "diffusion")
     options = cli.parse(DiffusionRun, default=default)

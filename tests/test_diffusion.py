@@ -196,6 +196,8 @@ def test_samples_come_from_the_average_of_the_parameters():
         ({"lr_scale": "cosine:1"}, "lr_scale: "),
         ({"eta": 1.5}, r"eta must be in \[0, 1\], got 1.5"),
         ({"denoiser": Oracle("v"), "num_classes": 2}, "the denoiser does not take the classes"),
+        ({"weight_bound": 0}, "weight_bound must be above 0, and finite, got 0"),
+        ({"weight_bound": 9, "prediction": "v"}, "weight_bound is for predicted images, not for v"),
         ({"denoiser": nn.Dense(1)}, "the denoiser does not take the noise levels"),
         ({"lr_scale": 0.0}, "lr_scale must be above 0 at some time"),
         ({"noise_levels": 10, "sample_steps": 5}, "noise_levels must be 50 or more, got 10"),

@@ -1,13 +1,15 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgan import create_state, sample
+from jaxgan import MODELS, create_state, sample
+from jaxgan.diffusion import DiffusionConfig
 from jaxgan.learner import forward
-from jaxgan.networks import MLPDiscriminator, SpectralDense, _drop
+from jaxgan.networks import MLPDenoiser, MLPDiscriminator, SpectralDense, _drop
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +192,25 @@ def test_spectral_norm_is_differentiated_through():
         np.testing.assert_allclose(output(scale), 7 + 2.2, rtol=1e-6)
         np.testing.assert_allclose(slope(scale), 0, atol=1e-5)
     assert np.isfinite(slope(0.0))
+
+
+def test_a_bounded_denoiser_ends_in_tanh():
+    images = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
+    levels = jnp.array([0.1, 0.5, 1.0])
+    free, bounded = (MLPDenoiser(8, 1, bounded=value) for value in (False, True))
+    params = free.init(jax.random.key(1), images, levels)
+    # The first prediction is 0.
+    params = jax.tree.map(lambda x: x + jax.random.normal(jax.random.key(2), x.shape), params)
+    expected = np.tanh(free.apply(params, images, levels))
+    np.testing.assert_allclose(bounded.apply(params, images, levels), expected, rtol=1e-5)
+    assert np.ptp(expected) > 0.1
+
+
+def test_networks_that_predict_images_are_bounded():
+    for config, bounded in (
+        (DiffusionConfig(), True),
+        (DiffusionConfig(prediction="v"), False),
+        (DiffusionConfig(bounded=False), False),
+    ):
+        network: Any = MODELS["diffusion"].networks(config)["denoiser"].module
+        assert network.bounded == bounded

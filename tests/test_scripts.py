@@ -674,6 +674,21 @@ def test_importing_jaxgan_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("preset", [("--preset", "diffusion"), ("--preset=diffusion",)])
+def test_the_preset_diffusion_is_of_that_model(preset, tmp_path, monkeypatch, user_error):
+    monkeypatch.chdir(tmp_path)
+    small = ("--width", 8, "--blocks", 1, "--dataset", "digits", "--epochs", 0)
+    here("train.py", *preset, *small)
+    found = json.loads(Path("runs/digits-diffusion/config.json").read_text())
+    expected, training = PRESETS["diffusion"]
+    assert found["model"] == "diffusion"
+    assert (found["diffusion"]["lr"], found["diffusion"]["width"]) == (expected.lr, 8)
+    assert found["train"]["batch_size"] == training.batch_size
+    message = user_error("train.py", *preset, "--model", "gan")
+    assert "--preset diffusion is for --model diffusion" in message
+    assert "difusion" in user_error("train.py", "--preset", "difusion", "--model", "diffusion")
+
+
 def test_a_preset_gives_the_defaults_that_other_options_change(tmp_path):
     options = ("--preset", "tuned", "--r1", 0.5, "--dataset", "digits", "--epochs", 0)
     here("train.py", *options, *SMALL, "--workdir", tmp_path)

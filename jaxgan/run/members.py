@@ -141,7 +141,7 @@ class Population(OneRun):
         images = jax.vmap(lambda state, rng: self._model.sample(state, rng, n, *labels))(
             local(state), rngs
         )
-        columns = min(classes, n) if classes else n // 2
+        columns = min(n, classes * max(1, n // 2 // classes)) if classes else n // 2
         return plots.Grid(images[:, :columns].reshape(-1, *images.shape[2:]), columns)
 
     def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -506,13 +507,14 @@ def test_trials_by_hand_are_logged(search, run, tmp_path):
 
 @pytest.fixture
 def recipes(monkeypatch, tmp_path):
-    """The benchmark with small models and few steps, and the options of a quick call."""
+    """The benchmark with small models and short timing."""
     import recipes
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(recipes, "STRETCH", 2)
     monkeypatch.setattr(recipes, "ROUNDS", 2)
     monkeypatch.setattr(recipes, "SAMPLED", 50)
+    monkeypatch.setattr(recipes, "POINTS", 2)
     training = TrainConfig(batch_size=BATCH)
     monkeypatch.setitem(recipes.PRESETS, "large", (GANConfig(**SMALL), training))
     small = DiffusionConfig(width=8, blocks=1, sample_steps=2, noise_levels=50)
@@ -527,16 +529,26 @@ QUICK = ["--dataset", "digits", "--seeds", 2, "--num", 60, "--steps", 40]
 """Options of recipes.py."""
 
 
-def test_recipes_are_scored_by_two_judges(run, recipes, tmp_path):
+def test_recipes_are_scored_by_two_judges(run, recipes, monkeypatch, tmp_path):
     judges = [make_judge(tmp_path / f"{i}.safetensors", seed=i, name=f"judge{i}") for i in (0, 1)]
     file, drawn, curves = (tmp_path / name for name in ("rows.json", "samples.png", "curves.png"))
     options = [*QUICK, "--json", file, "--judges", ",".join(judges)]
     options += ["--recipes", "smote,large,large-conditional,diffusion-image"]
+    made = []
+
+    def make_runs(name, seeds, *args):
+        made.append((name, *seeds))
+        return make(name, seeds, *args)
+
+    make = recipes.make_runs
+    monkeypatch.setattr(recipes, "make_runs", make_runs)
     run(recipes, *options, "--seeds", 1)
-    firsts = [row["runs"] for row in rows_in(file)]
     run(recipes, *options)
     rows = rows_in(file)
-    assert [row["runs"][:1] for row in rows] == firsts  # it continues from there
+    names = [row["recipe"] for row in rows]
+    assert names == ["smote", "large", "large-conditional", "diffusion-image"]
+    # It continues from the first seed.
+    assert made == [(name, seed) for seed in (0, 1) for name in names]
     assert [[each["seed"] for each in row["runs"]] for row in rows] == [[0, 1]] * 4
     names = [f"fd({judge}, train, n=60)" for judge in ("judge0", "judge1")]
     by_recipe = {row["recipe"]: [run["scores"] for run in row["runs"]] for row in rows}
@@ -551,24 +563,26 @@ def test_recipes_are_scored_by_two_judges(run, recipes, tmp_path):
     content = json.loads(file.read_text())
     trained = [one[""][names[0]] for one in by_recipe["large"]]
     assert all(content["real images"][names[0]] < value for value in trained)
-    # SMOTE stays near the data, and its classes are those that were wanted.
+    # SMOTE stays near the data.
     assert all(one[""][names[0]] < min(trained) for one in by_recipe["smote"])
     assert list(by_recipe["diffusion-image"][0]) == ["2 steps", "3 steps"]
     assert "class_accuracy(judge0, train, n=60)" in by_recipe["large-conditional"][0][""]
-    # Points of a curve at a tenth of the run, two tenths, ...
-    curve = rows[1]["runs"][0]["curve"]
-    epochs = rows[1]["settings"]["epochs"]
-    assert [point["share"] for point in curve] == [i / epochs for i in (1, 2, 3)]
+    # Two points of a curve, in three epochs.
+    assert [point["share"] for point in rows[1]["runs"][0]["curve"]] == [2 / 3, 1]
     (times,) = content["times"].values()
-    assert set(times["training"]) == {"large", "large-conditional", "diffusion-image"}
-    assert times["beside_first"]["large"] == 1
+    assert set(times) == {"large", "large-conditional", "diffusion-image"}
+    assert set(times["diffusion-image"]["sampling"]) == {"2 steps", "3 steps"}
     out, _ = run(recipes, *options, "--picture", drawn, "--curves", curves)
     assert rows_in(file) == rows
+    assert len(made) == 8
     assert json.loads(file.read_text())["times"] == content["times"]
     assert len(colors(drawn, left=LABELS)) > 100
     assert len(colors(curves)) > 100
     assert "diffusion-image 3 steps" in out
-    assert out.count("smote  ") == 2  # a table for each judge
+    for judge in ("judge0", "judge1"):
+        found = [one[""][f"fd({judge}, train, n=60)"] for one in by_recipe["smote"]]
+        text = recipes.harness.cell(recipes.harness.spread(found))
+        assert re.search(rf"{judge}, n=60;.*\n.*\n.*\nsmote +{re.escape(text)}", out)
     with pytest.raises(SystemExit, match="has smote with other settings: choose another"):
         run(recipes, *options, "--num", 61)
 
@@ -595,8 +609,10 @@ def test_smote_lies_between_images_of_a_class(recipes):
     points = images.reshape(-1, 2).astype(float)
     for label in (0, 1):
         of_class = points[labels == label]
-        # The distance to the nearest line between two points of the class is that of rounding.
-        a, b = (of_class[i] for i in np.nonzero(~np.eye(20, dtype=bool)))
+        # The nearest line between a point and one of its five neighbours is as near as rounding.
+        distances = np.linalg.norm(of_class[:, None] - of_class, axis=2)
+        a = np.repeat(of_class, 5, axis=0)
+        b = of_class[np.argsort(distances, axis=1)[:, 1:6].ravel()]
         for point in samples[wanted == label]:
             along = ((point - a) * (b - a)).sum(1) / np.square(b - a).sum(1)
             foot = a + along.clip(0, 1)[:, None] * (b - a)

@@ -175,5 +175,5 @@ def test_the_picture_of_a_population_has_a_column_for_each_class():
     runs = make_runs(model, config, TrainConfig(population=2))
     states = jax.tree.map(lambda x: np.zeros(2), toy.create_state(jax.random.key(0), CONFIG))
     images, columns, _ = runs.pictures(states)
-    assert columns == 3
-    np.testing.assert_array_equal(images[:, 0, 0, 0], [0, 1, 2, 0, 1, 2])
+    assert columns == 6
+    np.testing.assert_array_equal(images[:, 0, 0, 0], 4 * [0, 1, 2])
