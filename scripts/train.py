@@ -86,7 +86,7 @@ class Options:
     preset: Literal["reference", "tuned", "large", "diffusion"] = "reference"
     """Named settings, which other options can change. tuned: the GAN of the reference with the best
     settings found for Fashion-MNIST. large: similar settings, with layers four times as wide, and
-    56,280 steps in batches of 64. It takes about half an hour on two CPU cores. diffusion: a
+    56,280 steps in batches of 64. It takes a quarter to half an hour on two CPU cores. diffusion: a
     diffusion model. Its training takes as long as that of large."""
 
     @property
