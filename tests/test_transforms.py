@@ -13,7 +13,6 @@ import pytest
 from helpers import (
     RNG,
     assert_trees_close,
-    assert_trees_equal,
     make_mesh,
     make_shard_map,
     placed,
@@ -123,4 +122,5 @@ def test_donated_state_gives_the_same(model, state, batches, plain):
     result = train(donated, each(batches), step=donating)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-    assert_trees_equal(result, plain)
+    # It is another program, which may round otherwise.
+    assert_trees_close(result, plain)
