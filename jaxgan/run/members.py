@@ -136,7 +136,7 @@ class Population(OneRun):
             classes = 0
         shown = min(len(self._members), _MEMBERS_SHOWN)
         state, rngs = first((state, self.rngs.pictures), shown)
-        # With classes a column for each, as far as they fit.
+        # With classes, each column shows one class. Else it is the first half of the samples.
         labels = (np.arange(n) % classes,) if classes else ()
         images = jax.vmap(lambda state, rng: self._model.sample(state, rng, n, *labels))(
             local(state), rngs
