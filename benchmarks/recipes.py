@@ -22,7 +22,7 @@ to half an hour.
 import argparse
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import harness
@@ -154,9 +154,8 @@ def main() -> None:
             for start in seeds[::at_once]:
                 some = range(start, min(start + at_once, args.seeds))
                 harness.note(f"{name}, seeds {some.start} to {some.stop - 1}")
-                for seed, (run, drawn) in zip(
-                    some, make_runs(name, some, train, references, args), strict=True
-                ):
+                runs = make_runs(name, some, train, references, args)
+                for seed, (run, drawn) in zip(some, runs, strict=True):
                     found[name]["runs"].append({"seed": seed} | run)
                     rows.put(found[name], drawn, seed * PICTURED)
     for judge in judges:
@@ -221,20 +220,19 @@ def make_runs(
     train: data.Dataset,
     references: list[evaluation.Reference],
     args: argparse.Namespace,
-) -> list[Run]:
-    """A run of each seed, scored."""
+) -> Iterator[Run]:
+    """A run of each seed, scored one by one."""
     classes = 1 if train.labels is None else 1 + train.labels.max()
     wanted = np.random.default_rng(0).permutation(np.arange(args.num) % classes)
     if name not in PLAIN:
-        return train_runs(name, seeds, train, references, wanted, args)
+        yield from train_runs(name, seeds, train, references, wanted, args)
+        return
     if train.labels is None:
         raise JaxganError(f"{name} needs labels, and {train.name} has none")
-    runs = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
         drawn = PLAIN[name](train.images, train.labels, wanted, rng)
-        runs.append(({"scores": {"": scores(references, drawn, wanted)}}, drawn[:PICTURED]))
-    return runs
+        yield {"scores": {"": scores(references, drawn, wanted)}}, drawn[:PICTURED]
 
 
 def train_runs(
@@ -244,7 +242,7 @@ def train_runs(
     references: list[evaluation.Reference],
     wanted: np.ndarray,
     args: argparse.Namespace,
-) -> list[Run]:
+) -> Iterator[Run]:
     """Trains a population and scores its samples; with a curve also during training."""
     recipe, setup = RECIPES[name], prepare(name, train, args)
     curves: list[list[dict[str, float]]] = [[] for _ in seeds]
@@ -281,7 +279,6 @@ def train_runs(
     except NonFiniteError:
         states = []
     labels = wanted if recipe.conditional else None
-    runs = []
     for i, curve in enumerate(curves):
         entry: dict[str, Any] = {"curve": curve} if curve else {}
         entry["scores"] = dict.fromkeys(recipe.samplings)
@@ -295,8 +292,7 @@ def train_runs(
                 continue
             entry["scores"][sampling] = scores(references, drawn, labels)
             pictured = drawn[:PICTURED]
-        runs.append((entry, pictured))
-    return runs
+        yield entry, pictured
 
 
 def scores(
