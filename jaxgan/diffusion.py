@@ -303,29 +303,46 @@ def _generate(
     state: DiffusionState, latents: jax.Array, labels: jax.Array | None, rng: jax.Array
 ) -> jax.Array:
     config = state.config
-    shares = _shares(config)
+    sampler_rng, denoiser_rng = jax.random.split(rng)
+    denoise, shares = make_denoise(state, denoiser_rng, labels)
+    steps = samplers.make_steps(config.sampler, shares, config.sample_steps, config.eta)
+    return samplers.run(denoise, latents, sampler_rng, steps)
+
+
+def make_denoise(
+    state: DiffusionState, rng: jax.Array, labels: jax.Array | None = None
+) -> tuple[samplers.Denoise, np.ndarray]:
+    """The estimates of clean images, as `jaxgan.samplers` needs them.
+
+    Args:
+      state: from `train_step`. The average of the parameters is used if there is one.
+      rng: a key, for a denoiser that draws numbers.
+      labels: of a conditional model: the classes of the images, int `[B]`; without them the model
+        ignores the classes, as it has learned for hidden labels.
+
+    Returns:
+      The function, and the signal shares `[T + 1]` of the noise levels.
+    """
+    config = state.config
     params = state.denoiser.params if state.ema is None else state.ema
     denoiser = state.denoiser.replace(params=params)
     one_hot = None if labels is None else jax.nn.one_hot(labels, config.num_classes)
-    sampler_rng, denoiser_rng = jax.random.split(rng)
 
     def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
         t = jnp.broadcast_to(t, x.shape[:1])
+        no_class = jnp.zeros((len(x), config.num_classes)) if config.num_classes else None
 
         def estimate(one_hot: jax.Array | None) -> jax.Array:
-            output, _ = _predict(
-                denoiser, x, t / config.noise_levels, one_hot, denoiser_rng, train=False
-            )
+            output, _ = _predict(denoiser, x, t / config.noise_levels, one_hot, rng, train=False)
             return _clean(output, x, t, config)
 
-        clean = estimate(one_hot)
+        clean = estimate(no_class if one_hot is None else one_hot)
         if one_hot is not None and config.guidance != 1:
-            without = estimate(jnp.zeros_like(one_hot))
+            without = estimate(no_class)
             clean = without + config.guidance * (clean - without)
         return jnp.clip(clean, -1, 1) if config.bounded else clean
 
-    steps = samplers.make_steps(config.sampler, shares, config.sample_steps, config.eta)
-    return samplers.run(denoise, latents, sampler_rng, steps)
+    return denoise, _shares(config)
 
 
 def _draw_batch(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shards) -> _Batch:
@@ -514,6 +531,7 @@ MODEL = Model(
     sampling=("sampler", "sample_steps", "eta", "guidance"),
     latent_shape=lambda config: config.image_shape,
     generate=generate,
+    make_denoise=make_denoise,
     raw=lambda state: None if state.ema is None else state.replace(ema=None),
 )
 """All that `jaxgan.run` needs to know of a diffusion model."""

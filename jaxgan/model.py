@@ -149,6 +149,9 @@ class Model(NamedTuple):
     generate: Any = None
     """`(state, latents, rng, labels) -> images`: the samples of these latents. The default
     rng is a fixed key; the labels default as in `sample`."""
+    make_denoise: Any = None
+    """Of a model that removes noise: `(state, rng, labels) -> (denoise, signal_shares)`, see
+    `jaxgan.samplers`."""
     raw: Callable[[Any], Any] = lambda state: None
     """`state -> state | None`: the state without its average of parameters, or None if samples
     come from the parameters themselves."""

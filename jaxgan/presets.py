@@ -32,7 +32,7 @@ _LARGE = dataclasses.replace(
     ema_decay=0.9998,
 )
 
-_DIFFUSION = DiffusionConfig(lr=2e-3, lr_scale="cosine:1:0.01")
+_DIFFUSION = DiffusionConfig(lr=2e-3, lr_scale="cosine:1:0.01", sampler="ancestral")
 
 PRESETS: dict[str, tuple[Any, TrainConfig]] = {
     "reference": (GANConfig(), TrainConfig()),

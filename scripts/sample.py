@@ -1,7 +1,6 @@
 """Draws images from a trained model: into an array file, one picture, or a folder of PNGs."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from jaxgan import MODELS, JaxganError, Model, cli, data
 from jaxgan.data.dataset import class_name
 from jaxgan.data.pixels import are_points, to_uint8
 from jaxgan.errors import NonFiniteError
-from jaxgan.files import disk_errors, expand, new_file, partial_path, write_atomically
+from jaxgan.files import disk_errors, expand, new_file, new_folder, write_atomically
 from jaxgan.labels import num_classes
 from jaxgan.report import plots
 from jaxgan.run import checkpoint, saved
@@ -238,15 +237,10 @@ def save_arrays(out: Path, images: np.ndarray, labels: np.ndarray | None) -> Non
 
 
 def save_folder(out: Path, images: np.ndarray) -> None:
-    partial = partial_path(out)
-    partial.mkdir()
-    try:
-        digits = max(5, len(str(len(images) - 1)))
+    digits = max(5, len(str(len(images) - 1)))
+    with new_folder(out) as folder:
         for i, image in enumerate(tqdm(images, "writing", disable=None)):
-            (partial / f"{i:0{digits}}.png").write_bytes(plots.png(image))
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            (folder / f"{i:0{digits}}.png").write_bytes(plots.png(image))
 
 
 if __name__ == "__main__":
