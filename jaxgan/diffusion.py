@@ -141,7 +141,9 @@ class DiffusionConfig:
         if bound != DiffusionConfig.weight_bound and self.prediction != "image":
             raise JaxganError(f"weight_bound is for predicted images, not for {self.prediction}")
         if self.eta and self.sampler != "ddim":
-            raise JaxganError(f"eta is for the sampler ddim, not for {self.sampler}: make it 0")
+            raise JaxganError(
+                f"eta is for the sampler ddim, not for {self.sampler}: make it 0, or take ddim"
+            )
         if self.guidance != 1 and self.num_classes and not self.label_dropout:
             raise JaxganError("guidance needs a label_dropout above 0 in training (0.1 is usual)")
 
@@ -317,16 +319,22 @@ def make_denoise(
     Args:
       state: from `train_step`. The average of the parameters is used if there is one.
       rng: a key, for a denoiser that draws numbers.
-      labels: of a conditional model: the classes of the images, int `[B]`; without them the model
-        ignores the classes, as it has learned for hidden labels.
+      labels: of a conditional model: the classes of the images, int `[B]`. `config.guidance` acts
+        on them. Without labels the model gets zeros, as for hidden labels in training.
 
     Returns:
-      The function, and the signal shares `[T + 1]` of the noise levels.
+      The function, whose estimates are in [-1, 1] if `config.bounded`; and the signal shares
+      `[T + 1]` of the noise levels.
+
+    Raises:
+      JaxganError: if a conditional model gets no labels and `config.label_dropout` is 0.
     """
     config = state.config
     params = state.denoiser.params if state.ema is None else state.ema
     denoiser = state.denoiser.replace(params=params)
     one_hot = None if labels is None else jax.nn.one_hot(labels, config.num_classes)
+    if config.num_classes and labels is None and not config.label_dropout:
+        raise JaxganError("this model needs labels: it was trained with a label_dropout of 0")
 
     def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
         t = jnp.broadcast_to(t, x.shape[:1])

@@ -71,9 +71,30 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def check_new_folder(path: Path) -> None:
+    """Checks that `new_folder` can be made at `path`, and makes the folder around it.
+
+    Raises:
+      JaxganError: if there is a file or a folder with files, or if it cannot be written.
+    """
+    path = path.resolve()
+    with disk_errors(path):
+        if path.exists() and not path.is_dir():
+            raise JaxganError(f"{path} is a file: choose another --out")
+        if path.exists() and any(path.iterdir()):
+            raise JaxganError(
+                f"{path} is not empty: files of two calls would mix; choose another --out"
+            )
+    check_writable(partial_path(path))
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write in, which takes its place when it is complete. `path` is empty or new."""
+    """Gives a new folder to write in. If the block ends without an error, it moves to `path`.
+
+    There must be nothing at `path`, or an empty folder, else OSError is raised.
+    """
+    path = path.resolve()
     partial = partial_path(path)
     partial.mkdir(parents=True)
     try:

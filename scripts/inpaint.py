@@ -11,9 +11,12 @@ import numpy as np
 import tyro
 
 from jaxgan import MODELS, JaxganError, cli, data
+from jaxgan.data.dataset import Dataset
+from jaxgan.data.files import SUFFIXES, read_picture
 from jaxgan.data.pixels import are_points, to_uint8
 from jaxgan.errors import NoSplitError
-from jaxgan.files import check_writable, disk_errors, expand, new_folder, partial_path
+from jaxgan.files import check_new_folder, disk_errors, expand, new_folder
+from jaxgan.labels import num_classes
 from jaxgan.report import plots
 from jaxgan.run import saved
 from jaxgan.uses import inpainting
@@ -26,25 +29,27 @@ PICTURED, DRAWS = 8, 4
 class Options:
     """Fills in missing pixels of images with a trained model, several times each.
 
-    A diffusion model takes RePaint. A GAN is searched for latents whose images agree with the known
-    pixels. The folder of the results gets two files:
+    For a diffusion model this is RePaint: its draws are samples, given the known pixels. For a GAN
+    a search finds latents whose images agree with the known pixels. Its draws are likeliest images,
+    which differ less. A model with classes is told those of the images, if they have labels. The
+    folder of the results gets two files:
 
     - inpainted.npz: images, uint8 [N, H, W, C]; missing, bool [N, H, W]; draws, uint8
       [K, N, H, W, C]; mean and spread (the standard deviation) of the draws, float32
-      [N, H, W, C], in grey levels.
+      [N, H, W, C], from 0 to 255.
     - picture.png: a row for each of the first eight images: the image, its known pixels, four
-      draws, and the mean and the spread of all draws.
+      draws, the mean of all draws, and their spread, twice as bright.
     """
 
     workdir: Annotated[str, tyro.conf.Positional]
     """The run folder."""
     images: Annotated[str, tyro.conf.Positional] = ""
-    """A folder of images, a .npz or .npy file, or a data set (then its test images). By default
-    the data set of the run."""
+    """A picture, a folder of pictures, a .npz or .npy file, or a data set. By default the data set
+    of the run. Test images are taken if there are any."""
     mask: str = "centre"
-    """What is missing: centre (a square of half the height and width), lower (the lower half),
-    random:SHARE (such a share of the pixels of each image, from --seed), or MASK.png, a picture of
-    the size of the images: white is missing."""
+    """What is missing: centre (the middle half of the height and of the width), lower (the lower
+    half), random:SHARE (each pixel with this probability), or MASK.png, a picture of the size of
+    the images: what is lighter than mid-grey is missing."""
     out: str = "inpainted"
     """A folder that is empty or does not exist."""
     num: int = 100
@@ -56,68 +61,71 @@ class Options:
     data_dir: str | None = None
     """The first place to look for the files of a data set."""
     seed: int = 0
-    """The seed of all that is drawn."""
+    """The seed of the draws and of a random mask."""
 
 
 def main() -> None:
     options = cli.parse(Options)
     out = expand(options.out)
-    check(options, out)
-    model = saved.find_model(options.workdir, MODELS)
-    state, epochs = saved.load_state(model, options.workdir, options.member)
-    if epochs < 0:
-        raise JaxganError(f"{options.workdir} has no checkpoint yet: train it first")
-    images = load_images(options, state.config.image_shape)
-    missing = make_mask(options, *images.shape[:3])
-    check_writable(partial_path(out))
-    rng = jax.random.key(options.seed)
-    draws = to_uint8(inpainting.inpaint(model, state, images, ~missing, rng, options.draws))
-    mean: np.ndarray = draws.mean(axis=0, dtype=np.float32)
-    spread: np.ndarray = draws.std(axis=0, dtype=np.float32)
-    arrays: dict[str, Any] = {"images": images, "missing": missing, "draws": draws}
-    with disk_errors(out), new_folder(out) as folder:
-        np.savez_compressed(folder / "inpainted.npz", **arrays, mean=mean, spread=spread)
-        picture = draw_picture(images, missing, draws, mean, spread)
-        (folder / "picture.png").write_bytes(picture)
-    print(f"{len(images)} images, {missing.mean():.0%} of their pixels filled in: {out}")
-    print("root mean squared error of these pixels, from black to white 1:")
-    print(f"  one draw           {error(draws, images, missing):.3f}")
-    if options.draws > 1:
-        print(f"  mean of {options.draws} draws{error(mean[None], images, missing):10.3f}")
-
-
-def check(options: Options, out: Path) -> None:
     for name in ("num", "draws"):
         if getattr(options, name) < 1:
             raise JaxganError(f"--{name} must be 1 or more, got {getattr(options, name)}")
     if not 0 <= options.seed < 2**32:
         raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise JaxganError(f"{out} exists and is not an empty folder: choose another --out")
+    model = saved.find_model(options.workdir, MODELS)
+    state, epochs = saved.load_state(model, options.workdir, options.member)
+    if epochs < 0:
+        raise JaxganError(f"{options.workdir} has no checkpoint yet: train it first")
+    dataset = load_images(options, state.config.image_shape)
+    images = dataset.images
+    missing = make_mask(options, *images.shape[:3])
+    labels = dataset.labels if num_classes(state.config) else None
+    check_new_folder(out)
+    rng = jax.random.key(options.seed)
+    draws = inpainting.inpaint(model, state, images, ~missing, rng, options.draws, labels)
+    draws = to_uint8(draws)
+    mean: np.ndarray = draws.mean(axis=0, dtype=np.float32)
+    spread: np.ndarray = draws.std(axis=0, dtype=np.float32)
+    arrays: dict[str, Any] = {"images": images, "missing": missing, "draws": draws}
+    picture = draw_picture(images, missing, draws, mean, spread)
+    with disk_errors(out), new_folder(out) as folder:
+        np.savez_compressed(folder / "inpainted.npz", **arrays, mean=mean, spread=spread)
+        (folder / "picture.png").write_bytes(picture)
+    what = f"{len(images)} {dataset.split} images of {dataset.name}"
+    print(f"{what}, {missing.mean():.1%} of their pixels filled in: {out}")
+    print("root mean squared error of the filled pixels (black is 0, white is 1):")
+    print(f"  {'one draw':<20}{error(draws, images, missing):.3f}")
+    if options.draws > 1:
+        print(f"  {f'mean of {options.draws} draws':<20}{error(mean[None], images, missing):.3f}")
 
 
-def load_images(options: Options, shape: tuple[int, ...]) -> np.ndarray:
+def load_images(options: Options, shape: tuple[int, ...]) -> Dataset:
     """The images to fill in, uint8 `[N, H, W, C]`."""
     settings = saved.read_settings(options.workdir)
-    name = options.images or settings.dataset
-    load = functools.partial(
-        data.load,
-        name,
-        data_dir=options.data_dir or settings.data_dir,
-        image_size=settings.image_size,
-    )
-    try:
-        images = load("test").images
-    except NoSplitError:
-        images = load("train").images
+    name, size = options.images or settings.dataset, settings.image_size
+    path = expand(name) if options.images else Path(name)
+    if path.suffix.lower() in SUFFIXES:
+        dataset = Dataset(read_picture(path, size)[None], None, path.name, "given")
+    else:
+        folder = options.data_dir or settings.data_dir
+        load = functools.partial(data.load, name, data_dir=folder, image_size=size)
+        try:
+            dataset = load("test")
+        except NoSplitError:
+            dataset = load("train")
+    images = dataset.images[: options.num]
     if are_points(images.shape[1:]):
         raise JaxganError(f"{name} contains points, and only images have missing pixels")
+    if images.shape[1:] == (*shape[:2], 1):
+        images = np.broadcast_to(images, (len(images), *shape))  # gray pictures for an RGB run
     if images.shape[1:] != shape:
-        sizes = ["x".join(map(str, size)) for size in (images.shape[1:], shape)]
+        found, wanted = ("x".join(map(str, size)) for size in (images.shape[1:], shape))
         raise JaxganError(
-            f"{name} has images of {sizes[0]}, and {options.workdir} was trained on {sizes[1]}"
+            f"the images of {name} are {found}, and the run has images of {wanted}: give images of "
+            "that size, or take a run that was trained on images of this size"
         )
-    return images[: options.num]
+    labels = None if dataset.labels is None else dataset.labels[: options.num]
+    return dataset._replace(images=images, labels=labels)
 
 
 def make_mask(options: Options, n: int, height: int, width: int) -> np.ndarray:
@@ -125,8 +133,9 @@ def make_mask(options: Options, n: int, height: int, width: int) -> np.ndarray:
     kind, _, share = options.mask.partition(":")
     missing = np.zeros((n, height, width), bool)
     if options.mask == "centre":
-        top, left = height // 4, width // 4
-        missing[:, top : height - top, left : width - left] = True
+        rows, columns = max(1, height // 2), max(1, width // 2)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        missing[:, top : top + rows, left : left + columns] = True
     elif options.mask == "lower":
         missing[:, height // 2 :] = True
     elif kind == "random":
@@ -137,31 +146,22 @@ def make_mask(options: Options, n: int, height: int, width: int) -> np.ndarray:
         if not 0 < wanted < 1:
             raise JaxganError(f"--mask random:SHARE needs a share between 0 and 1, got {share!r}")
         missing = np.random.default_rng(options.seed).random(missing.shape) < wanted
-    elif options.mask.lower().endswith(".png"):
-        missing[:] = read_mask(expand(options.mask), (height, width))
+    elif Path(options.mask).suffix.lower() in SUFFIXES:
+        pixels = read_picture(expand(options.mask))
+        if pixels.shape[:2] != (height, width):
+            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            raise JaxganError(
+                f"{options.mask} has {size} pixels, but the images have {width}x{height}"
+            )
+        missing[:] = pixels.mean(axis=2) > 127
     else:
         raise JaxganError(
             "--mask must be centre, lower, random:SHARE (such as random:0.8) or a file MASK.png; "
             f"got {options.mask!r}"
         )
+    if not missing.any():
+        raise JaxganError(f"--mask {options.mask} leaves no pixel missing")
     return missing
-
-
-def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """The white pixels of a picture, bool `[height, width]`."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            white = np.asarray(picture.convert("L")) > 127
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as problem:
-        raise JaxganError(f"{path}: no picture could be read ({problem})") from problem
-    if white.shape != size:
-        sizes = [f"{width}x{height}" for height, width in (white.shape, size)]
-        raise JaxganError(f"{path} is of {sizes[0]} pixels, and the images are of {sizes[1]}")
-    if not white.any():
-        raise JaxganError(f"{path} has no white pixels, so nothing is missing")
-    return white
 
 
 def draw_picture(
@@ -171,10 +171,10 @@ def draw_picture(
     mean: np.ndarray,
     spread: np.ndarray,
 ) -> bytes:
-    """A row for each of the first PICTURED images; the spread is drawn twice as bright."""
+    """A row for each of the first PICTURED images."""
     known = np.where(missing[..., None], np.uint8(127), images)
-    bright = np.clip(2 * spread, 0, 255).astype(np.uint8)
-    columns = [images, known, *draws[:DRAWS], mean.astype(np.uint8), bright]
+    bright = np.minimum(np.rint(2 * spread), 255).astype(np.uint8)
+    columns = [images, known, *draws[:DRAWS], np.rint(mean).astype(np.uint8), bright]
     rows = np.stack([column[:PICTURED] for column in columns], axis=1)
     grid = plots.image_grid(rows.reshape(-1, *images.shape[1:]), len(columns))
     return plots.enlarged_png(grid)
@@ -182,8 +182,8 @@ def draw_picture(
 
 def error(filled: np.ndarray, images: np.ndarray, missing: np.ndarray) -> float:
     """The root mean squared error of the missing pixels of `[K, N, H, W, C]`, from 0 to 1."""
-    squares = np.square((filled.astype(np.float32) - images) / 255)
-    return float(np.sqrt(squares[:, missing].mean()))
+    differences = filled[:, missing].astype(np.float32) - images[missing]
+    return float(np.sqrt(np.square(differences / 255).mean()))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,14 @@ from jaxgan import MODELS, JaxganError, Model, cli, data
 from jaxgan.data.dataset import class_name
 from jaxgan.data.pixels import are_points, to_uint8
 from jaxgan.errors import NonFiniteError
-from jaxgan.files import disk_errors, expand, new_file, new_folder, write_atomically
+from jaxgan.files import (
+    check_new_folder,
+    disk_errors,
+    expand,
+    new_file,
+    new_folder,
+    write_atomically,
+)
 from jaxgan.labels import num_classes
 from jaxgan.report import plots
 from jaxgan.run import checkpoint, saved
@@ -154,10 +161,8 @@ def check(options: Options, out: Path, kind: str) -> None:
             f"a grid of {options.num} images is too large for one picture (at most "
             f"{MOST_IN_A_PICTURE}); take --out samples.npz or --out folder/"
         )
-    if kind in ("folder", "") and out.is_dir() and any(out.iterdir()):
-        raise JaxganError(
-            f"{out} is not empty: samples of two calls would mix; choose another --out"
-        )
+    if kind in ("folder", ""):
+        check_new_folder(out)
 
 
 def load(options: Options) -> tuple[Model, Any]:

@@ -12,7 +12,8 @@ from jaxgan.data.resizing import resize
 from jaxgan.errors import JaxganError, NoSplitError
 from jaxgan.files import expand
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+"""The suffixes of picture files."""
 _LEVEL = 1 / 255
 """Floats may lie outside their range by one level of a byte, by rounding or resampling."""
 
@@ -45,12 +46,14 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
         paths = [path for pictures in by_class for path in pictures]
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(p) for p in by_class])
     if not paths:
-        raise JaxganError(f"{name} contains no images ({', '.join(_SUFFIXES)})")
+        raise JaxganError(f"{name} contains no images ({', '.join(SUFFIXES)})")
     _warn_of_others(name, [root, *classes], sorted(set(folders) - set(classes)))
 
     from tqdm import tqdm
 
-    images = [_read(path, image_size) for path in tqdm(paths, "reading", disable=None, leave=False)]
+    images = [
+        read_picture(path, image_size) for path in tqdm(paths, "reading", disable=None, leave=False)
+    ]
     channels = 1 if all(_is_gray(image) for image in images) else 3
     for path, image in zip(paths, images, strict=True):
         if image.shape[:2] != images[0].shape[:2]:
@@ -102,14 +105,14 @@ def _visible(folder: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> list[Path]:
     paths = _visible(folder)
-    return sorted(path for path in paths if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _warn_of_others(name: str, read: list[Path], empty: list[Path]) -> None:
     """Warns of files that are no images, and of subfolders without images."""
     files = [path for folder in read for path in _visible(folder) if path.is_file()]
     kinds = Counter(path.suffix or path.name for path in files)
-    others = {kind: n for kind, n in kinds.items() if kind.lower() not in _SUFFIXES}
+    others = {kind: n for kind, n in kinds.items() if kind.lower() not in SUFFIXES}
     if others:
         number = sum(others.values())
         what = f"{number} other file{'s' * (number > 1)} ({', '.join(sorted(others)[:5])})"
@@ -121,8 +124,12 @@ def _warn_of_others(name: str, read: list[Path], empty: list[Path]) -> None:
         )
 
 
-def _read(path: Path, image_size: int | None) -> np.ndarray:
-    """One image as uint8 `[h, w, 1]` or `[h, w, 3]`."""
+def read_picture(path: Path, image_size: int | None = None) -> np.ndarray:
+    """One image as uint8 `[h, w, 1]` or `[h, w, 3]`. Transparent parts become white.
+
+    Raises:
+      JaxganError: if it cannot be read.
+    """
     from PIL import Image, ImageOps
 
     try:

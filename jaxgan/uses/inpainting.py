@@ -1,12 +1,12 @@
 """Inpainting: fills in the unknown pixels of images with a trained model.
 
-A model that removes noise takes RePaint (arXiv 2201.09865). For any other model, latents are
-searched whose images agree with the known pixels (arXiv 1607.07539).
+For a diffusion model this is RePaint (arXiv 2201.09865). For other models a search finds latents
+whose images agree with the known pixels (arXiv 1607.07539).
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +19,34 @@ from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.labels import choose_labels, num_classes
 from jaxgan.model import Model
 
-STEPS, RESAMPLINGS = 100, 5
-"""Of RePaint: noise levels, and how often it goes through each."""
-SEARCH_STEPS, STARTS, SEARCH_RATE = 300, 8, 0.05
-"""Of the search: steps of Adam, random starts for each draw, and the learning rate at the start. It
-falls to 0 by a cosine."""
-DEVIATION = 0.2
-"""Of the search: the standard deviation that the known pixels are assumed to have around an image
-of the model, for pixels in [-1, 1]."""
-_CHUNK = 500
-"""Images filled in at a time, so that any number of images fits into the memory."""
+
+class Repaint(NamedTuple):
+    """The settings of RePaint."""
+
+    steps: int = 100
+    """The number of noise levels; at most those of the model."""
+    resamplings: int = 5
+    """How often each step is taken."""
+
+
+class Search(NamedTuple):
+    """The settings of the search."""
+
+    steps: int = 300
+    """Steps of Adam."""
+    rate: float = 0.05
+    """The first learning rate. A cosine lowers it to 0."""
+    starts: int = 8
+    """Searches for each draw, from random latents. There are at least as many as classes that are
+    tried, and as many for each class."""
+    deviation: float = 0.2
+    """The search assumes that known pixels, in [-1, 1], differ from the image of the model by
+    normal noise of this standard deviation."""
+
+
+REPAINT, SEARCH = Repaint(), Search()
+_AT_ONCE = 500
+"""Images filled in at a time, so that their number does not matter for the memory of a device."""
 
 
 def inpaint(
@@ -42,47 +60,54 @@ def inpaint(
 ) -> np.ndarray:
     """Fills in the unknown pixels of images, several times, with a progress bar.
 
+    Draws of a diffusion model are samples, given the known pixels, approximately. Those of the
+    search are likeliest images, each from other starts. They differ less than samples would.
+
     Args:
       model: of the state, such as `jaxgan.MODELS["diffusion"]`.
       state: a trained state.
       images: `[N, H, W, C]`, uint8 or float in [-1, 1]. Unknown pixels may have any values.
       known: which pixels are known: bool, `[H, W]` for all images or `[N, H, W]`.
       rng: a key.
-      draws: how many times each image is filled in, each time from other random numbers.
+      draws: how many times each image is filled in.
       labels: of a conditional model: the classes of the images, int `[N]`, or one for all. Without
-        them RePaint ignores the classes, and the search tries each class.
+        them a diffusion model ignores the classes, and the search tries each class.
 
     Returns:
       `[draws, N, H, W, C]`, float32 in [-1, 1]. Known pixels are those of the images.
 
     Raises:
-      JaxganError: if a shape does not fit, if a known pixel is not finite, if no pixel is unknown,
-        or if the model can do neither RePaint nor the search.
+      JaxganError: if a shape or a type does not fit, if a known pixel is not finite, if all pixels
+        are known, or if labels are out of range, missing, or given to a model without classes. Also
+        if the model has neither `make_denoise` nor `generate`.
       NonFiniteError: if the model has diverged.
     """
     from tqdm import tqdm
 
     images, known = _check(state, images, known)
-    n = len(images)
-    chosen = None if labels is None else choose_labels(num_classes(state.config), n, labels)
-    fill = _filler(model, state)
+    if draws < 1:
+        raise JaxganError(f"draws must be 1 or more, got {draws}")
+    n, classes = len(images), num_classes(state.config)
+    chosen = None if labels is None else choose_labels(classes, n, labels)
+    fill, at_once = _method(model, state, classes if labels is None else 0)
     # All parts have the same size, so that one program serves them.
-    size = min(n, _CHUNK)
+    size = -(-n // -(-n // at_once))
     found = np.empty((draws, n, *images.shape[1:]), np.float32)
     parts = [(draw, at) for draw in range(draws) for at in range(0, n, size)]
     for draw, at in tqdm(parts, "inpainting", disable=None, leave=False):
         part = np.minimum(np.arange(at, at + size), n - 1)
+        given = np.where(known[part], np.asarray(to_float(jnp.asarray(images[part]))), 0)
         part_rng = jax.random.fold_in(jax.random.fold_in(rng, draw), at)
         wanted = None if chosen is None else chosen[part]
-        filled = np.asarray(fill(images[part], known[part], part_rng, wanted))
-        found[draw, at : at + size] = filled[: n - at]
-    if not np.isfinite(found).all():
-        raise NonFiniteError("the filled pixels are not finite: the model has diverged")
-    return np.where(known, images, found)
+        filled = np.asarray(fill(given.astype(np.float32), known[part], part_rng, wanted))
+        if not np.isfinite(filled).all():
+            raise NonFiniteError("the filled pixels are not finite: the model has diverged")
+        found[draw, at : at + size] = np.where(known[part], given, filled)[: n - at]
+    return found
 
 
-def _check(state: Any, images: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The images, float32 with 0 for unknown pixels, and the mask as bool `[N, H, W, 1]`."""
+def _check(state: Any, images: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The images, and the mask as bool `[N, H, W, 1]`."""
     shape = state.config.image_shape
     images, known = np.asarray(images), np.asarray(known)
     if images.ndim != 4 or images.shape[1:] != shape or not len(images):
@@ -99,25 +124,30 @@ def _check(state: Any, images: np.ndarray, known: np.ndarray) -> tuple[np.ndarra
     if known.all():
         raise JaxganError("all pixels are known, so there is nothing to fill in")
     known = np.broadcast_to(known, masks[1])[..., None]
-    images = np.where(known, np.asarray(to_float(jnp.asarray(images)), np.float32), 0)
-    if not np.isfinite(images).all():
+    if images.dtype.kind == "f" and not np.isfinite(np.where(known, images, 0)).all():
         raise JaxganError("a known pixel is not finite")
     return images, known
 
 
-def _filler(model: Model, state: Any) -> Callable[..., jax.Array]:
-    """The method for a model: `(images, known, rng, labels) -> images`."""
+def _method(model: Model, state: Any, classes: int) -> tuple[Callable[..., jax.Array], int]:
+    """`(images, known, rng, labels) -> images`, and for how many images at a time.
+
+    `classes` is the number of classes to try, or 0.
+    """
     if model.make_denoise is not None:
-        return functools.partial(_repaint, model.make_denoise, state)
-    if model.generate is not None:
-        shape = model.latent_shape(state.config)
-        return functools.partial(_search, model.generate, shape, state)
-    raise JaxganError(f"the model {model.name} cannot fill in pixels")
+        return functools.partial(_repaint, model.make_denoise, REPAINT, state), _AT_ONCE
+    if model.generate is None:
+        raise JaxganError(f"the model {model.name} cannot fill in pixels")
+    starts = SEARCH.starts if not classes else classes * -(-SEARCH.starts // classes)
+    shape = model.latent_shape(state.config)
+    search = functools.partial(_search, model.generate, shape, SEARCH, starts, classes, state)
+    return search, max(1, 8 * _AT_ONCE // starts)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _repaint(
     make_denoise: Callable[..., Any],
+    settings: Repaint,
     state: Any,
     images: jax.Array,
     known: jax.Array,
@@ -128,7 +158,21 @@ def _repaint(
     start_rng, denoiser_rng, rng = jax.random.split(rng, 3)
     denoise, shares = make_denoise(state, denoiser_rng, labels)
     noise = jax.random.normal(start_rng, images.shape)
-    return repaint(denoise, noise, images, known, rng, shares, min(STEPS, len(shares) - 1))
+    steps = min(settings.steps, len(shares) - 1)
+    return repaint(denoise, noise, images, known, rng, shares, steps, settings.resamplings)
+
+
+class _Level(NamedTuple):
+    """What a step needs, `[steps]` each."""
+
+    step: samplers.Step
+    signal: Any
+    """Of the lower noise level."""
+    noise: Any
+    back: Any
+    """The weight of an image of the lower level, on the way back to the higher one."""
+    back_noise: Any
+    rng: Any
 
 
 def repaint(
@@ -139,16 +183,19 @@ def repaint(
     rng: jax.Array,
     shares: np.ndarray,
     steps: int,
-    resamplings: int = RESAMPLINGS,
+    resamplings: int,
 ) -> jax.Array:
     """Ancestral sampling in which the known pixels are given (arXiv 2201.09865, algorithm 1).
 
-    After each step to a lower noise level, the known pixels are replaced by those of the images
-    with noise of that level. Then noise is added up to the level before, and the step is taken
-    again, `resamplings` times in all. So the two parts of an image come to fit each other.
+    Each step goes to a lower noise level. Then the known pixels are replaced by those of the
+    images, with noise of that level. Then noise is added, back to the higher level, and the step is
+    taken again, `resamplings` times in all. This makes the two parts of an image fit.
+
+    In their experiments the authors go back ten levels of 250 at a time. Here it is one level, and
+    there are fewer of them. The last step is repeated, too.
 
     Args:
-      denoise: the estimate of the clean images.
+      denoise: the estimate of the clean images, for a scalar t.
       noise: standard normal, `[B, H, W, C]`.
       images: `[B, H, W, C]`.
       known: bool `[B, H, W, 1]`.
@@ -159,43 +206,42 @@ def repaint(
 
     Returns:
       Images `[B, H, W, C]`. The known pixels are those of `images`.
+
+    Raises:
+      JaxganError: if there are more steps than noise levels.
     """
     table = samplers.make_steps("ancestral", shares, steps)
     lower = shares[np.append(table.t[1:], 0)]
-    levels = {
-        "x_weight": table.x_weight,
-        "clean_weight": table.clean_weight,
-        "noise_weight": table.noise_weight,
-        "signal": np.sqrt(lower),
-        "noise": np.sqrt(1 - lower),
-        "back": np.sqrt(shares[table.t] / lower),
-        "back_noise": np.sqrt(1 - shares[table.t] / lower),
-    }
-    levels = {name: jnp.asarray(value, jnp.float32) for name, value in levels.items()}
+    ratio = shares[table.t] / lower
+    squares = np.stack([lower, 1 - lower, ratio, 1 - ratio])
+    signal, added, back, back_noise = jnp.asarray(np.sqrt(squares), jnp.float32)
+    weights = (jnp.asarray(x, jnp.float32) for x in table[1:])
+    step = samplers.Step(jnp.asarray(table.t), *weights)
+    levels = _Level(step, signal, added, back, back_noise, jax.random.split(rng, steps))
 
-    def go_down(x: jax.Array, level: dict[str, jax.Array]) -> tuple[jax.Array, None]:
-        def again(pair: tuple[jax.Array, jax.Array], rng: jax.Array) -> tuple[Any, None]:
-            x, _ = pair
+    def go_down(x: jax.Array, level: _Level) -> tuple[jax.Array, None]:
+        def again(higher_and_lower: Any, rng: jax.Array) -> tuple[Any, None]:
+            x, _ = higher_and_lower
             fresh, known_noise, back_noise = jax.random.normal(rng, (3, *x.shape))
-            clean = denoise(x, level["t"])
-            x = level["x_weight"] * x + level["clean_weight"] * clean
-            x += level["noise_weight"] * fresh
-            given = level["signal"] * images + level["noise"] * known_noise
-            x = jnp.where(known, given, x)
-            return (level["back"] * x + level["back_noise"] * back_noise, x), None
+            clean = denoise(x, level.step.t)
+            x = level.step.x_weight * x + level.step.clean_weight * clean
+            x += level.step.noise_weight * fresh
+            x = jnp.where(known, level.signal * images + level.noise * known_noise, x)
+            return (level.back * x + level.back_noise * back_noise, x), None
 
-        rngs = jax.random.split(level["rng"], resamplings)
-        (_, x), _ = jax.lax.scan(again, (x, x), rngs)
-        return x, None
+        rngs = jax.random.split(level.rng, resamplings)
+        return jax.lax.scan(again, (x, x), rngs)[0][1], None
 
-    levels |= {"t": jnp.asarray(table.t), "rng": jax.random.split(rng, steps)}
     return jax.lax.scan(go_down, noise, levels)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _search(
     generate: Callable[..., jax.Array],
     latent_shape: tuple[int, ...],
+    settings: Search,
+    starts: int,
+    classes: int,
     state: Any,
     images: jax.Array,
     known: jax.Array,
@@ -204,15 +250,12 @@ def _search(
 ) -> jax.Array:
     """Searches for the likeliest latents of the known pixels.
 
-    The paper weights pixels by their distance from unknown ones, and asks the discriminator whether
-    an image is real. Here known pixels have equal weights, with a normal error of DEVIATION, and
-    the latents are kept normal by their own density. That needs no discriminator. Of all starts the
-    likeliest result is taken.
+    The loss is the negative log density of the known pixels and of the latents. (The paper weights
+    pixels by their distance from unknown ones, and asks the discriminator whether an image is
+    real.) The best of all starts is kept.
     """
-    n, classes = images.shape[0], num_classes(state.config)
-    starts = STARTS
-    if classes and labels is None:
-        starts = max(STARTS, classes)
+    n = images.shape[0]
+    if classes:
         labels = jnp.tile(jnp.arange(starts) % classes, n)
     elif labels is not None:
         labels = jnp.repeat(labels, starts)
@@ -221,12 +264,12 @@ def _search(
     def fit(latents: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """The sum of the losses; the losses `[n * starts]`, and the images."""
         made = generate(state, latents, None, labels)
-        errors = jnp.where(known, made - images, 0).reshape(n * starts, -1) / DEVIATION
+        errors = jnp.where(known, made - images, 0).reshape(n * starts, -1) / settings.deviation
         flat = latents.reshape(n * starts, -1)
         losses = (jnp.square(errors).sum(axis=1) + jnp.square(flat).sum(axis=1)) / 2
         return losses.sum(), (losses, made)
 
-    adam = optax.adam(optax.cosine_decay_schedule(SEARCH_RATE, SEARCH_STEPS))
+    adam = optax.adam(optax.cosine_decay_schedule(settings.rate, settings.steps))
 
     def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
         latents, opt_state = carry
@@ -238,7 +281,8 @@ def _search(
 
     latents = jax.random.normal(rng, (n * starts, *latent_shape))
     carry = (latents, adam.init(latents))
-    latents = jax.lax.scan(step, carry, length=SEARCH_STEPS)[0][0]
+    latents = jax.lax.scan(step, carry, length=settings.steps)[0][0]
     _, (losses, made) = fit(latents)
+    losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
     best = losses.reshape(n, starts).argmin(axis=1)
     return made.reshape(n, starts, *made.shape[1:])[jnp.arange(n), best]

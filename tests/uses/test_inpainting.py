@@ -1,5 +1,7 @@
 """Inpainting against closed forms, for each model, and as a script."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from PIL import Image
 
 from jaxgan import MODELS, GANConfig, JaxganError, create_state, samplers
 from jaxgan.diffusion import DiffusionConfig
+from jaxgan.errors import NonFiniteError
 from jaxgan.uses import inpainting
 
 GAN = MODELS["gan"]
@@ -62,8 +65,8 @@ def test_the_search_finds_the_likeliest_latents_of_a_linear_generator():
     known = np.array([[True, True, False], [True, False, True]])
     found = inpainting.inpaint(GAN, state, images, known, RNG)[0]
     seen = np.asarray(weights, np.float64)[:, known.ravel()]
-    # Ridge regression: the latents have a variance of 1, the known pixels one of DEVIATION squared.
-    gram = seen @ seen.T + inpainting.DEVIATION**2 * np.eye(4)
+    # Ridge regression: the latents have variance 1, the known pixels the deviation squared.
+    gram = seen @ seen.T + inpainting.SEARCH.deviation**2 * np.eye(4)
     latents = np.linalg.solve(gram, seen @ images[:, known].reshape(3, -1).T).T
     expected = (latents @ weights).reshape(images.shape)
     np.testing.assert_allclose(found[:, ~known], expected[:, ~known], atol=5e-3)
@@ -81,7 +84,7 @@ class ByClass(nn.Module):
 
 
 def test_without_labels_the_search_tries_each_class(monkeypatch):
-    monkeypatch.setattr(inpainting, "_CHUNK", 3)  # the seven images are in three parts
+    monkeypatch.setattr(inpainting, "_AT_ONCE", 3)  # there are nine starts: two images at a time
     config = GANConfig((1, 2, 1), 4, generator=ByClass(), num_classes=3)
     state = create_state(RNG, config)
     first = np.array([1, -1, 1, 1, -1, -1, 1], np.float32)
@@ -105,19 +108,38 @@ def denoising():
     return state.replace(ema=random)
 
 
-def test_repaint_keeps_known_pixels_and_draws_the_others(denoising):
+def test_repaint_keeps_known_pixels_and_draws_the_others(denoising, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), np.uint8)
     known = np.random.default_rng(1).random((5, 4, 4)) < 0.5
     fill = [
         inpainting.inpaint(MODELS["diffusion"], denoising, images, known, RNG, 2, labels)
         for labels in (None, 0, 1)
     ]
+    assert not any(np.array_equal(fill[a], fill[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
     for found in fill:
         assert found.shape == (2, 5, 4, 4, 1)
         expected = np.broadcast_to(images[known] / np.float32(127.5) - 1, (2, known.sum(), 1))
         np.testing.assert_allclose(found[:, known], expected, atol=1e-6)
         assert np.abs(found).max() <= 1
         assert (found[0] != found[1])[~known].mean() > 0.9
+    # Labels belong to their images. The fourth and fifth are in a second part.
+    monkeypatch.setattr(inpainting, "_AT_ONCE", 3)
+    arguments = MODELS["diffusion"], denoising, images, known, RNG, 1
+    zeros, ones, both = (inpainting.inpaint(*arguments, x) for x in (0, 1, [0, 1, 1, 0, 1]))
+    np.testing.assert_array_equal(both[0, [0, 3]], zeros[0, [0, 3]])
+    np.testing.assert_array_equal(both[0, [1, 2, 4]], ones[0, [1, 2, 4]])
+
+
+def test_a_model_that_has_seen_no_hidden_labels_needs_labels(denoising):
+    config = dataclasses.replace(denoising.config, label_dropout=0.0)
+    state = denoising.replace(config=config)
+    arguments = (MODELS["diffusion"], state, np.zeros((1, 4, 4, 1)), np.eye(4) > 0, RNG)
+    with pytest.raises(JaxganError, match="this model needs labels"):
+        inpainting.inpaint(*arguments)
+    assert inpainting.inpaint(*arguments, labels=1).shape == (1, 1, 4, 4, 1)
+    broken = denoising.replace(ema=jax.tree.map(lambda x: x * np.nan, denoising.ema))
+    with pytest.raises(NonFiniteError, match="the model has diverged"):
+        inpainting.inpaint(arguments[0], broken, *arguments[2:])
 
 
 @pytest.mark.parametrize(
@@ -130,6 +152,7 @@ def test_repaint_keeps_known_pixels_and_draws_the_others(denoising):
         ({"known": np.ones((4, 4), bool)}, "all pixels are known"),
         ({"images": np.full((2, 4, 4, 1), np.nan)}, "a known pixel is not finite"),
         ({"images": np.zeros((2, 4, 4, 1), int)}, "images must be uint8 or float"),
+        ({"draws": 0}, "draws must be 1 or more, got 0"),
         ({"labels": 2}, "whole numbers from 0 to 1, got 2"),
         ({"model": GAN._replace(generate=None)}, "the model gan cannot fill in pixels"),
     ],
@@ -148,21 +171,25 @@ def test_what_does_not_fit_is_refused(denoising, change, message):
 def folder(tmp_path_factory):
     """Images of 8x8, and a run of each model on them."""
     folder = tmp_path_factory.mktemp("inpainting")
-    images, small_gan = save_images(folder, 40)[:2], save_images(folder, 40)[2:]
-    here("train.py", *images, *small_gan, *SHORT, "--workdir", folder / "gan")
+    dataset, images, *small_gan = save_images(folder, 40)
+    short = (dataset, images, "--epochs", 1, "--no-evaluate")
+    here("train.py", *short, *small_gan, "--workdir", folder / "gan")
     diffusion = ("--model", "diffusion", "--width", 8, "--blocks", 1)
-    here("train.py", *images, *diffusion, *SHORT, "--workdir", folder / "diffusion")
+    here("train.py", *short, *diffusion, "--workdir", folder / "diffusion")
     return folder
 
 
-SHORT = ("--epochs", 1, "--no-evaluate")
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(inpainting, "SEARCH", inpainting.SEARCH._replace(steps=5))
+    monkeypatch.setattr(inpainting, "REPAINT", inpainting.Repaint(5, 1))
 
 
 @pytest.mark.parametrize("name", ["gan", "diffusion"])
-def test_a_run_fills_in_images_and_says_how_well(folder, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(inpainting, "SEARCH_STEPS", 5)
-    monkeypatch.setattr(inpainting, "STEPS", 5)
+@pytest.mark.usefixtures("short")
+def test_a_run_fills_in_images_and_says_how_well(folder, tmp_path, name):
     out = tmp_path / "out"
+    out.mkdir()  # an empty folder is no old result
     options = (folder / name, "--num", 9, "--draws", 3, "--out", out)
     said, _ = here("inpaint.py", *options, "--mask", "lower")
     assert sorted(path.name for path in out.iterdir()) == ["inpainted.npz", "picture.png"]
@@ -179,7 +206,8 @@ def test_a_run_fills_in_images_and_says_how_well(folder, tmp_path, monkeypatch, 
     np.testing.assert_allclose(found["spread"], draws.std(axis=0), atol=1e-3)
     assert (draws[0] != draws[1]).any()
     lines = said.splitlines()
-    assert lines[0] == f"9 images, 50% of their pixels filled in: {out}"
+    images_name = "9 train images of images.npy"
+    assert lines[0] == f"{images_name}, 50.0% of their pixels filled in: {out}"
     for filled, line in ((draws, lines[2]), (draws.mean(axis=0)[None], lines[3])):
         squares = np.square((filled - images) / 255)[:, missing]
         assert float(line.split()[-1]) == pytest.approx(np.sqrt(squares.mean()), abs=6e-4)
@@ -191,11 +219,13 @@ def test_a_run_fills_in_images_and_says_how_well(folder, tmp_path, monkeypatch, 
     np.testing.assert_array_equal(tiles[:, 0], images[:8, ..., 0])
     np.testing.assert_array_equal(tiles[:, 1], np.where(missing, 127, images[..., 0])[:8])
     np.testing.assert_array_equal(tiles[:, 2:5], found["draws"][:, :8, ..., 0].swapaxes(0, 1))
-    np.testing.assert_array_equal(tiles[:, 5], found["mean"][:8, ..., 0].astype(np.uint8))
+    np.testing.assert_allclose(tiles[:, 5], draws.mean(axis=0)[:8, ..., 0], atol=0.51)
+    twice = np.minimum(2 * draws.std(axis=0)[:8, ..., 0], 255)
+    np.testing.assert_allclose(tiles[:, 6], twice, atol=0.51)
     # The same call gives the same draws, and does not write over the first ones.
     before = contents(out)
     _, said = here("inpaint.py", *options, "--mask", "lower", status=2)
-    assert "exists and is not an empty folder: choose another --out" in said
+    assert "is not empty: files of two calls would mix; choose another --out" in said
     assert contents(out) == before
     here("inpaint.py", *options[:-1], tmp_path / "again", "--mask", "lower")
     with np.load(tmp_path / "again" / "inpainted.npz") as file:
@@ -209,8 +239,8 @@ def masks_of(folder, tmp_path, mask):
         return file["missing"]
 
 
-def test_masks_are_centred_random_or_a_picture(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(inpainting, "SEARCH_STEPS", 1)
+@pytest.mark.usefixtures("short")
+def test_masks_are_centred_random_or_a_picture(folder, tmp_path):
     centre = np.zeros((8, 8), bool)
     centre[2:6, 2:6] = True
     (tmp_path / "a").mkdir()
@@ -231,16 +261,18 @@ def test_masks_are_centred_random_or_a_picture(folder, tmp_path, monkeypatch):
         (("--mask", "upper"), "must be centre, lower, random:SHARE"),
         (("--mask", "random"), "random:SHARE needs a share between 0 and 1, got ''"),
         (("--mask", "random:1"), "needs a share between 0 and 1, got '1'"),
-        (("--mask", "none.png"), "none.png: no picture could be read"),
-        (("--mask", "images.npy.png"), "no picture could be read"),
-        (("--mask", "wide.png"), "wide.png is of 9x8 pixels, and the images are of 8x8"),
-        (("--mask", "black.png"), "black.png has no white pixels"),
+        (("--mask", "none.png"), "none.png: cannot be read as an image"),
+        (("--mask", "images.npy.png"), "cannot be read as an image"),
+        (("--mask", "wide.png"), "wide.png has 9x8 pixels, but the images have 8x8"),
+        (("--mask", "black.png"), "--mask black.png leaves no pixel missing"),
         (("--mask", "white.png", "--num", 0), "--num must be 1 or more, got 0"),
         (("--draws", 0), "--draws must be 1 or more, got 0"),
         (("--seed", -1), "--seed must be from 0"),
-        (("digits.npy",), "has images of 6x6x1, and"),
+        (("digits.npy",), "are 6x6x1, and the run has images of 8x8x1: give images of that size"),
+        (("wide.png",), "are 8x9x1, and the run has images of 8x8x1"),
         (("ring",), "ring contains points"),
-        (("--mask", "random:1e-9"), "all pixels are known"),
+        (("--mask", "random:1e-9"), "leaves no pixel missing"),
+        (("--out", "wide.png"), "is a file: choose another --out"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_leaves_nothing(
@@ -252,8 +284,30 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(
     (tmp_path / "images.npy.png").write_bytes(b"no picture")
     np.save("digits.npy", np.full((40, 6, 6), 200, np.uint8))
     before = contents(tmp_path)
-    _, said = here("inpaint.py", folder / "gan", *options, "--out", "deep/out", status=2)
+    _, said = here("inpaint.py", folder / "gan", "--out", "deep/out", *options, status=2)
     assert message in said
     assert said.count("\n") == 1
     assert contents(tmp_path) == before
-    assert not (tmp_path / "deep" / "out").exists()
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.usefixtures("short")
+def test_a_picture_of_a_conditional_run_in_colour(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 5, 3, 3), np.uint8)
+    np.savez("colour.npz", images=images, labels=np.arange(20) % 2)
+    model = ("--model", "diffusion", "--width", 8, "--blocks", 1, "--conditional")
+    short = ("--dataset", "colour.npz", "--epochs", 1, "--no-evaluate", "--workdir", "run")
+    here("train.py", *short, *model)
+    said, _ = here("inpaint.py", "run", "--num", 2, "--draws", 1)
+    assert "2 train images of colour.npz, 13.3% of their pixels filled in: inpainted" in said
+    # A grey picture, of odd size; the folder is named by a link.
+    Image.fromarray(images[0, ..., 0]).save("grey.png")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("other")
+    said, _ = here("inpaint.py", "run", "grey.png", "--draws", 2, "--out", "link")
+    assert "1 given images of grey.png" in said
+    with np.load("other/inpainted.npz") as file:
+        np.testing.assert_array_equal(file["images"][0], np.repeat(images[0, ..., :1], 3, axis=2))
+        assert np.argwhere(file["missing"][0]).tolist() == [[1, 1], [2, 1]]
