@@ -411,9 +411,10 @@ def draw_rows(samples: Mapping[str, np.ndarray]) -> Any:
     from jaxgan.report import plots
 
     columns = max(map(len, samples.values()))
-    figure = Figure(figsize=(0.6 * columns + 2, 0.6 * len(samples)))
+    margin = 0.2 + 0.07 * max(map(len, samples))  # for the names, in inches
+    figure = Figure(figsize=(0.6 * columns + margin, 0.6 * len(samples)))
     panels = figure.subplots(len(samples), 1, squeeze=False)[:, 0]
-    figure.subplots_adjust(2 / figure.get_figwidth(), 0, 1, 1, 0, 0.02)
+    figure.subplots_adjust(margin / figure.get_figwidth(), 0, 1, 1, 0, 0.02)
     for (name, images), axes in zip(samples.items(), panels, strict=True):
         grid = plots.image_grid(images, columns)
         axes.imshow(grid, cmap="gray", vmin=0, vmax=255, aspect="auto")

@@ -290,16 +290,9 @@ def test_remedies_with_slow_rates_are_named_so(remedies):
     assert methods[at : at + len(names)] == names
 
 
-OLD = pytest.mark.xfail(strict=True, reason="the published rows are of an older version")
-
-
 @pytest.mark.parametrize(
     ("name", "keys"),
-    [
-        ("mixtures", ("data", "method")),
-        pytest.param("remedies", ("method",), marks=OLD),
-        ("recipes", ("recipe",)),
-    ],
+    [("mixtures", ("data", "method")), ("remedies", ("method",)), ("recipes", ("recipe",))],
 )
 def test_the_published_rows_are_those_of_this_version(monkeypatch, name, keys):
     """So a benchmark that is called with a published file finds all of its rows."""
