@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 
 from jaxgan import JaxganError, files, processes
-from jaxgan.files import cache_folder, check_writable, disk_errors, write_atomically
+from jaxgan.files import (
+    cache_folder,
+    check_new_folder,
+    check_writable,
+    disk_errors,
+    new_folder,
+    write_atomically,
+)
 
 
 def test_write_atomically_writes_text_and_bytes_and_nothing_beside_them(tmp_path):
@@ -102,3 +109,41 @@ def test_without_a_home_there_is_no_cache(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "expanduser", no_home)
     assert cache_folder("compiled") is None
+
+
+def test_a_new_folder_appears_when_it_is_complete(tmp_path):
+    with new_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "a").write_text("a")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert (tmp_path / "deep" / "out" / "a").read_text() == "a"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+    def write_half() -> None:
+        with new_folder(tmp_path / "second") as folder:
+            (folder / "a").write_text("a")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+
+
+def test_a_new_folder_takes_the_place_of_an_empty_one_only(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "dangling").symlink_to("nothing")
+    for name in ("empty", "link", "dangling", "new"):
+        check_new_folder(tmp_path / name)
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "empty" / "a").exists()
+    assert (tmp_path / "link").is_symlink()
+    with pytest.raises(JaxganError, match="empty is not empty"):
+        check_new_folder(tmp_path / "link")
+    with pytest.raises(JaxganError, match="a is a file"):
+        check_new_folder(tmp_path / "empty" / "a")
+    with pytest.raises(JaxganError, match="cannot write to"):
+        check_new_folder(tmp_path / "empty" / "a" / "out")
+    with pytest.raises(OSError), new_folder(tmp_path / "link"):  # noqa: PT011
+        pass
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a"]
