@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ROOT, colors
+from helpers import ROOT, colors, here
 from judges import make_judge
+from sklearn.linear_model import LinearRegression
+from sklearn.neighbors import NearestNeighbors
 
 from jaxgan import PRESETS, GANConfig, TrainConfig, create_state, data
 from jaxgan.adversarial import diagnostics
@@ -649,3 +651,54 @@ def test_the_advice_of_train_py_has_the_numbers_of_the_results():
         if row["recipe"] in ("reference", "tuned", "large")
     }
     assert found == COVERAGE
+
+
+def test_inpainting_compares_runs_with_plain_methods(run, tmp_path, monkeypatch):
+    import inpainting
+
+    monkeypatch.setattr(inpainting, "EPOCHS", 2)
+    folder = tmp_path / "run"
+    options = ["--dataset", "digits", "--epochs", 1, "--no-evaluate", "--workdir", folder]
+    for net in ("generator", "discriminator"):
+        options += [f"--{net}-widths", 8]
+    here("train.py", *options, "--discriminator-dropout", 0)
+    file = tmp_path / "rows.json"
+    options = (folder, "--dataset", "digits", "--num", 60, "--draws", 3, "--json", file)
+    run(inpainting, *options, "--picture", tmp_path / "rows.png")
+    rows = {(row["mask"], row["method"]): row for row in rows_in(file)}
+    assert len(rows) == 3 * 4
+    for row in rows.values():
+        if row["method"] == "regression":
+            assert row["rmse"] == row["mean_rmse"]
+            assert "calibration" not in row
+        else:
+            assert row["mean_rmse"] < row["rmse"]
+            share = (row["mean_rmse"] / row["rmse"]) ** 2
+            k = 10 if row["method"] == "neighbours" else 3
+            assert row["calibration"] == pytest.approx(share * 2 / (1 + 1 / k))
+    # Neighbours and a Gaussian have learned digits, an untrained GAN has not.
+    assert rows["centre", "Gaussian"]["mean_rmse"] < 0.8 * rows["centre", str(folder)]["mean_rmse"]
+    assert "0 rows to train" in run(inpainting, *options).out
+
+
+def test_the_plain_methods_of_inpainting_are_those_of_the_textbook():
+    import inpainting
+
+    rng = np.random.default_rng(0)
+    real = (0.5 + 0.1 * rng.normal(size=(4_000, 4)) @ rng.normal(size=(4, 4))).astype(np.float32)
+    real = real.clip(0, 1).reshape(-1, 2, 2, 1)
+    images, known = real[:5], np.zeros((5, 2, 2, 1), bool)
+    known[:, 0] = True
+    near = NearestNeighbors(n_neighbors=10).fit(real.reshape(-1, 4)[:, :2])
+    expected = near.kneighbors(images.reshape(-1, 4)[:, :2], return_distance=False)
+    found = inpainting.neighbours(real)(images, known, 3)
+    assert found.shape == (10, 5, 2, 2, 1)
+    for i in range(5):
+        assert {x.tobytes() for x in found[:, i]} == {real[j].tobytes() for j in expected[i]}
+    # The conditional mean of a Gaussian is a linear regression, its variance that of the residuals.
+    flat = real.reshape(-1, 4).astype(float)
+    line = LinearRegression().fit(flat[:, :2], flat[:, 2:])
+    deviations = (flat[:, 2:] - line.predict(flat[:, :2])).std(axis=0)
+    found = inpainting.gaussian(real)(images, known, 4_000).reshape(4_000, 5, 4)
+    np.testing.assert_allclose(found[..., 2:].mean(axis=0), line.predict(flat[:5, :2]), atol=0.02)
+    np.testing.assert_allclose(found[..., 2:].std(axis=0), [deviations] * 5, rtol=0.15)

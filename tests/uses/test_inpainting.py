@@ -33,7 +33,7 @@ def repaint_pairs(resamplings: int) -> np.ndarray:
     def denoise(x, t):
         return (x.reshape(-1, 2) @ gains[t]).reshape(x.shape)
 
-    images = jnp.ones((5_000, 1, 2, 1))
+    images = jnp.ones((2_000, 1, 2, 1))
     known = jnp.broadcast_to(jnp.array([True, False])[:, None], images.shape)
     noise = jax.random.normal(RNG, images.shape)
     found = inpainting.repaint(denoise, noise, images, known, RNG, shares, 200, resamplings)
@@ -43,8 +43,8 @@ def repaint_pairs(resamplings: int) -> np.ndarray:
 
 def test_repaint_draws_from_the_conditional_distribution_of_a_gaussian():
     """It would do so exactly with ever more resamplings and noise levels."""
-    pixels = repaint_pairs(20)
-    assert pixels.mean() == pytest.approx(0.8, abs=0.03)
+    pixels = repaint_pairs(10)
+    assert pixels.mean() == pytest.approx(0.8, abs=0.05)
     assert pixels.var() == pytest.approx(0.36, abs=0.05)
     # Without resampling, the unknown pixel depends too little on the known one.
     assert repaint_pairs(1).mean() == pytest.approx(0.5, abs=0.05)
@@ -247,7 +247,7 @@ def test_masks_are_centred_random_or_a_picture(folder, tmp_path):
     assert (masks_of(folder, tmp_path / "a", "centre") == centre).all()
     (tmp_path / "b").mkdir()
     random = masks_of(folder, tmp_path / "b", "random:0.8")
-    assert random.mean() == pytest.approx(0.8, abs=0.03)
+    assert random.mean() == pytest.approx(0.8, abs=0.05)
     assert (random[0] != random[1]).any()
     drawn = np.random.default_rng(0).random((8, 8)) < 0.5
     Image.fromarray(drawn.astype(np.uint8) * 255).save(tmp_path / "mask.png")
