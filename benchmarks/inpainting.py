@@ -7,11 +7,16 @@ The images are test images, by default of Fashion-MNIST. Missing are the centre,
 - Gaussian: the conditional distribution of one Gaussian of all pixels.
 - regression: an MLP from the known pixels to the missing ones, with least squares. It has no draws.
 
-Each other method is a run of scripts/train.py. Columns: the root mean squared error (RMSE, black is
-0 and white is 1) of a draw and of the mean of all draws; the Fréchet distance of draws and of means
-from the original images; seconds for a draw of an image; calibration: the squared error of the mean
-of k draws, divided by that of a draw and by (1 + 1/k) / 2. It is 1 if draws have the conditional
-distribution, and above 1 if they vary too little.
+Each other method is a run of scripts/train.py. Columns:
+
+- The root mean squared error (RMSE; black is 0, white is 1) of a draw and of the mean of all draws.
+- The Fréchet distance of the first draws and of the means from the original images.
+- Seconds for a draw of an image.
+- Calibration: the squared error of the mean of k draws, divided by that of a draw, divided by
+  (1 + 1/k) / 2. It is 1 if draws have the conditional distribution, and above 1 if they vary too
+  little.
+
+Neighbours has ten draws. The one image of the regression counts as a draw.
 """
 
 import argparse

@@ -72,7 +72,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_new_folder(path: Path) -> None:
-    """Checks that `new_folder` can be made at `path`, and makes the folder around it.
+    """Checks that `new_folder(path)` will work. Makes the parent folder.
 
     Raises:
       JaxganError: if there is a file or a folder with files, or if it cannot be written.

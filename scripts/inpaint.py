@@ -29,10 +29,10 @@ PICTURED, DRAWS = 8, 4
 class Options:
     """Fills in missing pixels of images with a trained model, several times each.
 
-    For a diffusion model this is RePaint: its draws are samples, given the known pixels. For a GAN
-    a search finds latents whose images agree with the known pixels. Its draws are likeliest images,
-    which differ less. A model with classes is told those of the images, if they have labels. The
-    folder of the results gets two files:
+    For a diffusion model this is RePaint: its draws are approximate samples, given the known
+    pixels. For a GAN a search finds latents whose images agree with the known pixels. Its draws are
+    likeliest images, which differ less. A conditional model uses the labels of the images, if there
+    are any. The folder of the results gets two files:
 
     - inpainted.npz: images, uint8 [N, H, W, C]; missing, bool [N, H, W]; draws, uint8
       [K, N, H, W, C]; mean and spread (the standard deviation) of the draws, float32

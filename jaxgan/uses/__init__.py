@@ -1,1 +1,1 @@
-"""What trained models are good for: a `jaxgan.model.Model` and arrays in, arrays out."""
+"""Uses of trained models. Each function takes a `jaxgan.model.Model` and arrays."""

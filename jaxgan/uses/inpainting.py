@@ -37,8 +37,8 @@ class Search(NamedTuple):
     rate: float = 0.05
     """The first learning rate. A cosine lowers it to 0."""
     starts: int = 8
-    """Searches for each draw, from random latents. There are at least as many as classes that are
-    tried, and as many for each class."""
+    """Searches for each draw, from random latents. If classes are tried, this number is rounded up,
+    so that each class gets the same number."""
     deviation: float = 0.2
     """The search assumes that known pixels, in [-1, 1], differ from the image of the model by
     normal noise of this standard deviation."""
@@ -191,8 +191,8 @@ def repaint(
     images, with noise of that level. Then noise is added, back to the higher level, and the step is
     taken again, `resamplings` times in all. This makes the two parts of an image fit.
 
-    In their experiments the authors go back ten levels of 250 at a time. Here it is one level, and
-    there are fewer of them. The last step is repeated, too.
+    The authors use 250 levels and go back ten at a time. Here there are fewer levels, and it is one
+    at a time. The last step is repeated, too.
 
     Args:
       denoise: the estimate of the clean images, for a scalar t.
