@@ -68,7 +68,8 @@ def main() -> None:
 
     def measure(key: str) -> tuple[dict[str, Any], np.ndarray]:
         mask, _, name = key.partition(" ")
-        known = make_known(mask, images.shape)
+        missing = inpainting.make_mask(mask, *images.shape[:3])[..., None]
+        known = np.broadcast_to(~missing, images.shape)
         started = time.perf_counter()
         draws = fills[name](images, known, args.draws)
         seconds = (time.perf_counter() - started) / len(draws) / len(images)
@@ -98,19 +99,6 @@ def parse() -> argparse.Namespace:
 
 def order(args: argparse.Namespace) -> list[str]:
     return [f"{mask} {name}" for mask in MASKS for name in (*PLAIN, *args.runs)]
-
-
-def make_known(mask: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Which pixels are known, bool `[N, H, W, C]`."""
-    _, height, width, _ = shape
-    known = np.ones(shape, bool)
-    if mask == "centre":
-        known[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = False
-    elif mask == "lower":
-        known[:, height // 2 :] = False
-    else:
-        known[:] = np.random.default_rng(0).random(shape) >= 0.8
-    return known
 
 
 def rmse(filled: np.ndarray, images: np.ndarray, missing: np.ndarray) -> float:

@@ -131,13 +131,8 @@ def load_images(options: Options, shape: tuple[int, ...]) -> Dataset:
 def make_mask(options: Options, n: int, height: int, width: int) -> np.ndarray:
     """Which pixels are missing, bool `[n, height, width]`."""
     kind, _, share = options.mask.partition(":")
-    missing = np.zeros((n, height, width), bool)
-    if options.mask == "centre":
-        rows, columns = max(1, height // 2), max(1, width // 2)
-        top, left = (height - rows) // 2, (width - columns) // 2
-        missing[:, top : top + rows, left : left + columns] = True
-    elif options.mask == "lower":
-        missing[:, height // 2 :] = True
+    if options.mask in ("centre", "lower"):
+        missing = inpainting.make_mask(kind, n, height, width)
     elif kind == "random":
         try:
             wanted = float(share)
@@ -145,7 +140,7 @@ def make_mask(options: Options, n: int, height: int, width: int) -> np.ndarray:
             wanted = math.nan
         if not 0 < wanted < 1:
             raise JaxganError(f"--mask random:SHARE needs a share between 0 and 1, got {share!r}")
-        missing = np.random.default_rng(options.seed).random(missing.shape) < wanted
+        missing = inpainting.make_mask(kind, n, height, width, wanted, options.seed)
     elif Path(options.mask).suffix.lower() in SUFFIXES:
         pixels = read_picture(expand(options.mask))
         if pixels.shape[:2] != (height, width):
@@ -153,7 +148,7 @@ def make_mask(options: Options, n: int, height: int, width: int) -> np.ndarray:
             raise JaxganError(
                 f"{options.mask} has {size} pixels, but the images have {width}x{height}"
             )
-        missing[:] = pixels.mean(axis=2) > 127
+        missing = np.broadcast_to(pixels.mean(axis=2) > 127, (n, height, width))
     else:
         raise JaxganError(
             "--mask must be centre, lower, random:SHARE (such as random:0.8) or a file MASK.png; "

@@ -106,6 +106,32 @@ def inpaint(
     return found
 
 
+def make_mask(
+    kind: str, n: int, height: int, width: int, share: float = 0.8, seed: int = 0
+) -> np.ndarray:
+    """Which pixels of n images are missing, bool `[n, height, width]`.
+
+    Args:
+      kind: `centre`: the middle half of the height and of the width; `lower`: the lower half;
+        `random`: each pixel with the probability `share`.
+      n: how many images.
+      height: of the images.
+      width: of the images.
+      share: in [0, 1], for `random`.
+      seed: for `random`.
+    """
+    missing = np.zeros((n, height, width), bool)
+    if kind == "centre":
+        rows, columns = max(1, height // 2), max(1, width // 2)
+        top, left = (height - rows) // 2, (width - columns) // 2
+        missing[:, top : top + rows, left : left + columns] = True
+    elif kind == "lower":
+        missing[:, height // 2 :] = True
+    else:
+        missing = np.random.default_rng(seed).random(missing.shape) < share
+    return missing
+
+
 def _check(state: Any, images: Any, known: Any) -> tuple[np.ndarray, np.ndarray]:
     """The images, and the mask as bool `[N, H, W, 1]`."""
     shape = state.config.image_shape
