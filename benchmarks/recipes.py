@@ -8,7 +8,7 @@ scores of the test images. Printed are medians over the seeds; distance and reca
 - SMOTE: points on the line between an image and one of its five nearest neighbours of its class
   (arXiv 1106.1813).
 - The others are presets of scripts/train.py. Diffusion has three predictions, each sampled in 10,
-  50 and 1,000 steps.
+  50 and 1,000 steps. "latents x 1.5": with latents times this number (option --latent-scale).
 
 First all recipes train and sample in turns, which gives the seconds of this machine. They are those
 of one run alone. Nothing else should run at that time. The file also keeps the seconds of other
@@ -58,7 +58,12 @@ class Recipe(NamedTuple):
     changes: Mapping[str, Any] = {}
     """Fields of the config that differ from those of the preset."""
     samplings: Mapping[str, Mapping[str, Any]] = {"": {}}
-    """Ways of sampling: the fields of the config by a name."""
+    """Ways of sampling: the fields of the config by a name. The picture shows the last one."""
+
+
+
+def _latents(scale: float) -> dict[str, dict[str, float]]:
+    return {f"latents x {scale}": {"latent_scale": scale}, "": {}}
 
 
 _STEPS = {f"{n} steps": {"sample_steps": n} for n in (10, 50, 1000)}
@@ -66,8 +71,8 @@ _STEPS = {f"{n} steps": {"sample_steps": n} for n in (10, 50, 1000)}
 RECIPES = {
     "reference": Recipe("reference"),
     "tuned": Recipe("tuned"),
-    "large": Recipe("large"),
-    "large-conditional": Recipe("large", conditional=True),
+    "large": Recipe("large", samplings=_latents(1.5)),
+    "large-conditional": Recipe("large", conditional=True, samplings=_latents(0.75)),
     **{
         f"diffusion-{prediction}": Recipe("diffusion", False, {"prediction": prediction}, _STEPS)
         for prediction in ("noise", "image", "v")
