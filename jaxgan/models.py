@@ -1,7 +1,9 @@
 """The table of all models, `MODELS`."""
 
-from jaxgan import diffusion, gan
+from jaxgan import diffusion, gan, imputation
 from jaxgan.model import Model
 
-MODELS: dict[str, Model] = {model.name: model for model in (gan.MODEL, diffusion.MODEL)}
+MODELS: dict[str, Model] = {
+    model.name: model for model in (gan.MODEL, diffusion.MODEL, imputation.MODEL)
+}
 """The models by name. config.json holds the same names."""

@@ -126,6 +126,26 @@ class MLPDenoiser(nn.Module):
         return (nn.tanh(x) if self.bounded else x).reshape(images.shape)
 
 
+class MaskedMLP(nn.Module):
+    """Dense layers with ReLU from images and masks to images.
+
+    `__call__`: images `[B, H, W, C]`, masks `[B, H, W, C]` -> `[B, H, W, C]`. If it is `bounded`, a
+    tanh keeps the result in [-1, 1].
+    """
+
+    widths: tuple[int, ...]
+    bounded: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array, masks: jax.Array) -> jax.Array:
+        n = images.shape[0]
+        x = jnp.concatenate([images.reshape(n, -1), masks.reshape(n, -1)], axis=1)
+        for width in self.widths:
+            x = nn.relu(nn.Dense(width, kernel_init=_glorot)(x))
+        x = nn.Dense(math.prod(images.shape[1:]), kernel_init=_glorot)(x)
+        return (nn.tanh(x) if self.bounded else x).reshape(images.shape)
+
+
 _CODE = 128
 """The size of the code of noise level and label."""
 

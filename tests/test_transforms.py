@@ -37,6 +37,8 @@ def config(model, tiny):
         # Adam would magnify the rounding of gradients that are almost 0.
         options = {"width": SIZE, "blocks": 1, "num_classes": 3, "adam_eps": 1e-3}
         return model.config(image_shape=(4, 4, 1), **options)
+    if model.name == "gain":
+        return model.config(image_shape=(4, 4, 1), adam_eps=1e-3)
     return dataclasses.replace(tiny, image_shape=(4, 4, 1), latent_dim=SIZE)
 
 
