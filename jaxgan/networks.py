@@ -141,8 +141,8 @@ class MaskedMLP(nn.Module):
         n = images.shape[0]
         x = jnp.concatenate([images.reshape(n, -1), masks.reshape(n, -1)], axis=1)
         for width in self.widths:
-            x = nn.relu(nn.Dense(width, kernel_init=_glorot)(x))
-        x = nn.Dense(math.prod(images.shape[1:]), kernel_init=_glorot)(x)
+            x = nn.relu(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
+        x = nn.Dense(math.prod(images.shape[1:]), kernel_init=nn.initializers.he_normal())(x)
         return (nn.tanh(x) if self.bounded else x).reshape(images.shape)
 
 

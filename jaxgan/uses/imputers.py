@@ -9,6 +9,7 @@ has to beat. All scale columns to [0, 1] themselves, and leave known values unch
 
 import functools
 import itertools
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -97,7 +98,8 @@ class _Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         raise NotImplementedError
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        return super().get_feature_names_out(input_features)[self.kept_]
+        names: Any = super().get_feature_names_out(input_features)
+        return names[self.kept_]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -106,7 +108,7 @@ class _Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _check(imputer: Any, X: Any, *, reset: bool) -> np.ndarray:
+def _check(imputer: Any, X: Any, *, reset: bool) -> Any:
     return validate_data(imputer, X, dtype=FLOAT_DTYPES, ensure_all_finite="allow-nan", reset=reset)
 
 
@@ -126,7 +128,7 @@ class GAINImputer(_Imputer):
 
     def __init__(
         self,
-        steps: int = 10_000,
+        steps: int = 5_000,
         *,
         hint_rate: float = 0.9,
         reconstruction_weight: float = 100.0,
@@ -335,7 +337,7 @@ class ScaledImputer(_Imputer):
     def _train(self, rows: np.ndarray, known: np.ndarray, seed: int) -> None:
         from sklearn.preprocessing import PowerTransformer
 
-        table = _as_table(rows, known)
+        table: Any = _as_table(rows, known)
         if self.power:
             self.scaler_ = PowerTransformer().fit(table)
             table = self.scaler_.transform(table)
@@ -455,15 +457,21 @@ class ChosenImputer(_Imputer):
         hidden = known & (rng.random(known.shape) < self.hide)
         hidden.flat[rng.choice(np.flatnonzero(known))] = True
         guesses = {}
+        rest = _as_table(rows, known & ~hidden)
+        self._say(
+            f"{hidden.sum():,} known values are hidden; the error of each method on them, for"
+        )
+        self._say("columns from 0 to 1 (root mean square), and its seconds:")
         for name, imputer in candidates.items():
-            self._say(f"trying {name}")
-            found = self._ready(imputer, seed).fit(_as_table(rows, known & ~hidden))
-            guesses[name] = found.transform(_as_table(rows, known & ~hidden))[hidden]
+            started = time.perf_counter()
+            guesses[name] = self._ready(imputer, seed).fit_transform(rest)[hidden]
+            error = _rmse(guesses[name], rows[hidden])
+            self._say(f"  {name:<24}{error:.4f}{time.perf_counter() - started:8.0f}")
         self.chosen_, self.errors_ = choose(guesses, rows[hidden])
-        self.imputers_ = []
-        for name in self.chosen_:
-            self._say(f"fitting {name}")
-            self.imputers_.append(self._ready(candidates[name], seed).fit(table))
+        if len(self.chosen_) > 1:
+            together = " + ".join(self.chosen_)
+            self._say(f"  {together:<24} {self.errors_[together]:.4f}")
+        self.imputers_ = [self._ready(candidates[name], seed).fit(table) for name in self.chosen_]
 
     def _fill(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
         table = _as_table(rows, known)
@@ -473,7 +481,8 @@ class ChosenImputer(_Imputer):
         options = {"random_state": seed, "keep_empty_features": True}
         if "verbose" in imputer.get_params(deep=False):
             options["verbose"] = self.verbose
-        return clone(imputer).set_params(**options)
+        copy: Any = clone(imputer)
+        return copy.set_params(**options)
 
     def _say(self, text: str) -> None:
         if self.verbose:
@@ -496,7 +505,7 @@ def choose(
 
     def error(names: tuple[str, ...]) -> float:
         mean = np.mean([guesses[name] for name in names], axis=0)
-        return float(np.sqrt(np.square(mean - truth).mean()))
+        return _rmse(mean, truth)
 
     sizes = range(1, min(3, len(guesses)) + 1)
     groups = [names for n in sizes for names in itertools.combinations(guesses, n)]
@@ -505,6 +514,10 @@ def choose(
     return best, {
         " + ".join(names): errors[names] for names in groups if len(names) == 1 or names == best
     }
+
+
+def _rmse(guess: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.sqrt(np.square(guess - truth).mean()))
 
 
 def make_candidates() -> dict[str, Any]:
@@ -521,31 +534,32 @@ def make_candidates() -> dict[str, Any]:
         "mean": ScaledImputer(SimpleImputer()),
         "neighbours": ScaledImputer(KNNImputer(n_neighbors=10, weights="distance")),
         "ridge": ScaledImputer(make_ridge()),
-        "ridge after Yeo-Johnson": ScaledImputer(make_ridge(), power=True),
-        "quadratic ridge": RoundsImputer(
+        "power_ridge": ScaledImputer(make_ridge(), power=True),
+        "quadratic_ridge": RoundsImputer(
             make_pipeline(StandardScaler(), squares, StandardScaler(), ridge)
         ),
         "trees": RoundsImputer(ExtraTreesRegressor(50, n_jobs=-1)),
         "boosting": RoundsImputer(HistGradientBoostingRegressor()),
         "denoiser": DenoisingImputer(),
-        "GAIN": GAINImputer(),
+        "gain": GAINImputer(),
     }
 
 
-def make_ridge() -> Any:
-    """Rounds of ridge regressions: scikit-learn's IterativeImputer."""
+def make_ridge(**options: Any) -> Any:
+    """Rounds of ridge regressions: scikit-learn's IterativeImputer, with its options."""
     try:
         from sklearn.impute import IterativeImputer
     except ImportError:  # older releases hide it
         from sklearn.experimental import enable_iterative_imputer  # noqa: F401
         from sklearn.impute import IterativeImputer
-    return IterativeImputer(keep_empty_features=True)
+    return IterativeImputer(keep_empty_features=True, **options)
 
 
 def _seeded(estimator: Any, seed: int) -> Any:
     """A copy of an estimator with this seed, in all its parts that take one."""
     names = [name for name in estimator.get_params() if name.split("__")[-1] == "random_state"]
-    return clone(estimator).set_params(**dict.fromkeys(names, seed))
+    copy: Any = clone(estimator)
+    return copy.set_params(**dict.fromkeys(names, seed))
 
 
 def _fit(imputer: Any, table: np.ndarray) -> Any:
