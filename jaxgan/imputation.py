@@ -49,7 +49,7 @@ class GAINConfig:
     image_shape: tuple[int, int, int] = (28, 28, 1)
     """Height, width and channels of the images; (1, 1, columns) for the rows of a table."""
     widths: tuple[int, ...] = ()
-    """Widths of the hidden layers of both networks; (): two layers as wide as the data."""
+    """Widths of the hidden layers of both networks; (): two layers as wide as the data, or 16."""
     lr: float = 1e-3
     """Learning rate of both Adams."""
     b1: float = 0.9
@@ -153,6 +153,8 @@ class _Batch(NamedTuple):
     """1 where a value is known, else 0."""
     hints: jax.Array
     """1 or 0 where the discriminator is told what `known` is, else 0.5."""
+    judged: jax.Array
+    """1 where it is not told, else 0: only these values count in the adversarial losses."""
 
 
 @functools.partial(jax.jit, static_argnames="axis_name")
@@ -180,12 +182,16 @@ def train_step(
     """
     shards = Shards(axis_name)
     batch = _draw_batch(state, batch, rng, shards)
-    known_share = jnp.maximum(shards.mean(batch.known.mean()), 1e-6)  # of the whole batch
+    # Shares of the whole batch. It may have none.
+    known_share, judged_share = (
+        jnp.maximum(shards.mean(x.mean()), 1e-6) for x in (batch.known, batch.judged)
+    )
 
     def disc_loss(params: Any) -> tuple[jax.Array, None]:
         filled = jnp.where(batch.known > 0, batch.images, _generate(state.generator, batch))
         logits = _run(state.discriminator.replace(params=params), filled, batch.hints)
-        return optax.sigmoid_binary_cross_entropy(logits, batch.known).mean(), None
+        losses = batch.judged * optax.sigmoid_binary_cross_entropy(logits, batch.known)
+        return losses.mean() / judged_share, None
 
     (disc_value, _), disc_grads = shards.value_and_grad(disc_loss)(state.discriminator.params)
     discriminator = descend(state.discriminator, disc_grads)
@@ -194,7 +200,8 @@ def train_step(
         output = _generate(state.generator.replace(params=params), batch)
         filled = jnp.where(batch.known > 0, batch.images, output)
         logits = _run(discriminator, filled, batch.hints)
-        fooled = ((1 - batch.known) * jax.nn.softplus(-logits)).mean()
+        missing = batch.judged * (1 - batch.known)
+        fooled = (missing * jax.nn.softplus(-logits)).mean() / judged_share
         error = (batch.known * jnp.square(output - batch.images)).mean() / known_share
         return fooled + state.config.reconstruction_weight * error, (fooled, error)
 
@@ -237,7 +244,7 @@ def impute(
     noise = jnp.full(images.shape, _NOISE / 2)
     if rng is not None:
         noise = jax.random.uniform(rng, images.shape, maxval=_NOISE)
-    batch = _join(images, known, noise, noise)
+    batch = _join(images, known, noise, jnp.ones(images.shape, bool))
     return jnp.where(known, images, 2 * _generate(state.generator, batch) - 1)
 
 
@@ -256,13 +263,14 @@ def _draw_batch(state: GAINState, batch: Any, rng: jax.Array, shards: Shards) ->
         known = _check_mask(jnp.asarray(batch["mask"]), images)
     else:
         known = draw(keys.hide) >= config.missing_rate
-    hints = jnp.where(draw(keys.hint) < config.hint_rate, known.astype(jnp.float32), 0.5)
-    return _join(images, known, _NOISE * draw(keys.noise), hints)
+    told = draw(keys.hint) < config.hint_rate
+    return _join(images, known, _NOISE * draw(keys.noise), told)
 
 
-def _join(images: jax.Array, known: jax.Array, noise: jax.Array, hints: jax.Array) -> _Batch:
+def _join(images: jax.Array, known: jax.Array, noise: jax.Array, told: jax.Array) -> _Batch:
     images = jnp.where(known, (images + 1) / 2, noise)
-    return _Batch(images, known.astype(jnp.float32), hints)
+    known = known.astype(jnp.float32)
+    return _Batch(images, known, jnp.where(told, known, 0.5), 1 - told.astype(jnp.float32))
 
 
 def _check_mask(known: jax.Array, images: jax.Array) -> jax.Array:
@@ -289,7 +297,8 @@ def _static_parts(
     config: GAINConfig,
 ) -> tuple[nn.Module, nn.Module, optax.GradientTransformation]:
     """Networks and optimizer, built once for equal configs, as in `jaxgan/gan.py`."""
-    widths = config.widths or (math.prod(config.image_shape),) * 2
+    # In narrower layers all units may die.
+    widths = config.widths or (max(16, math.prod(config.image_shape)),) * 2
     adam = optax.inject_hyperparams(optax.adam)
     adam = adam(config.lr, config.b1, config.b2, config.adam_eps)
     return MaskedMLP(widths, config.bounded), MaskedMLP(widths), adam

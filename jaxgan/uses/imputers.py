@@ -256,7 +256,8 @@ def _denoise_step(hide: float) -> Callable[..., Any]:
                 train=True,
                 masks=seen.astype(jnp.float32),
             )
-            return jnp.where(hidden, jnp.square(output - images), 0).sum() / (hidden.sum() + 1)
+            errors = jnp.where(hidden, jnp.square(output - images), 0)
+            return errors.sum() / jnp.maximum(hidden.sum(dtype=jnp.float32), 1)
 
         value, grads = jax.value_and_grad(loss)(network.params)
         return learner.descend(network, grads), value
@@ -389,6 +390,8 @@ class RoundsImputer(_Imputer):
         filled = self.start_.transform(table).clip(0, 1)
         # First the columns that miss least. One with few known values keeps its first ones.
         columns = [j for j in np.argsort(-known.sum(axis=0)) if known[:, j].sum() >= _FEWEST]
+        if len(known[0]) == 1:  # there is nothing to predict it from
+            columns = []
         hidden = None if self.verbose else True
         self.regressions_: list[tuple[int, Any]] = []
         todo = [j for _ in range(self.rounds) for j in columns]
@@ -413,7 +416,7 @@ _FEWEST = 5
 def _predict(filled: np.ndarray, known: np.ndarray, j: int, regressor: Any) -> None:
     """Replaces the missing values of column j, in place."""
     missing = ~known[:, j]
-    if missing.any() and filled.shape[1] > 1:
+    if missing.any():
         found = regressor.predict(np.delete(filled[missing], j, axis=1))
         filled[missing, j] = found.clip(0, 1)
 
