@@ -15,7 +15,8 @@ class Options:
     """Fills in the missing cells of a table, and leaves all other cells as they are.
 
     Missing are empty cells, ?, NA, NaN, null and the like. A column of text with 2 to 20 different
-    values holds categories. Other text is left alone. Whole numbers stay whole.
+    values, some of them repeated, holds categories. Other text is left alone. Whole numbers stay
+    whole.
 
     The method is chosen on this table: some known cells are hidden, and each method fills them in.
     The one with the smallest error is taken, or the mean of up to three. The errors are printed.

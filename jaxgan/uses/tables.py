@@ -17,7 +17,8 @@ from jaxgan.errors import JaxganError
 from jaxgan.files import new_file
 
 CATEGORIES = 20
-"""A column of text with more different values holds no categories. Its cells are left alone."""
+"""A column of text holds categories if it has 2 to 20 different values, and not each only once. The
+cells of other text are left alone."""
 MISSING = "?"
 """What counts as missing beside what pandas takes for it, such as empty cells, NA and NaN."""
 _SEPARATORS = ",;\t|"
@@ -47,8 +48,9 @@ class Table(NamedTuple):
         """The categories of the columns that have some."""
         found = {}
         for j in sorted(set(range(len(self.header))) - set(self.numbers())):
-            values = sorted(self.frame.iloc[:, j].dropna().unique().tolist(), key=str)
-            if 1 < len(values) <= CATEGORIES:
+            known = self.frame.iloc[:, j].dropna()
+            values = sorted(known.unique().tolist(), key=str)
+            if 1 < len(values) <= CATEGORIES and len(values) < len(known):
                 found[j] = values
         return found
 
@@ -67,7 +69,8 @@ def read(path: Path, separator: str = "", decimal: str = "", encoding: str = "ut
       encoding: of a CSV file.
 
     Raises:
-      JaxganError: if it is no such table, or if a number is infinite.
+      JaxganError: if it is no such table, if a number is infinite, or if there are neither numbers
+        nor categories.
     """
     pandas = _pandas()
     with _readable(path, encoding):
@@ -82,6 +85,11 @@ def read(path: Path, separator: str = "", decimal: str = "", encoding: str = "ut
             table = table._replace(encoding=encoding)
     if not len(table.frame):
         raise JaxganError(f"{path} has no rows below its header")
+    if not table.numbers() and not table.categories():
+        raise JaxganError(
+            f"{path} has no column of numbers or categories: is another --separator or --decimal "
+            "needed?"
+        )
     for j in table.numbers():
         if np.isinf(_floats(table, j)).any():
             raise JaxganError(f"the column {table.header[j]!r} of {path} has infinite numbers")
@@ -135,10 +143,7 @@ def fill(table: Table, imputer: Any) -> dict[int, np.ndarray]:
     numbers, categories, missing = table.numbers(), table.categories(), table.missing()
     used = [j for j in [*numbers, *categories] if not missing[:, j].all()]
     if not used:
-        raise JaxganError(
-            "the table has no column of numbers or categories: is another separator or decimal "
-            "point needed?"
-        )
+        return {}
     inputs = np.full((len(missing), len(used)), np.nan)
     for i, j in enumerate(used):
         if j in numbers:
