@@ -9,10 +9,11 @@ extra `uses`: pip install 'jaxgan[uses]'.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ from jaxgan.run import loop, saved
 
 try:
     from imblearn.over_sampling.base import BaseOverSampler
-    from imblearn.utils import check_target_type
+    from imblearn.utils import check_sampling_strategy, check_target_type
     from sklearn.utils import check_random_state
     from sklearn.utils._param_validation import Interval, StrOptions
     from sklearn.utils.validation import validate_data
@@ -38,7 +39,23 @@ except ImportError as _error:
         f"upsampling needs imbalanced-learn ({_error}): pip install 'jaxgan[uses]'"
     ) from _error
 
-_Base = cast(Any, BaseOverSampler)  # imbalanced-learn has no types
+if TYPE_CHECKING:
+
+    class _Base:
+        """Stands in for BaseOverSampler: imbalanced-learn has no types."""
+
+        _parameter_constraints: ClassVar[dict[str, Any]]
+
+        def __init__(self, sampling_strategy: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+        def fit(self, X: Any, y: Any, **params: Any) -> Any: ...
+
+        def fit_resample(self, X: Any, y: Any, **params: Any) -> Any: ...
+
+else:
+    _Base = BaseOverSampler
 
 
 class Recipe(NamedTuple):
@@ -119,18 +136,27 @@ class GenerativeSampler(_Base):
         self.random_state = random_state
         self.verbose = verbose
 
+    def fit(self, X: Any, y: Any, **params: Any) -> Any:
+        """Checks the input, as `fit_resample` does. It trains nothing."""
+        _check_labels(y)
+        return super().fit(X, y, **params)
+
     def fit_resample(self, X: Any, y: Any, **params: Any) -> Any:
         """The rows and their labels, with new rows at the end; see the class."""
         _check_labels(y)
         return super().fit_resample(X, y, **params)
 
-    def _check_X_y(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+    def _check_X_y(self, X: Any, y: Any) -> tuple[Any, np.ndarray, bool]:
         y, binarize_y = check_target_type(y, indicate_one_vs_all=True)
         options: dict[str, Any] = {"ensure_all_finite": False, "allow_nd": np.ndim(X) in (3, 4)}
         X, y = validate_data(self, X=X, y=y, reset=True, accept_sparse=["csr", "csc"], **options)
         wrong = (~np.isfinite(X.data if sparse.issparse(X) else X)).sum()
         if wrong:
             raise JaxganError(f"X has {wrong} values that are NaN or infinite: replace them")
+        wanted: Any = check_sampling_strategy(self.sampling_strategy, y, self._sampling_type)
+        _check_sizes(y, wanted)
+        if self.run is not None:
+            _run_classes(self.run, _image_shape(X.shape), np.unique(y))
         return X, y, binarize_y
 
     def _fit_resample(self, X: Any, y: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -139,23 +165,23 @@ class GenerativeSampler(_Base):
             return type(X)(rows), y
         classes, labels = np.unique(y, return_inverse=True)
         counts = [self.sampling_strategy_.get(name, 0) for name in classes.tolist()]
-        _check_counts(classes, np.bincount(labels), counts)
-        if not any(counts):
-            return X.copy(), y.copy()
         wanted = np.repeat(np.arange(len(classes)), counts)
+        if not len(wanted):
+            return X.copy(), y.copy()
         seed = check_random_state(self.random_state).randint(2**31)
-        scaled, scaling = _scale(X, standardise=self.run is None)
+        images, scaling = _scale(X, standardise=self.run is None)
         if self.run is None:
             recipe = RECIPES[self.model]
             recipe = recipe._replace(steps=self.steps or recipe.steps)
-            model, state = train(recipe, scaled, labels, seed, progress=self.verbose)
+            model, state = train(recipe, images, labels, seed, progress=self.verbose)
             drawn_labels = wanted
         else:
-            model, state, numbers = _load(self.run, scaled.shape[1:], classes)
-            drawn_labels = numbers[wanted]
+            model = saved.find_model(self.run, MODELS)
+            state = _load_state(model, self.run)
+            drawn_labels = _run_classes(self.run, images.shape[1:], classes)[wanted]
         rng = loop.make_rngs(seed).pictures
-        drawn = scaling.undo(draw(model, state, drawn_labels, rng, progress=self.verbose))
-        new = drawn.reshape(-1, *X.shape[1:])
+        new = scaling.undo(draw(model, state, drawn_labels, rng, progress=self.verbose))
+        new = new.reshape(-1, *X.shape[1:])
         return np.concatenate([X, new]), np.concatenate([y, classes[wanted]])
 
 
@@ -268,39 +294,43 @@ class _Scaling(NamedTuple):
         return (np.round(rows) if self.dtype.kind in "iub" else rows).astype(self.dtype)
 
 
+def _image_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """(H, W, C) of rows `[N, H, W, C]`, `[N, H, W]`, or of vectors `[N, D]`: (1, 1, D)."""
+    return {2: (1, 1, *shape[1:]), 3: (*shape[1:], 1)}.get(len(shape), tuple(shape[1:]))
+
+
 def _scale(X: np.ndarray, standardise: bool) -> tuple[np.ndarray, _Scaling]:
     """Rows as images `[N, H, W, C]`, and how that is undone.
 
-    Vectors become images of one pixel; they are standardised unless a run has learned them as they
+    Vectors become images of one pixel. They are standardised, unless a run has learned them as they
     are. Images are scaled to [-1, 1]; those of uint8 stay as they are.
     """
-    images = X[..., None] if X.ndim == 3 else X.reshape(len(X), 1, 1, -1) if X.ndim == 2 else X
-    if images.dtype == np.uint8 and images.shape[1:3] != (1, 1):
+    images = X.reshape(len(X), *_image_shape(X.shape))
+    vectors = images.shape[1:3] == (1, 1)
+    if images.dtype == np.uint8 and not vectors:
         return images, _Scaling(127.5, 127.5, 0, 255, X.dtype)
     rows = images.astype(np.float64)
-    if images.shape[1:3] == (1, 1):
-        low, high = rows.min(axis=0), rows.max(axis=0)
+    axis = 0 if vectors else None
+    low, high = rows.min(axis=axis), rows.max(axis=axis)
+    shift, scale = (low + high) / 2, (high - low) / 2
+    if vectors:
         shift, scale = (rows.mean(axis=0), rows.std(axis=0)) if standardise else (0.0, 1.0)
-    else:
-        low, high = rows.min(), rows.max()
-        shift, scale = (low + high) / 2, (high - low) / 2
     scale = np.where(scale > 0, scale, 1.0)  # of a constant column
     return ((rows - shift) / scale).astype(np.float32), _Scaling(shift, scale, low, high, X.dtype)
 
 
-def _load(
-    run: str | Path, shape: Sequence[int], classes: np.ndarray
-) -> tuple[Model, Any, np.ndarray]:
-    """The model and the state of a run, and the numbers that its classes have there."""
-    model = saved.find_model(run, MODELS)
-    state, epochs = saved.load_state(model, run)
-    known = num_classes(state.config)
-    if epochs < 0:
-        raise JaxganError(f"{run} has no checkpoint yet: train it first")
+def _run_classes(run: str | Path, shape: Sequence[int], classes: np.ndarray) -> np.ndarray:
+    """The numbers that classes have in a run: int `[K]`.
+
+    Raises:
+      JaxganError: if the run has no classes, other ones, or images of another shape.
+    """
+    config = saved.read_config(saved.find_model(run, MODELS), run)
+    known = num_classes(config)
     if not known:
-        raise JaxganError(f"{run} has no classes: train it with --conditional")
-    if state.config.image_shape != tuple(shape):
-        found, wanted = ("x".join(map(str, size)) for size in (shape, state.config.image_shape))
+        raise JaxganError(f"{run} has no classes: train a run with --conditional")
+    if config.image_shape != tuple(shape):
+        found, wanted = ("x".join(map(str, size)) for size in (shape, config.image_shape))
         raise JaxganError(f"the images are {found}, and the run {run} has images of {wanted}")
     names = {name: i for i, name in enumerate(saved.read_classes(run))}
     numbers = names | {i: i for i in range(known)}
@@ -309,26 +339,30 @@ def _load(
             f"the run {run} has the classes {', '.join(names) or f'0 to {known - 1}'}, not "
             f"{', '.join(unknown[:5])}"
         )
-    return model, state, np.array([numbers[name] for name in classes.tolist()])
+    return np.array([numbers[name] for name in classes.tolist()])
+
+
+def _load_state(model: Model, run: str | Path) -> Any:
+    state, epochs = saved.load_state(model, run)
+    if epochs < 0:
+        raise JaxganError(f"{run} has no checkpoint yet: train it first")
+    return state
 
 
 def _check_labels(y: Any) -> None:
     """Raises JaxganError if labels are missing."""
     if y is None:
         raise JaxganError("y is None: upsampling needs the class of each row")
-    labels = np.asarray(y)
     # NaN is the only value that differs from itself.
-    missing = [label is None or label != label for label in labels.ravel().tolist()]
+    missing = [label is None or label != label for label in np.asarray(y).ravel().tolist()]
     if any(missing):
         raise JaxganError(f"{sum(missing)} labels are missing: fill or remove these rows")
 
 
-def _check_counts(classes: np.ndarray, sizes: np.ndarray, counts: Sequence[int]) -> None:
-    few = [
-        f"{name} has {size}"
-        for name, size, count in zip(classes, sizes, counts, strict=True)
-        if count and size < LEAST
-    ]
+def _check_sizes(y: np.ndarray, wanted: Mapping[Any, int]) -> None:
+    """Raises JaxganError if rows are wanted of a class that has too few."""
+    sizes = Counter(y.tolist())
+    few = [f"{name} has {sizes[name]}" for name, n in wanted.items() if n and sizes[name] < LEAST]
     if few:
         raise JaxganError(
             f"a class needs at least {LEAST} rows to be learned, and {', '.join(few[:5])}: collect "
