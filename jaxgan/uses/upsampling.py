@@ -352,7 +352,7 @@ def _load_state(model: Model, run: str | Path) -> Any:
 def _check_labels(y: Any) -> None:
     """Raises JaxganError if labels are missing."""
     if y is None:
-        raise JaxganError("y is None: upsampling needs the class of each row")
+        raise JaxganError("upsampling requires y to be passed, but the target y is None")
     # NaN is the only value that differs from itself.
     missing = [label is None or label != label for label in np.asarray(y).ravel().tolist()]
     if any(missing):
