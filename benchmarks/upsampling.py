@@ -39,14 +39,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from imblearn import over_sampling
 
 from jaxgan import data
 from jaxgan.data.pixels import to_float, to_uint8
+from jaxgan.errors import JaxganError
 from jaxgan.history import mean_interval
 from jaxgan.metrics.classifier import JudgeCNN
+from jaxgan.uses import upsampling
 
 SIZES = (4000, 2000, 1000, 750, 500, 350, 200, 100, 60, 40)
 SMALLEST, BINS, HELD_OUT = 3, 15, 10_000
+FILTER_STEPS = 2_000
+"""Training steps of the classifier that filters images."""
 BATCH, RATE = 128, 1e-3
 """Images in a batch of the classifiers, and the first learning rate of Adam; a cosine lowers it."""
 PICTURED = 12
@@ -58,24 +63,17 @@ COLUMNS = (
 )
 
 
-class Classifying(NamedTuple):
-    """How the classifiers learn."""
-
-    offsets: np.ndarray
-    """Added to the logits in training, `[K]`."""
-    weights: np.ndarray
-    """Of the losses, `[N]`."""
-    augment: bool
-
-
 class Upsampled(NamedTuple):
     """What a method gives the classifiers."""
 
     images: np.ndarray
     labels: np.ndarray
     offsets: np.ndarray | None = None
+    """Added to the logits in training, `[K]`."""
     weights: np.ndarray | None = None
+    """Of the losses, `[N]`."""
     augment: bool = False
+    """Whether batches are shifted and mirrored at random."""
     move: bool = False
     """Whether probabilities are divided by the shares of the classes."""
 
@@ -94,7 +92,8 @@ class Linear(nn.Module):
         x = images.reshape(images.shape[0], -1)
         rng = np.random.default_rng(0)
         kernel = rng.normal(size=(x.shape[1], 1000)) * np.sqrt(2 / x.shape[1])
-        x = nn.relu(x @ jnp.asarray(kernel, x.dtype) + rng.normal(size=1000).astype(np.float32))
+        bias = rng.normal(size=(1, 1000))
+        x = nn.relu(x @ jnp.asarray(kernel, x.dtype) + jnp.asarray(bias, x.dtype))
         return nn.Dense(self.classes)(x), x
 
 
@@ -104,22 +103,23 @@ READOUTS: dict[str, Any] = {"linear": Linear, "cnn": JudgeCNN}
 def main() -> None:
     args = parse()
     header = harness.about()
-    train = data.load("fashion_mnist", "train", args.data_dir)
-    test = data.load("fashion_mnist", "test", args.data_dir)
-    if train.labels is None or test.labels is None:
-        raise TypeError("Fashion-MNIST has labels")
-    tested = test.images, test.labels
-    images, labels = train.images, train.labels
+    images, labels = load(args, "train")
     if args.validation:
         tested = images[-HELD_OUT:], labels[-HELD_OUT:]
         images, labels = images[:-HELD_OUT], labels[:-HELD_OUT]
+    else:
+        tested = load(args, "test")
     few = unbalanced(images, labels, SIZES)
     many = unbalanced(images, labels, [SIZES[0]] * len(SIZES))
     seeds = [str(seed) for seed in range(args.first, args.first + args.seeds)]
     order = [f"{method} {seed}" for method in METHODS for seed in map(str, range(1000))]
     rows = harness.Rows(args.json, header, ("method", "seed"), order)
-    settings = {"steps": args.steps, "validation": args.validation}
-    wanted = {f"{method} {seed}": settings for seed in seeds for method in args.methods}
+    settings = {"dataset": args.dataset, "steps": args.steps, "validation": args.validation}
+    wanted = {
+        f"{method} {seed}": settings | recipe_of(method)
+        for seed in seeds
+        for method in args.methods
+    }
 
     def measure(key: str) -> tuple[harness.Row, np.ndarray]:
         method, _, seed = key.rpartition(" ")
@@ -150,8 +150,8 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    numbers = {"seeds": 5, "steps": 4_000}
-    parser = harness.make_parser(__doc__, "upsampling.json", "fashion", **numbers)
+    numbers = {"seeds": 5, "steps": 2_000}
+    parser = harness.make_parser(__doc__, "upsampling.json", "any", **numbers)
     harness.add_names(parser, "--methods", METHODS)
     parser.add_argument("--first", type=int, default=0, help="the first seed; default: 0")
     text = "classify held-out training images, to choose settings"
@@ -159,11 +159,24 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def load(args: argparse.Namespace, split: str) -> tuple[np.ndarray, np.ndarray]:
+    dataset = data.load(args.dataset, split, args.data_dir)
+    if dataset.labels is None:
+        raise JaxganError(f"{args.dataset} has no labels")
+    return dataset.images, dataset.labels
+
+
 def unbalanced(images: np.ndarray, labels: np.ndarray, sizes: Any) -> tuple[np.ndarray, np.ndarray]:
     """The first images of each class."""
     rows = [np.flatnonzero(labels == label)[:n] for label, n in enumerate(sizes)]
     chosen = np.concatenate(rows)
     return images[chosen], labels[chosen]
+
+
+def recipe_of(method: str) -> harness.Row:
+    """The settings of a generative method."""
+    recipe = upsampling.RECIPES.get(method.partition(" ")[0].lower())
+    return {} if recipe is None else {"recipe": list(recipe)}
 
 
 def shares(labels: np.ndarray) -> np.ndarray:
@@ -195,8 +208,6 @@ def class_weights(images: np.ndarray, labels: np.ndarray, seed: int) -> Upsample
 def imbalanced_learn(
     images: np.ndarray, labels: np.ndarray, seed: int, sampler: str, augment: bool = False
 ) -> Upsampled:
-    from imblearn import over_sampling
-
     flat = images.reshape(len(images), -1).astype(np.float32)
     made: Any = getattr(over_sampling, sampler)(random_state=seed)
     more, more_labels = made.fit_resample(flat, labels)
@@ -222,7 +233,7 @@ def generated(
     if keep < 1:
         weighted = class_weights(images, labels, seed)
         classifier = JudgeCNN(len(SIZES))
-        likely = fit(classifier, weighted, seed, steps=2_000)(new)[np.arange(len(new)), new_labels]
+        likely = fit(classifier, weighted, seed, FILTER_STEPS)(new)[np.arange(len(new)), new_labels]
         kept = [np.flatnonzero(new_labels == label) for label in range(len(SIZES))]
         kept = [rows[np.argsort(-likely[rows])][: round(keep * len(rows))] for rows in kept]
         chosen = np.concatenate(kept)
@@ -232,25 +243,23 @@ def generated(
     return Upsampled(*both, weights=weights, augment=augment)
 
 
-@functools.lru_cache(1)
-def _trained(model: str, seed: int, images: bytes, labels: bytes) -> tuple[Any, Any]:
-    from jaxgan.uses import upsampling
-
-    y = np.frombuffer(labels, np.int32)
-    X = np.frombuffer(images, np.uint8).reshape(len(y), 28, 28, 1)
-    return upsampling.train(upsampling.RECIPES[model], X, y, seed)
+_trained: dict[tuple[str, int], Any] = {}
+"""The last model, by its name and seed: several methods draw from it."""
 
 
 def draw(
     images: np.ndarray, labels: np.ndarray, seed: int, model: str, keep: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Generated images, as GenerativeSampler makes them. The last model is kept for other rows."""
-    from jaxgan.uses import upsampling
-
-    trained = _trained(model, seed, images.tobytes(), labels.astype(np.int32).tobytes())
-    missing = (SIZES[0] - np.bincount(labels)) / keep
-    wanted = np.repeat(np.arange(len(SIZES)), np.round(missing).astype(int))
-    return to_uint8(upsampling.draw(*trained, wanted, jax.random.key(seed))), wanted
+    """Generated images, made as GenerativeSampler makes them."""
+    if (model, seed) not in _trained:
+        _trained.clear()
+        recipe = upsampling.RECIPES[model]
+        _trained[model, seed] = upsampling.train(recipe, images, labels, seed)
+    missing = np.round((SIZES[0] - np.bincount(labels)) / keep).astype(int)
+    wanted = np.repeat(np.arange(len(SIZES)), missing)
+    trained, state = _trained[model, seed]
+    drawn = upsampling.draw(trained, state, wanted, jax.random.key(seed))
+    return to_uint8(drawn), wanted
 
 
 PLAIN: Mapping[str, Method] = {
@@ -335,10 +344,12 @@ def fit(module: Any, given: Upsampled, seed: int, steps: int) -> Callable[[np.nd
         def loss(params: Any) -> jax.Array:
             rngs = {"dropout": dropout_rng}
             logits, _ = module.apply({"params": params}, inputs, train=True, rngs=rngs)
-            errors = optax.softmax_cross_entropy_with_integer_labels(logits + offsets, labels)
+            errors = optax.softmax_cross_entropy_with_integer_labels(logits + offsets[None], labels)
             return (weights * errors).mean()
 
-        updates, opt_state = adam.update(jax.grad(loss)(params), opt_state)
+        # optax mixes types, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = adam.update(jax.grad(loss)(params), opt_state)
         return optax.apply_updates(params, updates), opt_state
 
     order = np.random.default_rng(seed)
