@@ -137,6 +137,11 @@ def test_whole_numbers_stay_whole_and_in_their_range():
     assert (new >= X.min(axis=0)).all()
     assert (new <= X.max(axis=0)).all()
     assert (new[:, 2] == 7).all()
+    np.testing.assert_array_equal(more[:70], X)
+    # Columns have their own range.
+    _, scaling = upsampling._scale(X, standardise=True)
+    wide = scaling.undo(np.array([-99.0, 99.0])[:, None, None, None] * np.ones((2, 1, 1, 3)))
+    np.testing.assert_array_equal(wide[:, 0, 0], [X.min(axis=0), X.max(axis=0)])
 
 
 @pytest.mark.parametrize(("power", "shares"), [(0.0, [1 / 3] * 3), (1.0, [0.8, 0.15, 0.05])])
@@ -214,33 +219,35 @@ def test_a_small_class_that_gets_no_rows_is_no_error():
     np.testing.assert_array_equal(balanced, X[:30:2])
 
 
-def test_a_model_without_classes_or_with_numbers_that_are_not_finite_draws_nothing(small):
-    gan, rng = MODELS["gan"], jax.random.key(0)
-    labels = np.array([0, 1])
-    with pytest.raises(JaxganError, match="this model has no classes"):
-        upsampling.draw(gan, gan.create_state(rng, small), labels, rng)
-    state = gan.create_state(rng, dataclasses.replace(small, num_classes=2))
-    assert upsampling.draw(gan, state, labels[:0], rng).shape == (0, 6, 5, 1)
-    with pytest.raises(JaxganError, match="whole numbers from 0 to 1, got 2"):
-        upsampling.draw(gan, state, labels + 1, rng)
-    broken = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, state)
-    with pytest.raises(NonFiniteError, match="the model has diverged"):
-        upsampling.draw(gan, broken, labels, rng)
-
-
-def test_many_rows_are_drawn_in_equal_parts(small, monkeypatch):
-    gan, rng = MODELS["gan"], jax.random.key(0)
-    state = gan.create_state(rng, dataclasses.replace(small, num_classes=3))
-    monkeypatch.setattr(upsampling, "_AT_ONCE", 4)
+def untrained(classes, value=0.0):
+    """A model whose images have the value plus ten times their class, with some noise."""
     sizes = []
 
     def sample(state, rng, n, labels):
         sizes.append(n)
-        images = gan.sample(state, rng, n, labels)
-        return np.asarray(images) + 10 * labels[:, None, None, None]
+        noise = jax.random.normal(rng, (n, 6, 5, 1))
+        return np.asarray(noise) + 10 * labels[:, None, None, None] + value
 
+    config = types.SimpleNamespace(num_classes=classes, image_shape=(6, 5, 1))
+    return MODELS["gan"]._replace(sample=sample), types.SimpleNamespace(config=config), sizes
+
+
+def test_a_model_without_classes_or_with_numbers_that_are_not_finite_draws_nothing():
+    rng, labels = jax.random.key(0), np.array([0, 1])
+    with pytest.raises(JaxganError, match="this model has no classes"):
+        upsampling.draw(*untrained(0)[:2], labels, rng)
+    assert upsampling.draw(*untrained(2)[:2], labels[:0], rng).shape == (0, 6, 5, 1)
+    with pytest.raises(JaxganError, match="whole numbers from 0 to 1, got 2"):
+        upsampling.draw(*untrained(2)[:2], labels + 1, rng)
+    with pytest.raises(NonFiniteError, match="the model has diverged"):
+        upsampling.draw(*untrained(2, np.nan)[:2], labels, rng)
+
+
+def test_many_rows_are_drawn_in_equal_parts(monkeypatch):
+    monkeypatch.setattr(upsampling, "_AT_ONCE", 4)
+    model, state, sizes = untrained(3)
     labels = np.arange(10) % 3
-    drawn = upsampling.draw(gan._replace(sample=sample), state, labels, rng)
+    drawn = upsampling.draw(model, state, labels, jax.random.key(0))
     assert sizes == [4, 4, 4]
     assert np.round(drawn.mean(axis=(1, 2, 3)) / 10).tolist() == labels.tolist()
     assert len(np.unique(drawn.reshape(10, -1), axis=0)) == 10
@@ -263,7 +270,8 @@ def folder(tmp_path_factory):
     X, y = pictures(60, 20, 10)
     np.savez(folder / "images.npz", images=X, labels=y)
     small = ("--width", 16, "--blocks", 1, "--epochs", 60, "--batch-size", 45, "--lr", 5e-3)
-    options = ("--model", "diffusion", *small, "--conditional", "--no-evaluate")
+    rare = ("--no-evaluate", "--sample-every", 60, "--checkpoint-every", 60)
+    options = ("--model", "diffusion", *small, "--conditional", *rare)
     here("train.py", "--dataset", folder / "images.npz", *options, "--workdir", folder / "run")
     return folder
 
