@@ -554,7 +554,7 @@ def test_recipes_are_scored_by_two_judges(run, recipes, monkeypatch, tmp_path):
         for found in of_run.values()
         for name in names
     ]
-    assert len(set(values)) == len(values) == 2 * 2 * 5
+    assert len(set(values)) == len(values) == 2 * 2 * 7
     content = json.loads(file.read_text())
     trained = [one[""][names[0]] for one in by_recipe["large"]]
     assert all(content["real images"][names[0]] < value for value in trained)
@@ -591,7 +591,9 @@ def test_a_recipe_that_diverges_has_runs_without_scores(run, recipes, monkeypatc
     file = tmp_path / "rows.json"
     out, _ = run(recipes, *QUICK, "--judges", judge, "--recipes", "large", "--json", file)
     (row,) = rows_in(file)
-    assert row["runs"] == [{"seed": seed, "scores": {"": None}} for seed in (0, 1)]
+    scores = {"latents x 1.5": None, "": None}
+    assert row["runs"] == [{"seed": seed, "scores": scores} for seed in (0, 1)]
+    assert "large latents x 1.5 (2 diverged)" in out
     assert "large (2 diverged)" in out
 
 
