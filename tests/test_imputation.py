@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers import RNG
 
-from jaxgan import MODELS, JaxganError, data
+from jaxgan import MODELS, JaxganError
 from jaxgan.imputation import GAINConfig, create_state, impute, sample, train_step
-from jaxgan.run import population, saved, training
+from jaxgan.run import saved, training
 from jaxgan.run.settings import TrainConfig
 
 SHAPE = (1, 1, 3)
@@ -138,17 +138,3 @@ def test_a_run_folder_holds_it_as_any_model(tmp_path):
     assert {"gen_loss", "disc_loss", "known_error"} <= set(
         saved.read_history(model, outcome.workdir)[0]
     )
-
-
-def test_a_member_of_a_population_is_its_single_run():
-    model, images = MODELS["gain"], data.load("digits").images[:64, 2:4, 2:4]
-    config = GAINConfig(image_shape=(2, 2, 1))
-    options = {"epochs": 1, "batch_size": 32, "progress": False, "lr": [1e-3, 1e-2]}
-    found = population.train_population(model, config, images, [3, 4], devices=1, **options)
-    single = dataclasses.replace(config, lr=1e-2)
-    alone = population.train_population(
-        model, single, images, [4], devices=1, epochs=1, batch_size=32, progress=False
-    )
-    one, other = population.member(found.state, 1), population.member(alone.state, 0)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
