@@ -62,7 +62,8 @@ class GAINConfig:
     """Weight of the squared error of the known values in the generator's loss, for values in
     [0, 1]."""
     hint_rate: float = 0.9
-    """The share of values of which the discriminator is told whether they are known, in [0, 1]."""
+    """The share of values of which the discriminator is told whether they are known, in [0, 1]. The
+    adversarial losses are those of the other values. With 1 there are none."""
     missing_rate: float = 0.2
     """The share of values that each step hides, in (0, 1), if a batch has no mask."""
     bounded: bool = True
@@ -102,9 +103,10 @@ class GAINMetrics(NamedTuple):
     """The metrics of a step: float32 scalars, means over the batch, at the old parameters."""
 
     gen_loss: jax.Array
-    """-log D of the missing values, divided by the number of all values."""
+    """The sum of -log D over missing values, divided by the number of all values. Both without
+    those of which the discriminator is told whether they are known."""
     disc_loss: jax.Array
-    """The cross-entropy of all values."""
+    """The cross-entropy of the values of which it is not told."""
     known_error: jax.Array
     """The mean squared error of the known values, for values in [0, 1]."""
     gen_grad_norm: jax.Array
@@ -334,8 +336,8 @@ MODEL = Model(
         Curve("squared error", {"known values": "known_error"}, scale="log"),
     ),
     columns={
-        "gen_loss": Column("-log D of the missing values", "levels off"),
-        "disc_loss": Column("cross-entropy of all values", "levels off"),
+        "gen_loss": Column("-log D of missing values", "levels off"),
+        "disc_loss": Column("cross-entropy of known or missing", "levels off"),
         "known_error": Column("squared error of known values", "falls"),
         "gen_grad_norm": Column("gradient norm, generator", "levels off"),
         "disc_grad_norm": Column("gradient norm, discriminator", "levels off"),
