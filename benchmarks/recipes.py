@@ -61,7 +61,6 @@ class Recipe(NamedTuple):
     """Ways of sampling: the fields of the config by a name. The picture shows the last one."""
 
 
-
 def _latents(scale: float) -> dict[str, dict[str, float]]:
     return {f"latents x {scale}": {"latent_scale": scale}, "": {}}
 
