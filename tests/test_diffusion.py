@@ -230,7 +230,7 @@ def test_a_denoiser_of_another_shape_is_refused():
 class UNet(nn.Module):
     """A small U-Net, as a user might write it: two scales, and the noise level in each block."""
 
-    channels: int = 16
+    channels: int = 8
 
     @nn.compact
     def __call__(
@@ -327,7 +327,7 @@ def test_a_run_resumes_to_the_bit_and_a_population_is_its_members(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 1), np.uint8)
     np.save(tmp_path / "images.npy", images)
     options: Any = {"dataset": str(tmp_path / "images.npy"), "evaluate": False}
-    settings = TrainConfig(**options, epochs=2, batch_size=16)
+    settings = TrainConfig(**options, epochs=2, batch_size=16, devices=1)
     training.train(model, SMALL, settings, tmp_path / "whole")
     first = dataclasses.replace(settings, epochs=1)
     training.train(model, SMALL, first, tmp_path / "parts")

@@ -96,7 +96,7 @@ def test_deterministic_samplers_map_each_latent_as_the_exact_flow_does(sampler, 
 
 @pytest.mark.parametrize(("sampler", "eta"), [("ancestral", 0.0), ("ddim", 0.5)])
 def test_samplers_with_noise_give_the_mean_and_the_variance(sampler, eta):
-    found = sample_gaussian(sampler, 1000, LATENTS, eta)
+    found = sample_gaussian(sampler, 250, LATENTS, eta)
     n = len(found)
     assert found.mean() == pytest.approx(MEAN, abs=5 * np.sqrt(VARIANCE / n))
     assert found.var() == pytest.approx(VARIANCE, abs=5 * VARIANCE * np.sqrt(2 / n) + 0.005)

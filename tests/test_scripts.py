@@ -356,7 +356,9 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     assert np.load(tmp_path / "a.npz")["images"].shape == (3, 8, 8, 3)
 
 
-def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(tmp_path, user_error):
+def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(
+    trained, tmp_path, user_error
+):
     workdir = tmp_path / "run"
     train = (*DIGITS, "--workdir", workdir, "--epochs", 2)
     here(*train, "--conditional", "--no-evaluate", "--ema-decay", 0.9)
@@ -399,9 +401,9 @@ def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(tmp_path, 
     out, _ = here("evaluate.py", workdir)
     assert "No scores by class: they need a judge, or 50 samples of a class." in out
 
-    plain = tmp_path / "plain"
-    here(*DIGITS, "--workdir", plain, "--epochs", 1, "--no-evaluate")
-    message = user_error("sample.py", "--workdir", plain, "--label", 1, "--out", tmp_path / "b.png")
+    message = user_error(
+        "sample.py", "--workdir", trained, "--label", 1, "--out", tmp_path / "b.png"
+    )
     assert "has no classes: leave out --label, or train with --conditional" in message
     np.save(tmp_path / "images.npy", np.zeros((9, 8, 8), np.uint8))
     message = user_error("train.py", "--dataset", tmp_path / "images.npy", "--conditional")
@@ -430,7 +432,7 @@ def test_the_scores_by_class_of_a_conditional_run(tmp_path):
     assert shown == pytest.approx(by_class[1], rel=0.01)
 
 
-def test_a_diffusion_run_from_training_to_samples(tmp_path, monkeypatch, user_error):
+def test_a_diffusion_run_from_training_to_samples(trained, tmp_path, monkeypatch, user_error):
     monkeypatch.chdir(tmp_path)
     small = ("--width", 16, "--blocks", 1, "--sample-steps", 4, "--lr", 2e-3)
     train = ("train.py", "--model", "diffusion", "--dataset", "digits", *small)
@@ -476,16 +478,11 @@ def test_a_diffusion_run_from_training_to_samples(tmp_path, monkeypatch, user_er
         *options, "--latent-scale", 2
     )
     assert "a run of the model gan: leave out --guidance" in user_error(
-        *("sample.py", "--workdir", make_gan(tmp_path), "--guidance", 2, "--out", "b.png")
+        *("sample.py", "--workdir", trained, "--guidance", 2, "--out", "b.png")
     )
     # Sampling may change when the run goes on.
     out, _ = here(*train, "--epochs", 3, "--sampler", "dpm_solver")
     assert f"resuming {workdir} after 2 epochs" in out
-
-
-def make_gan(folder: Path) -> Path:
-    here(*DIGITS, "--workdir", folder / "gan", "--epochs", 1, "--no-evaluate")
-    return folder / "gan"
 
 
 def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error):
@@ -655,7 +652,8 @@ def test_a_damaged_run_is_sampled_from_the_checkpoint_before(tmp_path):
 
 def test_real_images_train_to_the_published_losses(real_data_dir, tmp_path):
     """The first epoch; the fiftieth is measured in benchmarks/results."""
-    here("train.py", "--epochs", 1, "--workdir", tmp_path / "r", "--data-dir", real_data_dir)
+    options = ("--epochs", 1, "--no-evaluate", "--data-dir", real_data_dir)
+    here("train.py", *options, "--workdir", tmp_path / "r")
     (row,) = csv.DictReader((tmp_path / "r" / "metrics.csv").read_text().splitlines())
     assert row.pop("failures") == ""
     values = {name: float(value) for name, value in row.items()}

@@ -66,9 +66,11 @@ def plain(model, state, batches):
 
 
 def test_eager_is_jit(model, state, batches):
+    first, second = each(batches, 2)
+    state, _ = train(state, [first], step=model.train_step)  # no moment is 0 then
     with jax.disable_jit():
-        eager = train(state, each(batches, 2), step=model.train_step)
-    assert_trees_close(eager, train(state, each(batches, 2), step=model.train_step))
+        eager = train(state, [second], step=model.train_step)
+    assert_trees_close(eager, train(state, [second], step=model.train_step))
 
 
 def test_vmap_over_seeds_and_learning_rates_is_single_runs(model, config, batches):

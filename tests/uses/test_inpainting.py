@@ -33,7 +33,7 @@ def repaint_pairs(resamplings: int) -> np.ndarray:
     def denoise(x, t):
         return (x.reshape(-1, 2) @ gains[t]).reshape(x.shape)
 
-    images = jnp.ones((2_000, 1, 2, 1))
+    images = jnp.ones((1_000, 1, 2, 1))
     known = jnp.broadcast_to(jnp.array([True, False])[:, None], images.shape)
     noise = jax.random.normal(RNG, images.shape)
     found = inpainting.repaint(denoise, noise, images, known, RNG, shares, 200, resamplings)
