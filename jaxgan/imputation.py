@@ -8,7 +8,7 @@
 The rows of a table are images of one pixel, with a channel for each column. The generator fills in
 the missing values. For each value the discriminator tells whether it was known or filled in. The
 functions are in the same order as in `jaxgan/gan.py`. For tables with NaN there is
-`jaxgan.uses.tables.GAINImputer`.
+`jaxgan.uses.imputers.GAINImputer`.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class GAINConfig:
     """Weight of the squared error of the known values in the generator's loss, for values in
     [0, 1]."""
     hint_rate: float = 0.9
-    """The share of values of which the discriminator is told whether they are known, in [0, 1]. The
+    """How often the discriminator gets the true mask of a value (the hint), in [0, 1]. The
     adversarial losses are those of the other values. With 1 there are none."""
     missing_rate: float = 0.2
     """The share of values that each step hides, in (0, 1), if a batch has no mask."""
@@ -155,7 +155,7 @@ class _Batch(NamedTuple):
     """1 where a value is known, else 0."""
     hints: jax.Array
     """1 or 0 where the discriminator is told what `known` is, else 0.5."""
-    judged: jax.Array
+    unhinted: jax.Array
     """1 where it is not told, else 0: only these values count in the adversarial losses."""
 
 
@@ -185,15 +185,15 @@ def train_step(
     shards = Shards(axis_name)
     batch = _draw_batch(state, batch, rng, shards)
     # Shares of the whole batch. It may have none.
-    known_share, judged_share = (
-        jnp.maximum(shards.mean(x.mean()), 1e-6) for x in (batch.known, batch.judged)
+    known_share, unhinted_share = (
+        jnp.maximum(shards.mean(x.mean()), 1e-6) for x in (batch.known, batch.unhinted)
     )
 
     def disc_loss(params: Any) -> tuple[jax.Array, None]:
         filled = jnp.where(batch.known > 0, batch.images, _generate(state.generator, batch))
         logits = _run(state.discriminator.replace(params=params), filled, batch.hints)
-        losses = batch.judged * optax.sigmoid_binary_cross_entropy(logits, batch.known)
-        return losses.mean() / judged_share, None
+        losses = batch.unhinted * optax.sigmoid_binary_cross_entropy(logits, batch.known)
+        return losses.mean() / unhinted_share, None
 
     (disc_value, _), disc_grads = shards.value_and_grad(disc_loss)(state.discriminator.params)
     discriminator = descend(state.discriminator, disc_grads)
@@ -202,8 +202,8 @@ def train_step(
         output = _generate(state.generator.replace(params=params), batch)
         filled = jnp.where(batch.known > 0, batch.images, output)
         logits = _run(discriminator, filled, batch.hints)
-        missing = batch.judged * (1 - batch.known)
-        fooled = (missing * jax.nn.softplus(-logits)).mean() / judged_share
+        missing = batch.unhinted * (1 - batch.known)
+        fooled = (missing * jax.nn.softplus(-logits)).mean() / unhinted_share
         error = (batch.known * jnp.square(output - batch.images)).mean() / known_share
         return fooled + state.config.reconstruction_weight * error, (fooled, error)
 
@@ -265,14 +265,14 @@ def _draw_batch(state: GAINState, batch: Any, rng: jax.Array, shards: Shards) ->
         known = _check_mask(jnp.asarray(batch["mask"]), images)
     else:
         known = draw(keys.hide) >= config.missing_rate
-    told = draw(keys.hint) < config.hint_rate
-    return _join(images, known, _NOISE * draw(keys.noise), told)
+    hinted = draw(keys.hint) < config.hint_rate
+    return _join(images, known, _NOISE * draw(keys.noise), hinted)
 
 
-def _join(images: jax.Array, known: jax.Array, noise: jax.Array, told: jax.Array) -> _Batch:
+def _join(images: jax.Array, known: jax.Array, noise: jax.Array, hinted: jax.Array) -> _Batch:
     images = jnp.where(known, (images + 1) / 2, noise)
     known = known.astype(jnp.float32)
-    return _Batch(images, known, jnp.where(told, known, 0.5), 1 - told.astype(jnp.float32))
+    return _Batch(images, known, jnp.where(hinted, known, 0.5), 1 - hinted.astype(jnp.float32))
 
 
 def _check_mask(known: jax.Array, images: jax.Array) -> jax.Array:

@@ -14,12 +14,13 @@ from jaxgan.uses import imputers, tables
 class Options:
     """Fills in the missing cells of a table, and leaves all other cells as they are.
 
-    Missing are empty cells, ?, NA, NaN, null and the like. A column of text with 2 to 20 different
-    values, some of them repeated, holds categories. Other text is left alone. Whole numbers stay
+    Missing are empty cells, ?, NA, NaN, null and None. A text column is categorical if it has 2 to
+    20 different values and at least one occurs twice. Other text is not filled. Whole numbers stay
     whole.
 
-    The method is chosen on this table: some known cells are hidden, and each method fills them in.
-    The one with the smallest error is taken, or the mean of up to three. The errors are printed.
+    The method is chosen on this table: some known numbers are hidden, and each method fills them
+    in. The one with the smallest error is taken, or the average of the two or three best together,
+    if that is better. The errors are printed.
     """
 
     table: Annotated[str, tyro.conf.Positional]
@@ -38,12 +39,13 @@ class Options:
         "denoiser",
         "gain",
     ] = "auto"
-    """auto: chosen as above. mean: the mean of a column. neighbours: the ten nearest rows. ridge:
+    """auto: chosen as above. mean: the mean of a column. neighbours: the ten nearest rows, by
+    their distance. ridge:
     rounds of ridge regressions, each column from all others. power_ridge: the same, after columns
     are made normal. quadratic_ridge: with squares and products of the columns. trees, boosting:
     with trees. denoiser: an MLP that has learned to restore hidden cells. gain: a GAN."""
     separator: str = ""
-    """Between cells; by default found in the first line."""
+    """Between cells, one character; by default found in the header."""
     decimal: str = ""
     """The decimal point, . or a comma; by default the more frequent one."""
     encoding: str = "utf-8"
@@ -63,29 +65,36 @@ def main() -> None:
         raise JaxganError(f"--out is the table itself, {path}: give another file")
     if options.decimal not in ("", ".", ","):
         raise JaxganError(f"--decimal must be . or a comma, got {options.decimal!r}")
-    table = tables.read(path, options.separator, options.decimal, options.encoding)
-    missing, texts = table.missing(), table.categories()
+    separator = options.separator.replace("\\t", "\t")
+    if len(separator) > 1 or separator == '"' or (separator and separator == options.decimal):
+        raise JaxganError(
+            "--separator must be one character other than a quote and the decimal point, got "
+            f"{options.separator!r}"
+        )
+    table = tables.read(path, separator, options.decimal, options.encoding)
+    missing, categories = table.missing(), table.categories()
     check_writable(out)
     filled: dict[int, Any] = {}
     if missing.any():
         imputer = make_imputer(options)
         filled = tables.fill(table, imputer)
-        if options.method == "auto" and hasattr(imputer, "chosen_"):
-            print(f"taken: {' + '.join(imputer.chosen_)}")
+        if chosen := getattr(imputer, "chosen_", ()):
+            print(f"taken: {' + '.join(chosen)}")
     with disk_errors(out):
         tables.write(out, table, filled)
     rows, columns = missing.shape
-    numbers = len(table.numbers())
+    numbers, texts = len(table.numbers), len(categories)
     print(
-        f"{path}: {rows:,} rows, {columns:,} columns ({numbers:,} of numbers, {len(texts):,} of "
-        f"categories, {columns - numbers - len(texts):,} of other text)"
+        f"{path}: {rows:,} rows, {columns:,} columns ({numbers:,} of numbers, {texts:,} of "
+        f"categories, {columns - numbers - texts:,} of other text)"
     )
     for j, values in filled.items():
-        print(f"  {table.header[j]}: {len(values):,} cells filled")
-    left = missing.sum() - sum(map(len, filled.values()))
-    print(f"{missing.sum() - left:,} of {missing.sum():,} missing cells filled: {out}")
-    if left:
-        print(f"{left:,} cells are left empty: their columns have no values, or text")
+        print(f"  {table.header[j]}: {len(values):,} filled")
+    wanted = {name: n for name, n in zip(table.header, missing.sum(axis=0), strict=True) if n}
+    done = {table.header[j] for j in filled}
+    print(f"{sum(map(len, filled.values())):,} of {missing.sum():,} missing cells filled: {out}")
+    if left := [f"{name} ({n:,})" for name, n in wanted.items() if name not in done]:
+        print(f"left empty, without a known value or with other text: {', '.join(left)}")
 
 
 def make_imputer(options: Options) -> Any:

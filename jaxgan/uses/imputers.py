@@ -11,7 +11,7 @@ import functools
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import FLOAT_DTYPES, check_is_fitted, validate_data
 
 from jaxgan import imputation, learner
-from jaxgan.errors import NonFiniteError
+from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.fields import is_size
 from jaxgan.networks import MaskedMLP
 
 _CHUNK = 100
@@ -58,9 +59,13 @@ class _Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         empty = ~known.any(axis=0)
         low = np.where(known, X, np.inf).min(axis=0)
         high = np.where(known, X, -np.inf).max(axis=0)
+        with np.errstate(over="ignore"):
+            huge = np.isinf(high - low) & ~empty
+        if huge.any():
+            raise JaxganError(f"the values of column {huge.argmax()} are too far apart for floats")
         self.low_, self.high_ = np.where(empty, 0, low), np.where(empty, 0, high)
         self.kept_ = ~empty | self.keep_empty_features
-        self.learned_ = np.isfinite(high - low) & (high > low)
+        self.learned_ = high > low
         seed = int(check_random_state(self.random_state).randint(2**31))
         if self.learned_.any():
             self._train(*self._scale(X), seed)
@@ -82,7 +87,7 @@ class _Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.learned_.any():
             low, high = self.low_[self.learned_], self.high_[self.learned_]
             found = np.clip(fill(*self._scale(X)), 0, 1) * (high - low) + low
-            filled[:, self.learned_] = found
+            filled[:, self.learned_] = np.clip(found, low, high)  # after rounding
         return np.where(np.isnan(X), filled, X)[:, self.kept_]
 
     def _scale(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +127,7 @@ class GAINImputer(_Imputer):
       hint_rate: see `imputation.GAINConfig`.
       reconstruction_weight: see `imputation.GAINConfig`.
       keep_empty_features: see `transform`.
-      random_state: an int, a numpy RandomState, or None for other numbers each time.
+      random_state: an int, a numpy RandomState, or None for a different result each time.
       verbose: whether to show progress.
     """
 
@@ -148,6 +153,8 @@ class GAINImputer(_Imputer):
 
         The noise of GAIN is small, and so is the spread of the draws.
         """
+        if not is_size(n):
+            raise JaxganError(f"n must be a whole number above 0, got {n}")
         rngs = jax.random.split(jax.random.key(seed), n)
         fills = [functools.partial(self._fill, rng=rng) for rng in rngs]
         return np.stack([self._fill_table(X, fill) for fill in fills])
@@ -186,7 +193,7 @@ class DenoisingImputer(_Imputer):
       lr: the first learning rate of Adam. A cosine lowers it to 0.
       hide: the share of known values that are hidden, in (0, 1).
       keep_empty_features: see `transform`.
-      random_state: an int, a numpy RandomState, or None for other numbers each time.
+      random_state: an int, a numpy RandomState, or None for a different result each time.
       verbose: whether to show progress.
     """
 
@@ -212,6 +219,8 @@ class DenoisingImputer(_Imputer):
         self.verbose = verbose
 
     def _train(self, rows: np.ndarray, known: np.ndarray, seed: int) -> None:
+        if not 0 < self.hide < 1:
+            raise JaxganError(f"hide must be between 0 and 1, got {self.hide}")
         example = jnp.zeros((1, 1, 1, rows.shape[1]))
         adam = optax.adam(optax.cosine_decay_schedule(self.lr, self.steps))
         network = learner.create(
@@ -278,8 +287,8 @@ def _train(
     """Trains on batches of random rows, with a progress bar if `verbose`."""
     from tqdm import tqdm
 
-    if steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {steps}")
+    if not is_size(steps):
+        raise JaxganError(f"steps must be a whole number above 0, got {steps}")
     rng, draw = jax.random.key(seed), np.random.default_rng(seed)
     images = _as_images(rows)
     hidden = None if verbose else True  # None: hidden unless it is a terminal
@@ -316,10 +325,10 @@ class ScaledImputer(_Imputer):
 
     Args:
       imputer: such as KNNImputer().
-      power: whether columns are made normal first (PowerTransformer, Yeo-Johnson), and made as they
-        were at the end.
+      power: whether columns are transformed to normal first (PowerTransformer, Yeo-Johnson), and
+        back at the end.
       keep_empty_features: see `transform`.
-      random_state: an int, a numpy RandomState, or None for other numbers each time.
+      random_state: an int, a numpy RandomState, or None for a different result each time.
     """
 
     def __init__(
@@ -341,8 +350,9 @@ class ScaledImputer(_Imputer):
         table: Any = _as_table(rows, known)
         if self.power:
             self.scaler_ = PowerTransformer().fit(table)
-            table = self.scaler_.transform(table)
-            self.range_ = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
+            values, table = table, self.scaler_.transform(table)
+            # The inverse by interpolation: that of the formula overflows for skewed columns.
+            self.inverse_ = [_sorted_pairs(*pair) for pair in zip(table.T, values.T, strict=True)]
         self.imputer_ = _fit(_seeded(self.imputer, seed), table)
 
     def _fill(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -350,7 +360,14 @@ class ScaledImputer(_Imputer):
         if not self.power:
             return self.imputer_.transform(table)
         filled = self.imputer_.transform(self.scaler_.transform(table))
-        return self.scaler_.inverse_transform(np.clip(filled, *self.range_))
+        columns = zip(filled.T, self.inverse_, strict=True)
+        return np.stack([np.interp(column, *inverse) for column, inverse in columns], axis=1)
+
+
+def _sorted_pairs(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The known values of two columns, by the order of the first."""
+    order = np.argsort(x)[: np.isfinite(x).sum()]
+    return x[order], y[order]
 
 
 class RoundsImputer(_Imputer):
@@ -363,7 +380,7 @@ class RoundsImputer(_Imputer):
       estimator: a regressor of scikit-learn.
       rounds: how often each column is predicted.
       keep_empty_features: see `transform`.
-      random_state: an int, a numpy RandomState, or None for other numbers each time.
+      random_state: an int, a numpy RandomState, or None for a different result each time.
       verbose: whether to show progress.
     """
 
@@ -388,7 +405,8 @@ class RoundsImputer(_Imputer):
         table = _as_table(rows, known)
         self.start_ = _fit(_seeded(make_ridge(), seed), table)
         filled = self.start_.transform(table).clip(0, 1)
-        # First the columns that miss least. One with few known values keeps its first ones.
+        # Columns with the fewest missing values come first. One with very few known values keeps
+        # those of the ridge.
         columns = [j for j in np.argsort(-known.sum(axis=0)) if known[:, j].sum() >= _FEWEST]
         if len(known[0]) == 1:  # there is nothing to predict it from
             columns = []
@@ -428,10 +446,12 @@ class ChosenImputer(_Imputer):
     best ones to the whole table.
 
     Args:
-      candidates: imputers by name; by default those of `make_candidates`.
+      candidates: imputers by name; by default those of `make_candidates` that are not too slow for
+        the size of the table.
       hide: the share of known values that are hidden, in (0, 1).
+      scored: the columns whose errors count, by their places; by default all.
       keep_empty_features: see `transform`.
-      random_state: an int, a numpy RandomState, or None for other numbers each time.
+      random_state: an int, a numpy RandomState, or None for a different result each time.
       verbose: whether to show progress.
 
     Attributes after `fit`: `errors_`, the root mean squared error of each candidate on the hidden
@@ -443,22 +463,36 @@ class ChosenImputer(_Imputer):
         candidates: Mapping[str, Any] | None = None,
         *,
         hide: float = 0.1,
+        scored: Sequence[int] | None = None,
         keep_empty_features: bool = False,
         random_state: Any = None,
         verbose: bool = False,
     ):
         self.candidates = candidates
         self.hide = hide
+        self.scored = scored
         self.keep_empty_features = keep_empty_features
         self.random_state = random_state
         self.verbose = verbose
 
+    def fit(self, X: Any, y: Any = None) -> Any:
+        self.chosen_, self.errors_ = (), {}
+        return super().fit(X, y)
+
     def _train(self, rows: np.ndarray, known: np.ndarray, seed: int) -> None:
+        if not 0 < self.hide < 1:
+            raise JaxganError(f"hide must be between 0 and 1, got {self.hide}")
         table = _as_table(rows, known)
-        candidates = make_candidates() if self.candidates is None else dict(self.candidates)
+        candidates = self._candidates(*rows.shape)
         rng = np.random.default_rng(seed)
+        some = rng.permutation(len(rows))[:_TRIED]
+        rows, known = rows[some], known[some]
         hidden = known & (rng.random(known.shape) < self.hide)
         hidden.flat[rng.choice(np.flatnonzero(known))] = True
+        if self.scored is not None:
+            hidden &= np.isin(np.flatnonzero(self.learned_), self.scored)
+        if not hidden.any():  # nothing can be compared
+            hidden = known
         guesses = {}
         rest = _as_table(rows, known & ~hidden)
         self._say(
@@ -466,30 +500,45 @@ class ChosenImputer(_Imputer):
         )
         self._say("columns from 0 to 1 (root mean square), and its seconds:")
         for name, imputer in candidates.items():
+            self._say(f"  {name:<24}", end="")
             started = time.perf_counter()
             guesses[name] = self._ready(imputer, seed).fit_transform(rest)[hidden]
             error = _rmse(guesses[name], rows[hidden])
-            self._say(f"  {name:<24}{error:.4f}{time.perf_counter() - started:8.0f}")
+            self._say(f"{error:.4f}{time.perf_counter() - started:8.0f}")
         self.chosen_, self.errors_ = choose(guesses, rows[hidden])
         if len(self.chosen_) > 1:
             together = " + ".join(self.chosen_)
             self._say(f"  {together:<24} {self.errors_[together]:.4f}")
+        self._say(f"fitting {' + '.join(self.chosen_)} to the whole table")
         self.imputers_ = [self._ready(candidates[name], seed).fit(table) for name in self.chosen_]
 
     def _fill(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
         table = _as_table(rows, known)
         return np.mean([imputer.transform(table) for imputer in self.imputers_], axis=0)
 
-    def _ready(self, imputer: Any, seed: int) -> Any:
-        options = {"random_state": seed, "keep_empty_features": True}
-        if "verbose" in imputer.get_params(deep=False):
-            options["verbose"] = self.verbose
-        copy: Any = clone(imputer)
-        return copy.set_params(**options)
+    def _candidates(self, n: int, columns: int) -> dict[str, Any]:
+        """The candidates, by default without those that would take too long for the table."""
+        if self.candidates is not None:
+            if not self.candidates:
+                raise JaxganError("candidates must have at least one imputer")
+            return dict(self.candidates)
+        if slow := too_slow(n, columns):
+            self._say(f"too slow for this table: {', '.join(slow)}")
+        return {name: one for name, one in make_candidates().items() if name not in slow}
 
-    def _say(self, text: str) -> None:
+    def _ready(self, imputer: Any, seed: int) -> Any:
+        options = {"random_state": seed, "keep_empty_features": True, "verbose": self.verbose}
+        copy: Any = clone(imputer)
+        known = copy.get_params(deep=False)
+        return copy.set_params(**{k: v for k, v in options.items() if k in known})
+
+    def _say(self, text: str, end: str = "\n") -> None:
         if self.verbose:
-            print(text, flush=True)
+            print(text, end=end, flush=True)
+
+
+_TRIED = 10_000
+"""At most so many rows, drawn at random, serve to choose a method."""
 
 
 def choose(
@@ -513,7 +562,7 @@ def choose(
     sizes = range(1, min(3, len(guesses)) + 1)
     groups = [names for n in sizes for names in itertools.combinations(guesses, n)]
     errors = {names: error(names) for names in groups}
-    best = min(groups, key=errors.__getitem__)
+    best = min(groups, key=lambda names: np.nan_to_num(errors[names], nan=np.inf))
     return best, {
         " + ".join(names): errors[names] for names in groups if len(names) == 1 or names == best
     }
@@ -548,6 +597,17 @@ def make_candidates() -> dict[str, Any]:
     }
 
 
+def too_slow(n: int, columns: int) -> list[str]:
+    """The candidates that would take hours for a table of n rows."""
+    limits = {
+        "neighbours": n > 20_000,
+        "quadratic_ridge": columns > 40,
+        "trees": columns > 100,
+        "boosting": columns > 100,
+    }
+    return [name for name, slow in limits.items() if slow]
+
+
 def make_ridge(**options: Any) -> Any:
     """Rounds of ridge regressions: scikit-learn's IterativeImputer, with its options."""
     try:
@@ -555,7 +615,8 @@ def make_ridge(**options: Any) -> Any:
     except ImportError:  # older releases hide it
         from sklearn.experimental import enable_iterative_imputer  # noqa: F401
         from sklearn.impute import IterativeImputer
-    return IterativeImputer(keep_empty_features=True, **options)
+    # All columns, unless there are very many.
+    return IterativeImputer(**{"keep_empty_features": True, "n_nearest_features": 100} | options)
 
 
 def _seeded(estimator: Any, seed: int) -> Any:
@@ -566,7 +627,7 @@ def _seeded(estimator: Any, seed: int) -> Any:
 
 
 def _fit(imputer: Any, table: np.ndarray) -> Any:
-    """Fits an imputer. Rounds of ridge that have not converged are good enough."""
+    """Fits an imputer. Rounds of ridge that have not converged impute well enough."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return imputer.fit(table)

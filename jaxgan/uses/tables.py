@@ -1,10 +1,10 @@
 """Tables in files: reads CSV or Parquet, fills in missing cells, and writes the same table.
 
-Cells that are not missing are written as they were read, to the last digit.
+Only missing cells change. A CSV file keeps every other byte, a Parquet file its schema.
 """
 
+import codecs
 import contextlib
-import csv
 import io
 import re
 from collections.abc import Iterator, Mapping
@@ -17,46 +17,55 @@ from jaxgan.errors import JaxganError
 from jaxgan.files import new_file
 
 CATEGORIES = 20
-"""A column of text holds categories if it has 2 to 20 different values, and not each only once. The
-cells of other text are left alone."""
-MISSING = "?"
-"""What counts as missing beside what pandas takes for it, such as empty cells, NA and NaN."""
+"""A text column is categorical if it has 2 to 20 different values and at least one occurs twice.
+Other text is not filled."""
+MISSING = ("", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "<NA>")
+"""Cells of a CSV file that count as missing."""
 _SEPARATORS = ",;\t|"
 
 
 class Table(NamedTuple):
     """A table with missing cells."""
 
-    frame: Any
-    """A pandas DataFrame of numbers and text."""
     header: list[str]
     """The names of the columns."""
-    cells: Any = None
-    """The text of all cells of a CSV file, `[N, columns]`; None for Parquet."""
-    separator: str = ","
-    decimal: str = "."
-    encoding: str = "utf-8"
-    newline: str = "\n"
-
-    def numbers(self) -> list[int]:
-        """The columns of numbers, by their places."""
-        types = _pandas().api.types
-        kinds = enumerate(self.frame.dtypes)
-        return [j for j, t in kinds if types.is_numeric_dtype(t) and not types.is_bool_dtype(t)]
+    numbers: dict[int, np.ndarray]
+    """The columns of numbers, by their places: float64 `[N]`, NaN where they are missing."""
+    texts: dict[int, list[Any]]
+    """The other columns: N values, None where they are missing."""
+    source: Any
+    """What `write` needs: a `_Csv`, or a pyarrow Table."""
 
     def categories(self) -> dict[int, list[Any]]:
-        """The categories of the columns that have some."""
+        """The categories of the categorical columns."""
         found = {}
-        for j in sorted(set(range(len(self.header))) - set(self.numbers())):
-            known = self.frame.iloc[:, j].dropna()
-            values = sorted(known.unique().tolist(), key=str)
-            if 1 < len(values) <= CATEGORIES and len(values) < len(known):
-                found[j] = values
+        for j, values in self.texts.items():
+            with contextlib.suppress(TypeError):  # lists in Parquet are no categories
+                known = [value for value in values if value is not None]
+                different = sorted(set(known), key=str)
+                if 1 < len(different) <= CATEGORIES and len(different) < len(known):
+                    found[j] = different
         return found
 
     def missing(self) -> np.ndarray:
         """Which cells are missing, bool `[N, columns]`."""
-        return self.frame.isna().to_numpy()
+        columns = {j: np.isnan(values) for j, values in self.numbers.items()}
+        columns |= {j: np.array([x is None for x in xs]) for j, xs in self.texts.items()}
+        return np.stack([columns[j] for j in range(len(self.header))], axis=1)
+
+
+class _Csv(NamedTuple):
+    """The text of a CSV file in pieces. Together they are the file."""
+
+    cells: list[list[str]]
+    """The rows of data, with quotes and spaces."""
+    head: str
+    """The header and its line end."""
+    ends: list[str]
+    """What follows each row: its line end, and blank lines."""
+    separator: str
+    decimal: str
+    encoding: str
 
 
 def read(path: Path, separator: str = "", decimal: str = "", encoding: str = "utf-8") -> Table:
@@ -64,7 +73,8 @@ def read(path: Path, separator: str = "", decimal: str = "", encoding: str = "ut
 
     Args:
       path: a Parquet file, if it ends in .parquet, else a CSV file with a header.
-      separator: of the cells of a CSV file; by default that of its first line.
+      separator: of the cells of a CSV file, one character; by default the most frequent one of the
+        header.
       decimal: the decimal point of a CSV file, "." or ","; by default the more frequent one.
       encoding: of a CSV file.
 
@@ -72,27 +82,24 @@ def read(path: Path, separator: str = "", decimal: str = "", encoding: str = "ut
       JaxganError: if it is no such table, if a number is infinite, or if there are neither numbers
         nor categories.
     """
-    pandas = _pandas()
     with _readable(path, encoding):
         if is_parquet(path):
-            frame = pandas.read_parquet(path)
-            table = Table(frame, [str(name) for name in frame.columns])
+            table = _from_arrow(path)
         else:
             content = path.read_bytes()
-            if encoding == "utf-8" and content.startswith(b"\xef\xbb\xbf"):
+            if content.startswith(codecs.BOM_UTF8) and codecs.lookup(encoding).name == "utf-8":
                 encoding = "utf-8-sig"  # writes the mark again
-            table = _parse(content.decode(encoding), separator, decimal)
-            table = table._replace(encoding=encoding)
-    if not len(table.frame):
+            table = _parse(path, content.decode(encoding), separator, decimal, encoding)
+    if not len(table.missing()):
         raise JaxganError(f"{path} has no rows below its header")
-    if not table.numbers() and not table.categories():
+    for j, values in table.numbers.items():
+        if np.isinf(values).any():
+            raise JaxganError(f"the column {table.header[j]!r} of {path} has infinite numbers")
+    if not table.numbers and not table.categories():
         raise JaxganError(
             f"{path} has no column of numbers or categories: is another --separator or --decimal "
             "needed?"
         )
-    for j in table.numbers():
-        if np.isinf(_floats(table, j)).any():
-            raise JaxganError(f"the column {table.header[j]!r} of {path} has infinite numbers")
     return table
 
 
@@ -101,38 +108,104 @@ def is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
 
 
-def _parse(text: str, separator: str, decimal: str) -> Table:
-    line = text.split("\n", 1)[0]
-    separator = separator or max(_SEPARATORS, key=line.count)
-    read = _pandas().read_csv
-    options: dict[str, Any] = {"sep": separator, "skip_blank_lines": False}
-    cells = read(io.StringIO(text), header=None, dtype=str, keep_default_na=False, **options)
-    rows = cells.to_numpy()
-    decimal = decimal or _find_decimal(rows, separator)
-    frame = read(
-        io.StringIO(text),
-        index_col=False,
-        decimal=decimal,
-        na_values=[MISSING],
-        skipinitialspace=True,
-        **options,
-    )
-    newline = "\r\n" if line.endswith("\r") else "\n"
-    return Table(frame, rows[0].tolist(), rows[1:], separator, decimal, newline=newline)
+def _from_arrow(path: Path) -> Table:
+    import pyarrow
+    from pyarrow import parquet
+
+    source = parquet.read_table(path)
+    if not source.num_columns:
+        raise JaxganError(f"{path} has no columns")
+    numbers, texts = {}, {}
+    for j, column in enumerate(source.columns):
+        if pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type):
+            numbers[j] = np.array([np.nan if x is None else x for x in column.to_pylist()], float)
+        else:
+            texts[j] = column.to_pylist()
+    return Table(source.column_names, numbers, texts, source)
 
 
-def _find_decimal(rows: np.ndarray, separator: str) -> str:
-    if separator == ",":
-        return "."
-    found = [re.fullmatch(r"\s*[+-]?\d+([.,])\d+\s*", cell) for cell in rows.ravel()]
-    points = [match[1] for match in found if match]
-    return "," if points.count(",") > points.count(".") else "."
+def _parse(path: Path, text: str, separator: str, decimal: str, encoding: str) -> Table:
+    first = re.sub(r'"[^"]*"', "", text).split("\n", 1)[0]
+    separator = separator or max(_SEPARATORS, key=first.count)
+    (header, end), *lines = _split(text, separator)
+    cells: list[list[str]] = []
+    ends: list[str] = []
+    head = separator.join(header) + end
+    for number, (line, end) in enumerate(lines, 1):
+        if line == [""] and len(header) > 1:  # a blank line is no row
+            if ends:
+                ends[-1] += end
+            else:
+                head += end
+        elif len(line) != len(header):
+            raise JaxganError(
+                f"row {number} of {path} has {len(line)} cells, and the header has {len(header)}: "
+                "is another --separator needed?"
+            )
+        else:
+            cells.append(line)
+            ends.append(end)
+    values = [[_value(cell) for cell in line] for line in cells]
+    if not decimal:
+        points = [match[1] for line in values for cell in line if (match := _DECIMAL(cell))]
+        decimal = "," if points.count(",") > points.count(".") and separator != "," else "."
+    numbers, texts = {}, {}
+    for j in range(len(header)):
+        column = [None if line[j] in MISSING else line[j] for line in values]
+        found = _numbers(column, decimal)
+        if found is None:
+            texts[j] = column
+        else:
+            numbers[j] = found
+    source = _Csv(cells, head, ends, separator, decimal, encoding)
+    return Table([_value(cell) for cell in header], numbers, texts, source)
 
 
-def fill(table: Table, imputer: Any) -> dict[int, np.ndarray]:
-    """What belongs into the missing cells: for each column, the values of its missing rows.
+def _split(text: str, separator: str) -> Iterator[tuple[list[str], str]]:
+    """The cells of each line, with quotes and spaces, and the end of the line."""
+    rest = f"[^{re.escape(separator)}\r\n]*"
+    cell = re.compile(f' *"(?:[^"]|"")*"{rest}|{rest}')
+    at, line = 0, []
+    while True:
+        match = cell.match(text, at)
+        assert match is not None  # it may be empty
+        line.append(match[0])
+        at = match.end()
+        if text[at : at + 1] == separator:
+            at += 1
+            continue
+        end = "\r\n" if text.startswith("\r\n", at) else text[at : at + 1]
+        yield line, end
+        at, line = at + len(end), []
+        if at == len(text):
+            return
 
-    Numbers are filled in by the imputer. It also sees categories, by their places in the alphabet.
+
+def _value(cell: str) -> str:
+    """A cell without its quotes and the spaces around it."""
+    cell = cell.strip()
+    quoted = len(cell) > 1 and cell[0] == cell[-1] == '"'
+    return cell[1:-1].replace('""', '"').strip() if quoted else cell
+
+
+_DECIMAL = re.compile(r"[+-]?\d+([.,])\d+").fullmatch
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.IGNORECASE).fullmatch
+_CODE = re.compile(r"0\d+").fullmatch
+"""Digits that are no number, such as postcodes."""
+
+
+def _numbers(column: list[str | None], decimal: str) -> np.ndarray | None:
+    """The numbers of a column, or None if it holds text."""
+    points = [cell and cell.replace(decimal, ".") for cell in column]
+    if any(cell and (not _NUMBER(cell) or _CODE(cell)) for cell in points):
+        return None
+    return np.array([float(cell) if cell else np.nan for cell in points])
+
+
+def fill(table: Table, imputer: Any) -> dict[int, list[Any]]:
+    """Values for the missing cells: for each column, those of its missing rows, in order.
+
+    Numbers are filled in by the imputer. Categories enter as ordinal codes, in alphabetical order.
     Columns of whole numbers get whole numbers. Then missing categories are predicted from all other
     columns. Columns without any value, and other text, are left out.
 
@@ -140,31 +213,38 @@ def fill(table: Table, imputer: Any) -> dict[int, np.ndarray]:
       table: from `read`.
       imputer: of `jaxgan.uses.imputers`. It is fitted to the table.
     """
-    numbers, categories, missing = table.numbers(), table.categories(), table.missing()
-    used = [j for j in [*numbers, *categories] if not missing[:, j].all()]
-    if not used:
+    inputs, codes = _encode(table)
+    if not inputs:
         return {}
-    inputs = np.full((len(missing), len(used)), np.nan)
-    for i, j in enumerate(used):
-        if j in numbers:
-            inputs[:, i] = _floats(table, j)
-        else:
-            codes = {value: code for code, value in enumerate(categories[j])}
-            known = ~missing[:, j]
-            inputs[known, i] = [codes[value] for value in table.frame.iloc[:, j][known]]
-    complete = imputer.fit_transform(inputs)
-    found = {}
-    for i, j in enumerate(used):
-        wanted = missing[:, j]
-        if not wanted.any():
+    places = list(inputs)
+    matrix = np.stack(list(inputs.values()), axis=1)
+    if "scored" in imputer.get_params(deep=False):  # not by the order of the alphabet
+        scored = [i for i, j in enumerate(places) if j not in codes]
+        imputer.set_params(scored=scored or None)
+    complete = imputer.fit_transform(matrix)
+    found: dict[int, list[Any]] = {}
+    for i, j in enumerate(places):
+        known = ~np.isnan(matrix[:, i])
+        if known.all():
             continue
-        if j in categories:
-            codes = _classify(np.delete(complete, i, axis=1), inputs[:, i])
-            found[j] = np.array([categories[j][code] for code in codes], object)
+        if j in codes:
+            labels = _classify(np.delete(complete, i, axis=1), matrix[:, i])
+            found[j] = [codes[j][label] for label in labels]
         else:
-            whole = (inputs[~wanted, i] % 1 == 0).all()
-            found[j] = np.rint(complete[wanted, i]) if whole else complete[wanted, i]
+            whole = (matrix[known, i] % 1 == 0).all()
+            values = np.rint(complete[~known, i]) if whole else complete[~known, i]
+            found[j] = values.tolist()
     return found
+
+
+def _encode(table: Table) -> tuple[dict[int, np.ndarray], dict[int, list[Any]]]:
+    """The columns that an imputer gets, and the categories of those that are codes."""
+    inputs = {j: values for j, values in table.numbers.items() if not np.isnan(values).all()}
+    categories = table.categories()
+    for j, different in categories.items():
+        code = {value: float(i) for i, value in enumerate(different)}
+        inputs[j] = np.array([np.nan if x is None else code[x] for x in table.texts[j]])
+    return inputs, categories
 
 
 def _classify(inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -179,57 +259,70 @@ def _classify(inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return classifier.predict(inputs[~known])
 
 
-def write(path: Path, table: Table, filled: Mapping[int, np.ndarray]) -> None:
+def write(path: Path, table: Table, filled: Mapping[int, list[Any]]) -> None:
     """Writes the table with the values of `fill`, in the format that it was read in.
 
-    A number gets as many decimals as the known ones of its column have at most.
+    A number in a CSV file gets as many decimals as the known ones of its column have at most.
     """
     missing = table.missing()
-    if table.cells is None:
-        frame = table.frame.copy()
-        for j, values in filled.items():
-            frame.iloc[missing[:, j], j] = values
-        with new_file(path) as file:
-            frame.to_parquet(file)
+    rows = {j: np.flatnonzero(missing[:, j]) for j in filled}
+    if not isinstance(table.source, _Csv):
+        _write_arrow(path, table.source, filled, rows)
         return
-    cells = table.cells.copy()
+    source = table.source
+    cells = [line.copy() for line in source.cells]
     for j, values in filled.items():
-        wanted = missing[:, j]
-        if values.dtype.kind == "f":
-            style = _style(table.cells[~wanted, j], table.decimal)
-            values = [format(value, style).replace(".", table.decimal) for value in values]
-        cells[wanted, j] = values
-    text = io.StringIO()
-    options: dict[str, Any] = {"delimiter": table.separator, "lineterminator": table.newline}
-    csv.writer(text, **options).writerows([table.header, *cells])
+        known = [line[j] for line, gone in zip(cells, missing[:, j], strict=True) if not gone]
+        if j in table.numbers:
+            texts = _format(values, known, source.decimal)
+        else:
+            spelled = {_value(cell): cell for cell in reversed(known)}
+            texts = [spelled[value] for value in values]
+        for row, text in zip(rows[j], texts, strict=True):
+            cells[row][j] = text
+    text = io.StringIO(newline="")
+    text.write(source.head)
+    for line, end in zip(cells, source.ends, strict=True):
+        text.write(source.separator.join(line) + end)
     with new_file(path) as file:
-        file.write(text.getvalue().encode(table.encoding))
+        file.write(text.getvalue().encode(source.encoding))
 
 
-def _style(cells: np.ndarray, decimal: str) -> str:
-    """The format of a column's numbers."""
-    if any("e" in cell.lower() for cell in cells):
-        return ".6g"
-    return f".{max(len(cell.strip().partition(decimal)[2]) for cell in cells)}f"
+def _write_arrow(path: Path, source: Any, filled: Mapping[int, list[Any]], rows: Any) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    for j, values in filled.items():
+        field = source.schema.field(j)
+        whole = pyarrow.types.is_integer(field.type)
+        column = source.column(j).to_pylist()
+        for row, value in zip(rows[j], values, strict=True):
+            column[row] = int(value) if whole else value
+        source = source.set_column(j, field, pyarrow.array(column, field.type))
+    with new_file(path) as file:
+        parquet.write_table(source, file)
 
 
-def _floats(table: Table, j: int) -> np.ndarray:
-    return table.frame.iloc[:, j].to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError as error:
-        raise JaxganError("tables need pandas: pip install 'jaxgan[uses]'") from error
-    return pandas
+def _format(values: list[float], known: list[str], decimal: str) -> list[str]:
+    """Numbers as the known cells of their column are written."""
+    plain = [_value(cell) for cell in known]
+    if all("e" in cell.lower() for cell in plain):
+        style = ".6g"
+    else:
+        places = max(len(cell.lower().partition("e")[0].partition(decimal)[2]) for cell in plain)
+        values = [round(value, places) + 0.0 for value in values]  # no -0
+        style = f".{places}f"
+    quote = '"' if all(cell.strip().startswith('"') for cell in known) else ""
+    return [quote + format(value, style).replace(".", decimal) + quote for value in values]
 
 
 @contextlib.contextmanager
 def _readable(path: Path, encoding: str) -> Iterator[None]:
-    """Makes one line of what is wrong with a file."""
+    """Turns errors of reading into JaxganErrors of one line."""
     try:
         yield
+    except JaxganError:
+        raise
     except OSError as error:
         raise JaxganError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, LookupError) as error:
@@ -238,6 +331,6 @@ def _readable(path: Path, encoding: str) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise JaxganError(f"to read {path}, pip install pyarrow") from error
-    except ValueError as error:  # also those of pandas and pyarrow
+    except ValueError as error:  # also those of pyarrow
         reason = " ".join(str(error).split())
         raise JaxganError(f"{path} is no table that can be read: {reason}") from error

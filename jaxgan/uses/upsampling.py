@@ -281,6 +281,8 @@ class _Scaling(NamedTuple):
 
     shift: Any
     scale: Any
+    whole: Any
+    """Whether all given values are whole: of each column, or of all pixels."""
     low: Any
     """The least value: of each column, or of all pixels."""
     high: Any
@@ -291,7 +293,7 @@ class _Scaling(NamedTuple):
         if self.dtype == np.uint8:
             return to_uint8(images)
         rows = np.clip(self.shift + self.scale * images.astype(np.float64), self.low, self.high)
-        return (np.round(rows) if self.dtype.kind in "iub" else rows).astype(self.dtype)
+        return np.where(self.whole, np.round(rows), rows).astype(self.dtype)
 
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -308,7 +310,7 @@ def _scale(X: np.ndarray, standardise: bool) -> tuple[np.ndarray, _Scaling]:
     images = X.reshape(len(X), *_image_shape(X.shape))
     vectors = images.shape[1:3] == (1, 1)
     if images.dtype == np.uint8 and not vectors:
-        return images, _Scaling(127.5, 127.5, 0, 255, X.dtype)
+        return images, _Scaling(127.5, 127.5, True, 0, 255, X.dtype)
     rows = images.astype(np.float64)
     axis = 0 if vectors else None
     low, high = rows.min(axis=axis), rows.max(axis=axis)
@@ -316,7 +318,9 @@ def _scale(X: np.ndarray, standardise: bool) -> tuple[np.ndarray, _Scaling]:
     if vectors:
         shift, scale = (rows.mean(axis=0), rows.std(axis=0)) if standardise else (0.0, 1.0)
     scale = np.where(scale > 0, scale, 1.0)  # of a constant column
-    return ((rows - shift) / scale).astype(np.float32), _Scaling(shift, scale, low, high, X.dtype)
+    whole = (rows % 1 == 0).all(axis=axis)
+    scaling = _Scaling(shift, scale, whole, low, high, X.dtype)
+    return ((rows - shift) / scale).astype(np.float32), scaling
 
 
 def _run_classes(run: str | Path, shape: Sequence[int], classes: np.ndarray) -> np.ndarray:

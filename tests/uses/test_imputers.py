@@ -185,8 +185,49 @@ def test_a_diverged_training_is_an_error(table):
         DenoisingImputer(20, widths=(4,), lr=1e38).fit(table[0][:50] * [1, 0.02])
 
 
+def test_only_scored_columns_count(table):
+    values, _ = table
+    third = np.column_stack([values, np.arange(len(values)) % 2])  # nothing predicts it
+    ridge, half = ScaledImputer(imputers.make_ridge()), ScaledImputer(SimpleImputer())
+    options = {"candidates": {"ridge": ridge, "mean": half}, "random_state": 0}
+    every = ChosenImputer(**options).fit(third)
+    some = ChosenImputer(**options, scored=[0, 1]).fit(third)
+    assert some.errors_["ridge"] < 0.3 * every.errors_["ridge"]
+
+
+def test_slow_methods_are_left_out_of_large_tables(monkeypatch, capsys):
+    names = ("neighbours", "quadratic_ridge", "trees", "boosting", "mean")
+    monkeypatch.setattr(imputers, "make_candidates", lambda: dict.fromkeys(names, MEAN))
+    imputer = ChosenImputer(verbose=True)
+    assert list(imputer._candidates(30_000, 70)) == ["trees", "boosting", "mean"]
+    assert "too slow for this table: neighbours, quadratic_ridge" in capsys.readouterr().out
+    assert list(imputer._candidates(20_000, 40)) == list(names)
+    assert list(imputer._candidates(50, 300)) == ["neighbours", "mean"]
+
+
+def test_skewed_columns_come_back_from_yeo_johnson():
+    rng = np.random.default_rng(0)
+    rare = np.where(rng.random(400) < 0.02, rng.lognormal(3, 2, 400), 0)
+    values = np.column_stack([rare, rng.normal(size=400)])
+    incomplete = np.where(rng.random(values.shape) < 0.2, NAN, values)
+    found = ScaledImputer(imputers.make_ridge(), power=True).fit_transform(incomplete)
+    assert np.isfinite(found).all()
+    assert (found[:, 0] <= np.nanmax(incomplete[:, 0])).all()
+
+
 def test_bad_options_are_refused(table):
-    with pytest.raises(ValueError, match="steps must be 1 or more"):
+    for hide in (0.0, 1.0):
+        with pytest.raises(ValueError, match="hide must be between 0 and 1"):
+            ChosenImputer({"mean": MEAN}, hide=hide).fit(table[0])
+        with pytest.raises(ValueError, match="hide must be between 0 and 1"):
+            DenoisingImputer(1, widths=(4,), hide=hide).fit(table[0])
+    with pytest.raises(ValueError, match="candidates must have at least one"):
+        ChosenImputer({}).fit(table[0])
+    with pytest.raises(ValueError, match="n must be a whole number above 0"):
+        GAINImputer(1).fit(table[0]).draw(table[0], 0)
+    with pytest.raises(ValueError, match="column 0 are too far apart"):
+        GAINImputer(1).fit([[1e308, 1.0], [-1e308, 3.0]])
+    with pytest.raises(ValueError, match="steps must be a whole number above 0"):
         GAINImputer(0).fit(table[0])
     with pytest.raises(ValueError, match="infinity"):
         GAINImputer(1).fit([[np.inf, 1.0], [2.0, 3.0]])

@@ -11,6 +11,7 @@ from collections import Counter
 import imblearn.utils.estimator_checks as imblearn_checks
 import jax
 import numpy as np
+import pandas
 import pytest
 import sklearn.utils.estimator_checks as sklearn_checks
 from helpers import contents, here, picture
@@ -142,6 +143,19 @@ def test_whole_numbers_stay_whole_and_in_their_range():
     _, scaling = upsampling._scale(X, standardise=True)
     wide = scaling.undo(np.array([-99.0, 99.0])[:, None, None, None] * np.ones((2, 1, 1, 3)))
     np.testing.assert_array_equal(wide[:, 0, 0], [X.min(axis=0), X.max(axis=0)])
+
+
+def test_whole_columns_of_a_data_frame_are_rounded():
+    X, y = gaussians(50, 20)
+    rng = np.random.default_rng(0)
+    counts, flags = rng.integers(0, 3, 70), rng.random(70) < 0.5
+    frame = pandas.DataFrame({"x": X[:, 0], "count": counts, "flag": flags})
+    found, _ = QUICK.fit_resample(frame, y)
+    assert found.dtypes.tolist() == frame.dtypes.tolist()
+    mixed = np.column_stack([X[:, 0], counts, flags])
+    _, scaling = upsampling._scale(mixed, standardise=False)
+    new = scaling.undo(np.full((1, 1, 1, 3), 0.6))[0, 0, 0]
+    np.testing.assert_array_equal(new, [0.6, 1, 1])  # not cut off to 0
 
 
 @pytest.mark.parametrize(("power", "shares"), [(0.0, [1 / 3] * 3), (1.0, [0.8, 0.15, 0.05])])
