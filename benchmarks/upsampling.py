@@ -10,9 +10,9 @@ from them, and classify the test images, which are in balance. Methods:
 - copies: images of small classes are repeated until all classes have 4,000. with augmentation:
   batches are also shifted by up to two pixels and mirrored at random. SMOTE: of imbalanced-learn.
 - GAN, diffusion: the sampler of jaxgan.uses.upsampling. with augmentation: as for copies.
-  filtered: of each class the half of twice as many generated images that a classifier of the real
-  images (class weights, the CNN) finds likeliest. down-weighted: a generated image counts half as
-  much as a real one (arXiv 2403.05170).
+  filtered: twice as many images are generated. Of each class the half that a classifier of the real
+  images (class weights, the CNN) finds likeliest is kept. down-weighted: a generated image counts
+  half as much as a real one (arXiv 2403.05170).
 - real images: the first 4,000 of each class, which no method has.
 
 linear: logistic regression on 1,000 random ReLU features. CNN: three convolutions and two dense

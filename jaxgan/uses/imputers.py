@@ -12,7 +12,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,28 @@ _CHUNK = 100
 """Training steps in one program."""
 
 
-class _Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+if TYPE_CHECKING:
+
+    class _Base:
+        """Stands in for the classes of scikit-learn, which have no types."""
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+
+        def set_params(self, **params: Any) -> Any: ...
+
+        def fit_transform(self, X: Any, y: Any = None) -> Any: ...
+
+        def get_feature_names_out(self, input_features: Any = None) -> Any: ...
+
+        def __sklearn_tags__(self) -> Any: ...
+
+else:
+
+    class _Base(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+        pass
+
+
+class _Imputer(_Base):
     """What all imputers share: checks, scaling, constant and empty columns.
 
     A subclass defines `_train(rows, known, seed)` and `_fill(rows, known)`. Their rows are float64
@@ -42,6 +63,10 @@ class _Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     random_state: Any
     keep_empty_features: bool
+    low_: np.ndarray
+    high_: np.ndarray
+    kept_: np.ndarray
+    learned_: np.ndarray
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Learns from a table.
@@ -103,8 +128,7 @@ class _Imputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         raise NotImplementedError
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        names: Any = super().get_feature_names_out(input_features)
-        return names[self.kept_]
+        return super().get_feature_names_out(input_features)[self.kept_]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -130,6 +154,9 @@ class GAINImputer(_Imputer):
       random_state: an int, a numpy RandomState, or None for a different result each time.
       verbose: whether to show progress.
     """
+
+    config_: imputation.GAINConfig
+    params_: Any
 
     def __init__(
         self,
@@ -196,6 +223,8 @@ class DenoisingImputer(_Imputer):
       random_state: an int, a numpy RandomState, or None for a different result each time.
       verbose: whether to show progress.
     """
+
+    params_: Any
 
     def __init__(
         self,
@@ -331,6 +360,10 @@ class ScaledImputer(_Imputer):
       random_state: an int, a numpy RandomState, or None for a different result each time.
     """
 
+    scaler_: Any
+    inverse_: list[tuple[np.ndarray, np.ndarray]]
+    imputer_: Any
+
     def __init__(
         self,
         imputer: Any,
@@ -384,6 +417,9 @@ class RoundsImputer(_Imputer):
       verbose: whether to show progress.
     """
 
+    start_: Any
+    regressions_: list[tuple[int, Any]]
+
     def __init__(
         self,
         estimator: Any,
@@ -411,7 +447,7 @@ class RoundsImputer(_Imputer):
         if len(known[0]) == 1:  # there is nothing to predict it from
             columns = []
         hidden = None if self.verbose else True
-        self.regressions_: list[tuple[int, Any]] = []
+        self.regressions_ = []
         todo = [j for _ in range(self.rounds) for j in columns]
         for j in tqdm(todo, "columns", disable=hidden, leave=False):
             others = np.delete(filled, j, axis=1)
@@ -457,6 +493,10 @@ class ChosenImputer(_Imputer):
     Attributes after `fit`: `errors_`, the root mean squared error of each candidate on the hidden
     values, for columns in [0, 1], and that of the chosen mean; `chosen_`, the names.
     """
+
+    chosen_: tuple[str, ...]
+    errors_: dict[str, float]
+    imputers_: list[Any]
 
     def __init__(
         self,
