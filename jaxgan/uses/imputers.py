@@ -7,6 +7,7 @@ GAIN is a generative model (`jaxgan.imputation`). The other imputers are the pla
 has to beat. All scale columns to [0, 1] themselves, and leave known values unchanged.
 """
 
+import abc
 import functools
 import itertools
 import time
@@ -53,7 +54,7 @@ else:
         pass
 
 
-class _Imputer(_Base):
+class _Imputer(_Base, abc.ABC):
     """What all imputers share: checks, scaling, constant and empty columns.
 
     A subclass defines `_train(rows, known, seed)` and `_fill(rows, known)`. Their rows are float64
@@ -121,11 +122,11 @@ class _Imputer(_Base):
         known = ~np.isnan(X)
         return np.where(known, (X - low) / (high - low), 0.0), known
 
-    def _train(self, rows: np.ndarray, known: np.ndarray, seed: int) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _train(self, rows: np.ndarray, known: np.ndarray, seed: int) -> None: ...
 
-    def _fill(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _fill(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray: ...
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         return super().get_feature_names_out(input_features)[self.kept_]
