@@ -15,6 +15,8 @@ from them, and classify the test images, which are in balance. Methods:
   half as much as a real one (arXiv 2403.05170).
 - real images: the first 4,000 of each class, which no method has.
 
+--scale multiplies the sizes of the classes.
+
 linear: logistic regression on 1,000 random ReLU features. CNN: three convolutions and two dense
 layers. Both are trained for --steps steps of 128 images. Columns for each:
 
@@ -109,12 +111,14 @@ def main() -> None:
         images, labels = images[:-HELD_OUT], labels[:-HELD_OUT]
     else:
         tested = load(args, "test")
-    few = unbalanced(images, labels, SIZES)
-    many = unbalanced(images, labels, [SIZES[0]] * len(SIZES))
+    sizes = [round(args.scale * size) for size in SIZES]
+    few = unbalanced(images, labels, sizes)
+    many = unbalanced(images, labels, [sizes[0]] * len(sizes))
     seeds = [str(seed) for seed in range(args.first, args.first + args.seeds)]
     order = [f"{method} {seed}" for method in METHODS for seed in map(str, range(1000))]
     rows = harness.Rows(args.json, header, ("method", "seed"), order)
     settings = {"dataset": args.dataset, "steps": args.steps, "validation": args.validation}
+    settings["sizes"] = sizes
     wanted = {
         f"{method} {seed}": settings | recipe_of(method)
         for seed in seeds
@@ -129,7 +133,7 @@ def main() -> None:
         row: harness.Row = {"method": method, "seed": seed}
         row["seconds"] = time.perf_counter() - started
         for name, readout in READOUTS.items():
-            scores = judge(readout(len(SIZES)), found, tested, int(seed), args.steps)
+            scores = judge(readout(len(SIZES)), found, tested, sizes, int(seed), args.steps)
             row |= {f"{name}_{k}".removesuffix("_accuracy"): v for k, v in scores.items()}
         new = found.images[len(few[0]) :], found.labels[len(few[0]) :]
         return row, pictured(*new) if method not in ("real images", *PLAIN) else new[0][:0]
@@ -154,6 +158,7 @@ def parse() -> argparse.Namespace:
     parser = harness.make_parser(__doc__, "upsampling.json", "any", **numbers)
     harness.add_names(parser, "--methods", METHODS)
     parser.add_argument("--first", type=int, default=0, help="the first seed; default: 0")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the sizes; default: 1")
     text = "classify held-out training images, to choose settings"
     parser.add_argument("--validation", action="store_true", help=text)
     return parser.parse_args()
@@ -255,7 +260,8 @@ def draw(
         _trained.clear()
         recipe = upsampling.RECIPES[model]
         _trained[model, seed] = upsampling.train(recipe, images, labels, seed)
-    missing = np.round((SIZES[0] - np.bincount(labels)) / keep).astype(int)
+    sizes = np.bincount(labels)
+    missing = np.round((sizes[0] - sizes) / keep).astype(int)
     wanted = np.repeat(np.arange(len(SIZES)), missing)
     trained, state = _trained[model, seed]
     drawn = upsampling.draw(trained, state, wanted, jax.random.key(seed))
@@ -294,9 +300,14 @@ METHODS: Mapping[str, Method] = {
 
 
 def judge(
-    module: Any, given: Upsampled, tested: tuple[np.ndarray, np.ndarray], seed: int, steps: int
+    module: Any,
+    given: Upsampled,
+    tested: tuple[np.ndarray, np.ndarray],
+    sizes: list[int],
+    seed: int,
+    steps: int,
 ) -> dict[str, float]:
-    """Trains a classifier, and scores it on test images."""
+    """Trains a classifier, and scores it on test images. `sizes`: of the classes in training."""
     images, labels = tested
     probabilities = fit(module, given, seed, steps)(images)
     if given.move:
@@ -304,7 +315,7 @@ def judge(
         probabilities = moved / moved.sum(axis=1, keepdims=True)
     right = probabilities.argmax(axis=1) == labels
     recalls = [right[labels == label].mean() for label in range(len(SIZES))]
-    as_trained = (np.array(SIZES) / np.bincount(labels))[labels]
+    as_trained = (np.array(sizes) / np.bincount(labels))[labels]
     return {
         "accuracy": float(np.mean(recalls)),
         "recall": float(np.mean(recalls[-SMALLEST:])),
