@@ -87,7 +87,7 @@ def test_offsets_and_moved_thresholds_undo_the_shares_of_classes(upsampling, mon
     monkeypatch.setattr(upsampling, "fit", lambda *_: lambda x: np.tile([0.75, 0.25], (200, 1)))
     monkeypatch.setattr(upsampling, "calibration_error", lambda p, *_: seen.append(p) or 0.0)
     moved = upsampling.METHODS["moved thresholds"](images, labels, 0)
-    upsampling.judge(upsampling.Linear(2), moved, tested, 0, 1)
+    upsampling.judge(upsampling.Linear(2), moved, tested, [300, 100], 0, 1)
     np.testing.assert_allclose(seen[0], 0.5)
 
 
