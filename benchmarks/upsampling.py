@@ -113,6 +113,9 @@ def main() -> None:
         tested = load(args, "test")
     sizes = [round(args.scale * size) for size in SIZES]
     few = unbalanced(images, labels, sizes)
+    found = np.bincount(few[1], minlength=len(sizes)).tolist()
+    if min(sizes) < 1 or found != sizes:
+        raise JaxganError(f"--scale {args.scale} wants {sizes} images, and there are {found}")
     many = unbalanced(images, labels, [sizes[0]] * len(sizes))
     seeds = [str(seed) for seed in range(args.first, args.first + args.seeds)]
     order = [f"{method} {seed}" for method in METHODS for seed in map(str, range(1000))]
@@ -154,11 +157,10 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    numbers = {"seeds": 5, "steps": 2_000}
+    numbers = {"seeds": 5, "steps": 2_000, "scale": 1.0}
     parser = harness.make_parser(__doc__, "upsampling.json", "any", **numbers)
     harness.add_names(parser, "--methods", METHODS)
     parser.add_argument("--first", type=int, default=0, help="the first seed; default: 0")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the sizes; default: 1")
     text = "classify held-out training images, to choose settings"
     parser.add_argument("--validation", action="store_true", help=text)
     return parser.parse_args()
@@ -261,7 +263,7 @@ def draw(
         recipe = upsampling.RECIPES[model]
         _trained[model, seed] = upsampling.train(recipe, images, labels, seed)
     sizes = np.bincount(labels)
-    missing = np.round((sizes[0] - sizes) / keep).astype(int)
+    missing = np.round((sizes.max() - sizes) / keep).astype(int)
     wanted = np.repeat(np.arange(len(SIZES)), missing)
     trained, state = _trained[model, seed]
     drawn = upsampling.draw(trained, state, wanted, jax.random.key(seed))
@@ -307,7 +309,7 @@ def judge(
     seed: int,
     steps: int,
 ) -> dict[str, float]:
-    """Trains a classifier, and scores it on test images. `sizes`: of the classes in training."""
+    """Trains a classifier, and scores it on test images. `sizes`: of the unbalanced classes."""
     images, labels = tested
     probabilities = fit(module, given, seed, steps)(images)
     if given.move:

@@ -19,11 +19,11 @@ import tempfile
 import termios
 
 
-def _xla_takes(flags: str) -> bool:
-    """Whether XLA knows flags. It ends a process that sets an unknown one: a child tries them."""
+def _xla_takes(flag: str) -> bool:
+    """Whether XLA knows a flag. It ends a process that sets an unknown one: a child tries it."""
     done = subprocess.run(
         [sys.executable, "-c", "import jax; jax.devices()"],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag},
         capture_output=True,
         check=False,
     )
@@ -43,10 +43,11 @@ if "JAXGAN_TESTS_XLA_FLAGS" not in os.environ:  # else this is a process of a te
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     less = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
-    # By default XLA cuts each program into 32 parts for threads; small programs are faster whole.
-    faster = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    if less and _xla_takes(faster):
-        os.environ["XLA_FLAGS"] = f"{flags} {faster}"
+    # By default XLA compiles up to 32 parts of a program in threads: small ones take longer so.
+    faster = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+    for flag in filter(_xla_takes, faster if less else ()):
+        flags = f"{flags} {flag}"
+    os.environ["XLA_FLAGS"] = flags
 
 import jax
 

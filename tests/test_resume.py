@@ -41,7 +41,6 @@ def reference(tmp_path_factory, options) -> Path:
 
 def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path):
     options = [*save_images(tmp_path, 200), "--epochs", "10", "--checkpoint-every", "1"]
-    options += ["--no-evaluate"]
     here("train.py", *options, "--workdir", tmp_path / "reference")
     seed = random.SystemRandom().randrange(10**6)
     moments, differences = kill_resume.trial(

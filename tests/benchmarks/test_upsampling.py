@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgan import PRESETS, data
+from jaxgan import PRESETS, JaxganError, data
 from jaxgan.uses import upsampling as use
 
 
@@ -26,7 +26,9 @@ def upsampling(monkeypatch):
     return upsampling
 
 
-def test_a_table_is_made_row_by_row(upsampling, run, tmp_path):
+def test_a_table_is_made_row_by_row(upsampling, run, tmp_path, monkeypatch):
+    # The CNN filters. In its other place the linear classifier, which compiles faster, will do.
+    monkeypatch.setitem(upsampling.READOUTS, "cnn", upsampling.Linear)
     methods = "moved thresholds,SMOTE,diffusion,diffusion filtered,real images"
     options = ["--dataset", "digits", "--seeds", 1, "--steps", 2, "--json", tmp_path / "a.json"]
     said = run(upsampling, *options, "--methods", methods, "--picture", tmp_path / "a.png").out
@@ -39,8 +41,13 @@ def test_a_table_is_made_row_by_row(upsampling, run, tmp_path):
             assert row[f"{name}_calibration"] <= 1
     assert (tmp_path / "a.png").exists()
     assert "0 rows to train, 5 found" in run(upsampling, *options, "--methods", methods).out
-    said = run(upsampling, *options[:-1], tmp_path / "b.json", "--validation", "--methods", "SMOTE")
-    assert json.loads((tmp_path / "b.json").read_text())["rows"][0]["settings"]["validation"]
+    more = ["--validation", "--scale", 0.9, "--methods", "SMOTE"]
+    run(upsampling, *options[:-1], tmp_path / "b.json", *more)
+    settings = json.loads((tmp_path / "b.json").read_text())["rows"][0]["settings"]
+    assert settings["validation"]
+    assert settings["sizes"] == [27, 18, 11, 9, 9, 9, 9, 8, 7, 6]
+    with pytest.raises(JaxganError, match="and there are"):
+        run(upsampling, *options, "--scale", 100, "--methods", "SMOTE")
 
 
 def test_every_method_gives_all_classes_as_many_images(upsampling):

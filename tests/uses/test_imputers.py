@@ -10,7 +10,7 @@ from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from jaxgan.errors import NonFiniteError
 from jaxgan.uses import imputers
@@ -27,9 +27,15 @@ MEAN = ScaledImputer(SimpleImputer())
 ROUNDS = RoundsImputer(Ridge(), rounds=1)
 
 
-@parametrize_with_checks([GAINImputer(steps=2), ChosenImputer({"mean": MEAN, "rounds": ROUNDS})])
-def test_scikit_learn_accepts_it(estimator, check):
-    check(estimator)
+CHECKED = [GAINImputer(steps=2), ChosenImputer({"mean": MEAN, "rounds": ROUNDS})]
+CHECKS = [check for imputer in CHECKED for check in estimator_checks_generator(imputer)]
+
+
+@pytest.mark.parametrize(
+    ("imputer", "check"), CHECKS, ids=lambda part: getattr(part, "func", type(part)).__name__
+)
+def test_scikit_learn_accepts_it(imputer, check):
+    check(imputer)
 
 
 @pytest.fixture(scope="module")
