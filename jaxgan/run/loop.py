@@ -160,8 +160,7 @@ def fit(
       on_epoch: called with the run after `measure`; the run's arrays are donated afterwards.
       should_stop: called about four times a second. If it returns True, `fit` returns in the middle
         of the epoch. If there are several processes, all stop when it returns True in one of them.
-      progress: whether to show progress: on a terminal a bar for the whole run, else one line per
-        epoch, but at most 100 lines.
+      progress: whether to show it: on a terminal a bar for the whole run, else at most 100 lines.
       label: shown in place of the number of the epoch.
       layout: on which devices, and whether `run` is a population. If it is, every leaf of state and
         totals has a leading axis `[members]`, and each member has its own order of the data.
