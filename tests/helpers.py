@@ -34,11 +34,12 @@ def assert_trees_equal(a, b):
 def assert_trees_close(a, b):
     """Parameters, moments, counters and metrics, equal within the rounding of float32.
 
-    Relative to the largest entry of each leaf, since second moments are as small as 1e-7.
+    Relative to the largest entry of each leaf, since second moments are as small as 1e-7. They are
+    squares, so their relative error is twice that of gradients, 2e-5.
     """
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        atol = 2e-5 * float(np.abs(other).max())
+        atol = 4e-5 * float(np.abs(other).max())
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=atol)
 
 
