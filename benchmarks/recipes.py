@@ -15,8 +15,8 @@ of one run alone. Nothing else should run at that time. The file also keeps the 
 machines. --curves draws the quality over the seconds of training.
 
 Rows are written to --json one by one; a later call trains only those that are missing. On an
-accelerator the seeds of a recipe are one population. On two CPU cores a run takes from three minutes
-to half an hour.
+accelerator the seeds of a recipe are one population. On two CPU cores a run takes from three to 35
+minutes.
 """
 
 import argparse
