@@ -43,7 +43,7 @@ if "JAXGAN_TESTS_XLA_FLAGS" not in os.environ:  # else this is a process of a te
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     less = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
-    # By default XLA compiles up to 32 parts of a program in threads: small ones take longer so.
+    # XLA cuts a program into up to 32 parts. A small one compiles faster in one part.
     faster = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
     for flag in filter(_xla_takes, faster if less else ()):
         flags = f"{flags} {flag}"
