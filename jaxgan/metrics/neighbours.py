@@ -4,7 +4,8 @@ Distances are Euclidean, in float64. The matrix of distances is computed ROWS ro
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from jaxgan.metrics.frechet import checked_features
 
 ROWS = 256
 """Rows of the matrix of all pairs that are in memory at a time: 20 MB for 10,000 columns."""
-
+PART = 2_000
+"""At most so many points are compared between two moves of the progress bar."""
 
 _ROUNDING = 1e-12
 """The rounding error of a squared distance is below this times the sum of both squared norms."""
@@ -60,12 +62,12 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int = 3, k_coverage: int = 5) ->
     real, fake = checked_features(real, fake, least=max(k, k_coverage) + 1)
     # Centred, since rounding is relative to the distance from the origin.
     real, fake = real - real.mean(axis=0), fake - real.mean(axis=0)
-    with jax.enable_x64(True):
-        real_radii = _neighbours(real, max(k, k_coverage))[:, [k - 1, k_coverage - 1]].T
-        fake_radii = _neighbours(fake, k)[:, [k - 1]].T
-        balls, _ = jax.device_get(_balls_around(fake, real, real_radii))
-        fake_balls, nearest = jax.device_get(_balls_around(real, fake, fake_radii))
-        real_radii = np.asarray(real_radii)
+    with jax.enable_x64(True), _progress(real, fake, fake, real) as bar:
+        near = _by_parts(_neighbours, bar, np.arange(len(real)), real, max(k, k_coverage))
+        real_radii = near[:, [k - 1, k_coverage - 1]].T
+        fake_radii = _by_parts(_neighbours, bar, np.arange(len(fake)), fake, k)[:, [k - 1]].T
+        balls, _ = _by_parts(_balls_around, bar, fake, real, real_radii)
+        fake_balls, nearest = _by_parts(_balls_around, bar, real, fake, fake_radii)
     least = nearest - 2 * _ROUNDING * np.square(real).sum(axis=1)
     return PRDC(
         precision=float((balls[:, 0] > 0).mean()),
@@ -98,9 +100,11 @@ def memorisation(train: np.ndarray, test: np.ndarray, samples: np.ndarray) -> fl
     from scipy.stats import mannwhitneyu
 
     train, test, samples = checked_features(train, test, samples, least=1)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), _progress(samples, test) as bar:
         no_balls = np.zeros((1, len(train)))
-        own, others = (_balls_around(points, train, no_balls)[1] for points in (samples, test))
+        own, others = (
+            _by_parts(_balls_around, bar, points, train, no_balls)[1] for points in (samples, test)
+        )
     wins = mannwhitneyu(others, own, method="asymptotic").statistic
     return float(wins) / (len(own) * len(others))
 
@@ -111,20 +115,45 @@ def _squared_distances(point: jax.Array, points: jax.Array) -> jax.Array:
     return jnp.maximum(squares - 2 * (points @ point), 0)
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _neighbours(points: jax.Array, k: int) -> jax.Array:
-    """Squared distances to the k nearest other points, `[N, D]` -> `[N, k]`, ascending."""
+def _progress(*sets: np.ndarray) -> Any:
+    """A progress bar for a call of `_by_parts` with each set."""
+    from tqdm import tqdm
 
-    def row(i, point):
+    return tqdm(total=sum(map(_parts, sets)), desc="comparing", disable=None, leave=False)
+
+
+def _parts(points: np.ndarray) -> int:
+    return -(-len(points) // PART)
+
+
+def _by_parts(function: Callable[..., Any], bar: Any, points: np.ndarray, *others: Any) -> Any:
+    """The rows of `function(points, *others)`, some at a time."""
+    size = -(-len(points) // _parts(points))
+    found = []
+    for start in range(0, len(points), size):
+        # The last part is as long as the others, so that all have one program.
+        first = min(start, len(points) - size)
+        rows = jax.device_get(function(points[first : first + size], *others))
+        found.append(jax.tree.map(lambda x, done=start - first: x[done:], rows))
+        bar.update()
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _neighbours(rows: jax.Array, points: jax.Array, k: int) -> jax.Array:
+    """Squared distances from points with these indices, `[R]`, to the k nearest other points of
+    `[N, D]`: `[R, k]`, ascending."""
+
+    def row(i):
         def next_nearest(distances, _):
             at = distances.argmin()
             return distances.at[at].set(jnp.inf), distances[at]
 
         # On a CPU lax.top_k would sort the whole row.
-        distances = _squared_distances(point, points).at[i].set(jnp.inf)
+        distances = _squared_distances(points[i], points).at[i].set(jnp.inf)
         return jax.lax.scan(next_nearest, distances, length=k)[1]
 
-    return jax.lax.map(lambda x: row(*x), (jnp.arange(len(points)), points), batch_size=ROWS)
+    return jax.lax.map(row, rows, batch_size=ROWS)
 
 
 def nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:

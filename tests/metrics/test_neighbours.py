@@ -6,6 +6,7 @@ from prdc import compute_prdc
 from scipy.spatial.distance import cdist
 
 from jaxgan import JaxganError
+from jaxgan.metrics import neighbours
 from jaxgan.metrics.neighbours import memorisation, prdc
 
 
@@ -91,3 +92,11 @@ def test_memorisation_is_the_share_of_pairs_in_which_the_sample_is_nearer():
 def test_sets_that_cannot_be_compared_are_refused(real, fake, message):
     with pytest.raises(JaxganError, match=message):
         prdc(real, fake)
+
+
+def test_scores_do_not_depend_on_the_number_of_parts(monkeypatch):
+    real, fake = two_sets(100, 70, 3, 0.2, 0.8)
+    expected = prdc(real, fake), memorisation(real, fake[:30], fake)
+    for part in (7, 33, 99):
+        monkeypatch.setattr(neighbours, "PART", part)
+        assert (prdc(real, fake), memorisation(real, fake[:30], fake)) == expected
