@@ -7,6 +7,10 @@
 
 A state holds arrays. Its config, networks and optimizers are static parts of it. `train_step` reads
 like the algorithm of the paper (arXiv 1406.2661). The helpers follow in the order of their use.
+
+Gradients through a step may be NaN: the square root in Adam has an infinite derivative where a
+gradient is 0. With `unroll_steps` the derivative in the discriminator's Adam is finite. SGD has no
+square root.
 """
 
 import functools
@@ -148,10 +152,6 @@ def train_step(
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
         The latents are those of a run without shards; other random numbers differ.
 
-    Gradients through a step may be NaN. The square root in Adam has an infinite derivative where a
-    gradient is 0. With `unroll_steps` the derivative in the discriminator's Adam is finite. SGD has
-    no square root.
-
     Returns:
       The next state, and the Metrics of this step at the old parameters.
 
@@ -180,7 +180,6 @@ def train_step(
         return descend(generator, grads, scale), optax.tree.norm(grads)
 
     generator, gen_norm = _every(config.disc_steps, state.step, update, generator)
-
     norms = (gen_norm, optax.tree.norm(disc_grads))
     metrics = _measure(state, outputs, norms, shards)
     return _next_state(state, generator, discriminator, shards), metrics
@@ -252,7 +251,9 @@ def _draw_batch(state: GANState, batch: Any, rng: jax.Array, shards: Shards) -> 
 
 
 def _fake_images(generator: Learner, batch: _Batch) -> tuple[jax.Array, Learner]:
-    return forward(generator, batch.latents, batch.rngs.generator, train=True, labels=batch.labels)
+    rng, labels = batch.rngs.generator, batch.labels
+    images, generator = forward(generator, batch.latents, rng, train=True, labels=labels)
+    return at_least_float32(images), generator
 
 
 def _discriminator_objective(

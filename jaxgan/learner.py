@@ -12,6 +12,8 @@ import optax
 from flax import struct
 from flax.training import train_state
 
+from jaxgan.errors import JaxganError
+
 
 class Learner(train_state.TrainState):
     """A flax TrainState that also carries the variables of its network that are no parameters.
@@ -40,9 +42,19 @@ def create(
       rng: a key.
       inputs: an example of its inputs, `[B, ...]`.
       more: examples of further inputs by their names, such as labels; None is left out.
+
+    Raises:
+      JaxganError: if the network has dropout or BatchNorm, which would never be in training mode.
     """
-    init = functools.partial(module.init, rng, inputs, **_given(more))
-    variables = dict(_run(init, module, train=False))
+    # A Flax NNX module takes each of its streams by name. "default" stands for all other streams.
+    rngs = {"params": rng} | dict.fromkeys(("dropout", "default"), jax.random.fold_in(rng, 0))
+    run = functools.partial(_run, functools.partial(module.init, rngs), module, inputs, more)
+    off: dict[str, bool] = {}
+    with nn.intercept_methods(functools.partial(_note_layers, off)):
+        variables = dict(run(train=False))
+        if _takes_any(module):  # whether it reads the mode
+            jax.eval_shape(functools.partial(run, train=True))
+    _check_hears_mode(module, off)
     params = variables.pop("params", {})
     return Learner(
         # A Python 0 is weakly typed. A checkpoint restores int32, and the step would be traced
@@ -69,7 +81,7 @@ def forward(
     outputs, updates = learner.apply_fn(
         {"params": learner.params, **learner.collections},
         inputs,
-        **_given(more),
+        more,
         train=train,
         # Flax takes the stream "params" for each stream that is not given.
         rngs={"dropout": rng, "params": jax.random.fold_in(rng, 0)},
@@ -119,61 +131,89 @@ def at_least_float32(x: jax.Array) -> jax.Array:
 
 def takes(module: nn.Module, name: str) -> bool:
     """Whether the `__call__` of a module takes an argument with this name."""
-    parameters = _parameters(module)
-    return name in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-
-
-def _given(inputs: Mapping[str, jax.Array | None]) -> dict[str, jax.Array]:
-    return {name: value for name, value in inputs.items() if value is not None}
+    return name in _parameters(module) or _takes_any(module)
 
 
 @functools.cache
 def _make_apply(module: nn.Module) -> Callable[..., Any]:
-    """`module.apply` with an argument `train`, under the name that the module has for it.
+    """`module.apply`, which takes further inputs as a dict, and the mode as `train`.
 
     Equal modules get the same function. Their learners then have equal tree structures, also
     after `copy.deepcopy`.
     """
 
-    def apply(variables: Any, *args: Any, train: bool = False, **kwargs: Any) -> Any:
-        run = functools.partial(module.apply, variables, *args, **kwargs)
-        return _run(run, module, train=train)
+    def apply(
+        variables: Any, inputs: Any, more: Any = None, *, train: bool = False, **options: Any
+    ) -> Any:
+        run = functools.partial(module.apply, variables, **options)
+        return _run(run, module, inputs, more or {}, train=train)
 
     return apply
 
 
-def _run(run: Callable[..., Any], module: nn.Module, *, train: bool) -> Any:
-    """Calls `run` with the mode of the module, by keyword, or else by position.
-
-    `nn.remat` and `nn.jit` need static arguments by position.
-    """
-    mode = _mode(module, train=train)
+@jax.numpy_dtype_promotion("standard")  # strict promotion refuses some of Flax's layers
+def _run(
+    run: Callable[..., Any], module: nn.Module, inputs: Any, more: Mapping[str, Any], *, train: bool
+) -> Any:
+    """Calls `run` with the inputs, and tells the module its mode."""
+    given = {name: value for name, value in more.items() if value is not None}
+    modes = _modes(module, train=train)
     try:
-        return run(**mode)
-    except (ValueError, jax.errors.TracerBoolConversionError) as error:
-        # By position only if the mode comes directly after the inputs.
-        if list(_parameters(module))[2:3] != list(mode):
+        return run(inputs, **given, **modes)
+    except TypeError as error:
+        # `**kwargs` may be passed on to a layer that takes no mode, as nn.Sequential does.
+        if not (modes.keys() - _parameters(module) and "argument 'train'" in str(error)):
             raise
+        return run(inputs, **given)
+    except (ValueError, jax.errors.TracerBoolConversionError) as error:
+        # nn.remat and nn.jit need static arguments by position.
         try:
-            return run(*mode.values())
+            bound = _signature(module).bind(module, inputs, **given, **modes)
+            bound.apply_defaults()
+            return run(*bound.args[1:], **bound.kwargs)
         except Exception:
             raise error from None
 
 
-def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a module's `__call__`, with self."""
-    # `ToLinen` wraps a module of the class `nnx_class`.
-    kind: Any = getattr(module, "nnx_class", type(module))
-    return inspect.signature(kind.__call__).parameters
-
-
-def _mode(module: nn.Module, *, train: bool) -> dict[str, bool]:
-    """The argument that tells a module whether it trains; empty if it has none."""
-    parameters = _parameters(module)
+def _modes(module: nn.Module, *, train: bool) -> dict[str, bool]:
+    """The arguments that tell a module whether it trains."""
     modes = dict.fromkeys(("train", "training", "is_training"), train)
     modes |= dict.fromkeys(("deterministic", "use_running_average"), not train)
-    for name in modes:
-        if name in parameters:
-            return {name: modes[name]}
-    takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters.values())
-    return {"train": train} if takes_any else {}
+    known = {name: value for name, value in modes.items() if name in _parameters(module)}
+    return known or ({"train": train} if _takes_any(module) else {})
+
+
+def _note_layers(off: dict[str, bool], call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Notes whether dropout and BatchNorm are off in their last calls, for nn.intercept_methods."""
+    layer = context.module
+    names = {nn.Dropout: "deterministic", nn.BatchNorm: "use_running_average"}
+    name = names.get(type(layer))
+    if name is not None and context.method_name == "__call__":
+        given = kwargs.get(name, args[1] if len(args) > 1 else None)
+        off[type(layer).__name__] = bool(getattr(layer, name) if given is None else given)
+    return call(*args, **kwargs)
+
+
+def _check_hears_mode(module: nn.Module, off: Mapping[str, bool]) -> None:
+    """Refuses layers that are always off, since the module has no argument for its mode."""
+    found = " and ".join(sorted(name for name, is_off in off.items() if is_off))
+    if found and not _modes(module, train=True).keys() & _parameters(module).keys():
+        raise JaxganError(
+            f"{found} in {type(module).__name__} would never be in training mode: its __call__ "
+            "needs an argument `train`, which is True in training"
+        )
+
+
+def _takes_any(module: nn.Module) -> bool:
+    return any(one.kind == one.VAR_KEYWORD for one in _parameters(module).values())
+
+
+def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a module's `__call__`, with self."""
+    return _signature(module).parameters
+
+
+def _signature(module: nn.Module) -> inspect.Signature:
+    # `ToLinen` wraps a module of the class `nnx_class`.
+    kind: Any = getattr(module, "nnx_class", type(module))
+    return inspect.signature(kind.__call__)

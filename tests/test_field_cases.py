@@ -112,6 +112,11 @@ RIGHT = {
         BYTES.astype(int).sum(),
     ),
     "gray samples of colour images": (lambda f: samples(f, BYTES, (8, 8, 3)).shape, (4, 8, 8, 3)),
+    "a transparent level of 16 bits": (
+        lambda f: pixel(f, "I;16", 7 * 257, transparency=7 * 257),
+        [255],
+    ),
+    "another level of 16 bits": (lambda f: pixel(f, "I;16", 7 * 257, transparency=257), [7]),
     "a transparent palette": (
         lambda f: pixel(f, "P", 1, colors=[0, 0, 0, 1, 2, 3], transparency=1),
         [255],
@@ -123,6 +128,10 @@ WARNED = {
         r"skipped 2 other files \(\.svg, \.txt\)",
     ),
     "an empty class": (lambda f: named(f, "a/a.png", "b/", "c/c.png").labels, "are no classes: b"),
+    "folders in a class": (
+        lambda f: named(f, "a/a.png", "a/x/b.png", "b/c.png"),
+        "skipped 1 folder in the classes: a/x",
+    ),
     "masks of 0 and 1": (lambda f: arrays(f, BYTES // 128), "the largest value is 1 of 255"),
 }
 REFUSED = {
@@ -140,7 +149,12 @@ REFUSED = {
         lambda f: arrays(f, BYTES, labels=np.arange(-1, 3)),
         "labels must be 0 or more",
     ),
+    "labels that an int32 cannot hold": (
+        lambda f: arrays(f, BYTES, labels=np.arange(-1, 3).astype(np.uint64)),
+        r"below 2\*\*31, got 18446744073709551615",
+    ),
     "one picture": (lambda f: arrays(f, np.zeros((8, 8, 3), np.uint8)), "is one picture"),
+    "one gray picture": (lambda f: arrays(f, np.zeros((8, 8, 1), np.uint8)), "is one picture"),
     "a URL": (lambda f: data.load("gs://bucket/set.npz"), "is a URL"),
     "a list in a module": (
         lambda _: GANConfig(generator=nn.Sequential([nn.Dense(4)])),
@@ -195,6 +209,8 @@ def finished(tmp_path_factory) -> Path:
 
 def edit(path: Path, change: Callable[[dict], object]) -> None:
     content = json.loads(path.read_text())
+    if path.name == "config.json":
+        del content[checkpoint._DIGEST]
     change(content)
     path.write_text(json.dumps(content))
 
@@ -214,6 +230,17 @@ HOSTILE = {
     "more memory than there is": lambda f: edit(
         f / "config.json", lambda c: c["gan"].update(latent_dim=10**12)
     ),
+    "images larger than the memory": lambda f: edit(
+        f / "config.json", lambda c: c["gan"].update(image_shape=[10**5, 10**5, 3])
+    ),
+    "a batch beyond int32": lambda f: edit(
+        f / "config.json", lambda c: c["train"].update(batch_size=10**10)
+    ),
+    "a population beyond the memory": lambda f: edit(
+        f / "config.json", lambda c: c["train"].update(population=10**7)
+    ),
+    "a row without its epoch": lambda f: forge(f, lambda r: r["history"][0].pop("epoch")),
+    "a name of two lines": lambda f: forge(f, lambda r: r["history"][0].update({"a\n=x": 1.0})),
     "no history": lambda f: forge(f, lambda record: record.pop("history")),
     "a formula": lambda f: forge(f, lambda r: r["history"][0].update(gen_loss="=cmd|x")),
     "a formula as a name": lambda f: forge(f, lambda r: r["history"][0].update({"=cmd|x": 1.0})),
@@ -230,7 +257,20 @@ def test_a_hostile_run_folder_is_one_line(case, finished, tmp_path):
     lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
+    assert "has changed since" not in lines[0]  # else its digest would protect it
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.filterwarnings("ignore:checkpoint .* cannot be used")
+def test_a_record_without_a_metric_is_one_line(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    forge(folder, lambda record: record["history"][0].pop("gen_loss"))
+    images = finished.parent / "images.npy"
+    resume = ("train.py", "--dataset", images, *SMALL, "--epochs", 3, "--workdir", folder)
+    for command in (("diagnose.py", folder), resume):
+        _, err = here(*command, status=2)
+        assert err.splitlines()[-1].startswith("error: the record of a checkpoint in")
 
 
 def test_damaged_pictures_do_not_keep_a_run_from_its_end(finished, tmp_path):

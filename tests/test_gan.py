@@ -163,19 +163,21 @@ def test_networks_with_statistics_and_without_train(tiny, images):
     )
 
 
-def test_networks_in_bfloat16_train_with_losses_in_float32(tiny, images):
+@pytest.mark.parametrize("both", [True, False])
+def test_networks_in_bfloat16_train_with_losses_in_float32(tiny, images, both):
     class Generator(nn.Module):
         @nn.compact
         def __call__(self, latents):
-            return nn.tanh(nn.Dense(30, dtype=jnp.bfloat16)(latents)).reshape(-1, 6, 5, 1)
+            x = nn.LayerNorm(dtype=jnp.bfloat16)(nn.Dense(30, dtype=jnp.bfloat16)(latents))
+            return nn.tanh(x).reshape(-1, 6, 5, 1)
 
     class Discriminator(nn.Module):
         @nn.compact
         def __call__(self, images):
             return nn.Dense(1, dtype=jnp.bfloat16)(images.reshape(images.shape[0], -1))
 
-    config = dataclasses.replace(tiny, generator=Generator(), discriminator=Discriminator())
-    state = create_state(RNG, config)
+    own = {"generator": Generator()} | ({"discriminator": Discriminator()} if both else {})
+    state = create_state(RNG, dataclasses.replace(tiny, gradient_penalty=1.0, **own))
     after, metrics = train_step(state, images, RNG)
     assert {metric.dtype for metric in metrics} == {jnp.dtype("float32")}
     assert sample(after, RNG, 2).dtype == jnp.float32

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from helpers import RNG, assert_trees_equal
 
-from jaxgan import create_state, train_step
+from jaxgan import JaxganError, create_state, train_step
 from jaxgan.learner import average, create, descend, forward
 
 INPUTS = np.array([[1.0, -2.0], [0.5, 4.0]], np.float32)
@@ -55,6 +55,21 @@ class Keywords(nn.Module):
         return Mode()(x, **kwargs)
 
 
+class Conditional(nn.Module):
+    @nn.compact
+    def __call__(self, x, labels, train: bool):
+        return Mode()(x, train) + 0 * labels
+
+
+class WithDropout(nnx.Module):
+    def __init__(self, rngs):
+        self.mode, self.dropout = NNX(rngs), nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x, train: bool = False):
+        dropped = self.dropout(x, deterministic=not train)
+        return jnp.where((dropped == x).all(), 0.0, self.mode(x, train))
+
+
 class NNX(nnx.Module):
     def __init__(self, rngs):
         self.passes = nnx.BatchStat(jnp.zeros((), jnp.int32))
@@ -93,8 +108,9 @@ def test_forward_passes_train_only_to_modules_that_take_it():
         nn.remat(Mode, static_argnums=(2,))(),
         nn.jit(Mode, static_argnames=("train",))(),
         nnx.bridge.ToLinen(NNX),
+        nnx.bridge.ToLinen(WithDropout),
     ],
-    ids=["train", "deterministic", "training", "kwargs", "remat", "jit", "NNX"],
+    ids=["train", "deterministic", "training", "kwargs", "remat", "jit", "NNX", "NNX dropout"],
 )
 def test_a_module_is_told_the_mode_under_the_name_that_it_knows(module):
     learner = learner_of(module)
@@ -104,6 +120,62 @@ def test_a_module_is_told_the_mode_under_the_name_that_it_knows(module):
     other, unchanged = forward(after, INPUTS, RNG, train=False)
     np.testing.assert_array_equal(other, [0, 0])
     assert_trees_equal(unchanged.collections, after.collections)
+
+
+def test_a_module_is_told_the_mode_under_all_names_that_it_knows():
+    class Both(nn.Module):
+        @nn.compact
+        def __call__(self, x, deterministic: bool = True, use_running_average: bool = True):
+            return Mode()(x, not deterministic and not use_running_average)
+
+    training, _ = forward(learner_of(Both()), INPUTS, RNG, train=True)
+    np.testing.assert_array_equal(training, [1, 1])
+
+
+def test_rematerialized_networks_with_labels_are_told_the_mode_by_position():
+    labels = jnp.zeros(2)
+    module = nn.remat(Conditional, static_argnums=(3,))()
+    learner = create(module, optax.sgd(0.1), RNG, INPUTS, labels=labels)
+    for train in (True, False):
+        outputs, _ = forward(learner, INPUTS, RNG, train=train, labels=labels)
+        np.testing.assert_array_equal(outputs, [train, train])
+
+
+def test_layers_in_a_row_need_no_mode():
+    learner = learner_of(nn.Sequential((nn.Dense(3), jnp.tanh)))
+    assert forward(learner, INPUTS, RNG, train=True)[0].shape == (2, 3)
+
+
+class Eval(nn.Module):
+    """Its name for the mode is not known."""
+
+    @nn.compact
+    def __call__(self, x, eval: bool = True):  # noqa: A002
+        return nn.Dropout(0.5)(nn.BatchNorm(use_running_average=eval)(x), deterministic=eval)
+
+
+class Swallows(nn.Module):
+    @nn.compact
+    def __call__(self, x, **kwargs):
+        return nn.Dropout(0.5, deterministic=kwargs.get("eval", True))(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "layers"), [(Eval(), "BatchNorm and Dropout in Eval"), (Swallows(), "Dropout in")]
+)
+def test_dropout_that_would_stay_off_is_refused(module, layers):
+    with pytest.raises(JaxganError, match=f"{layers} .*would never be in training mode.* `train`"):
+        learner_of(module)
+
+
+def test_dropout_that_is_always_on_is_taken():
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dropout(0.5, deterministic=False)(x)
+
+    learner = learner_of(Noisy())
+    assert (forward(learner, INPUTS, RNG, train=False)[0] == 0).any()
 
 
 def test_the_errors_of_a_module_are_its_own():

@@ -23,8 +23,8 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
 
     Labels number the subfolders in the order of their names. If all images are gray they become
     `[H, W, 1]`, else RGB. Transparent images are composited over white. Hidden files are skipped
-    (`.*` and `__MACOSX*`). A warning lists other skipped files and, beside classes, subfolders
-    without images.
+    (`.*` and `__MACOSX*`). A warning lists other skipped files, folders in classes and, beside
+    classes, subfolders without images.
 
     Raises:
       JaxganError: if there are no images, if images are both in the folder and in subfolders, if
@@ -87,8 +87,9 @@ def load_arrays(name: str, split: str) -> Dataset:
         raise JaxganError(f"{name} has {len(images)} images, but labels of shape {labels.shape}")
     if labels is not None and not np.issubdtype(labels.dtype, np.integer):
         raise JaxganError(f"{name}: labels must be whole numbers, got {labels.dtype}")
-    if labels is not None and labels.min() < 0:
-        raise JaxganError(f"{name}: labels must be 0 or more, got {labels.min()}")
+    for label in () if labels is None else (labels.min(), labels.max()):
+        if not 0 <= label < 2**31:
+            raise JaxganError(f"{name}: labels must be 0 or more, and below 2**31, got {label}")
     labels = None if labels is None else labels.astype(np.int32)
     return Dataset(images, labels, Path(name).name, split)
 
@@ -109,7 +110,12 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _warn_of_others(name: str, read: list[Path], empty: list[Path]) -> None:
-    """Warns of files that are no images, and of subfolders without images."""
+    """Warns of files that are no images, folders in classes, and subfolders without images."""
+    inner = [path for folder in read[1:] for path in _visible(folder) if path.is_dir()]
+    if inner:
+        number = f"{len(inner)} folder{'s' * (len(inner) > 1)}"
+        names = ", ".join(f"{path.parent.name}/{path.name}" for path in inner[:5])
+        warnings.warn(f"{name}: skipped {number} in the classes: {names}", stacklevel=4)
     files = [path for folder in read for path in _visible(folder) if path.is_file()]
     kinds = Counter(path.suffix or path.name for path in files)
     others = {kind: n for kind, n in kinds.items() if kind.lower() not in SUFFIXES}
@@ -136,7 +142,9 @@ def read_picture(path: Path, image_size: int | None = None) -> np.ndarray:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # gray of 16 bits, which convert("L") would clip
-                pixels = (np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8)
+                deep = np.asarray(image).astype(np.float64)
+                deep[deep == image.info.get("transparency")] = 65_535
+                pixels = (deep / 257).round().astype(np.uint8)
             elif image.has_transparency_data:
                 background = Image.new("RGBA", image.size, "white")
                 pixels = np.asarray(Image.alpha_composite(background, image.convert("RGBA")))
@@ -159,10 +167,10 @@ def _size(image: np.ndarray) -> str:
 
 def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
     """Images as uint8 `[N, H, W, C]`, from uint8 or from floats in [0, 1] or [-1, 1]."""
-    if images.ndim == 3 and images.shape[-1] in (3, 4):
+    if images.ndim == 3 and images.shape[-1] in (1, 3, 4):
         raise JaxganError(
-            f"{name}: {list(images.shape)} is one picture of {images.shape[-1]} channels; a set of "
-            "images is [N, H, W] or [N, H, W, C]"
+            f"{name}: {list(images.shape)} is one picture with channels; a set of images is "
+            "[N, H, W] or [N, H, W, C]"
         )
     if images.ndim == 3:
         images = images[..., None]

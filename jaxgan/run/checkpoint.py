@@ -117,10 +117,7 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.fstat(self._lock), (self.path / ".lock").lstat()):
                     return
-            raise JaxganError(
-                f"{self.path} was removed or replaced while the run was writing to it; put it back "
-                "and run the same command again, or start again"
-            )
+            raise removed(self.path)
 
     def restore(self, like: Checkpoint) -> Checkpoint | None:
         """The newest intact checkpoint, or None if there is none, by the function `restore`."""
@@ -142,6 +139,8 @@ class RunFolder:
             if newer > step:
                 aside = self.path / "damaged" / str(newer)
                 with disk_errors(self.path):
+                    if aside.is_symlink():
+                        aside.unlink()
                     shutil.rmtree(aside, ignore_errors=True)
                     aside.parent.mkdir(exist_ok=True)
                     (self.path / "checkpoints" / str(newer)).rename(aside)
@@ -381,6 +380,14 @@ def _newest_intact(path: Path, damaged: set[int]) -> int:
 
 def _warn_damaged(folder: Path, damage: str) -> None:
     warnings.warn(f"checkpoint {folder} cannot be used and is skipped: {damage}", stacklevel=4)
+
+
+def removed(path: Path) -> JaxganError:
+    """The error of a run whose folder has gone."""
+    return JaxganError(
+        f"{path} was removed or replaced while the run was writing to it; put it back and run the "
+        "same command again, or start again"
+    )
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

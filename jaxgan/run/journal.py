@@ -18,6 +18,7 @@ from jaxgan.labels import num_classes
 from jaxgan.model import Column, Diagnosis, Model
 from jaxgan.processes import is_first
 from jaxgan.report import plots
+from jaxgan.run.checkpoint import removed
 
 COLUMNS = {
     "epoch": Column("the number of the epoch, from 1"),
@@ -176,8 +177,11 @@ class Journal:
         if not is_first():
             return
         path = self._path / name
+        if not self._path.exists():
+            raise removed(self._path)
         with disk_errors(self._path):
-            path.parent.mkdir(exist_ok=True)
+            if path.parent != self._path:
+                path.parent.mkdir(exist_ok=True)
             write_atomically(path, content)
 
     def _csv(self, history: History, diagnosis: Diagnosis | None) -> str:

@@ -81,7 +81,7 @@ def read_history(model: Model, workdir: str | Path) -> list[dict[str, Any]]:
     record = checkpoint.restore_record(path)
     if record is None:
         return journal.read_table(path, model)
-    history = as_run(checkpoint.Checkpoint({"state": None}, record), path).history
+    history = as_run(checkpoint.Checkpoint({"state": None}, record), path, model).history
     try:
         table = journal.read_table(path, model)
     except JaxganError:
@@ -148,25 +148,28 @@ def as_checkpoint(run: loop.Run) -> checkpoint.Checkpoint:
     )
 
 
-def as_run(found: checkpoint.Checkpoint, path: Path) -> loop.Run:
+def as_run(found: checkpoint.Checkpoint, path: Path, model: Model | None = None) -> loop.Run:
     """The run of a checkpoint in a run folder.
 
     Raises:
-      JaxganError: if the record of the checkpoint is not that of a run.
+      JaxganError: if the record of the checkpoint is not that of a run, or if it lacks what the
+        diagnosis of the model needs. (Other versions may need other columns.)
     """
     try:
         run = loop.Run(**{"totals": None} | found.arrays, **found.record)
         if not (float(run.seconds) >= 0 and all(map(_is_row, run.history))):
             raise ValueError("it is no history")
-    except (TypeError, ValueError) as error:
+        if model is not None:
+            journal.diagnose(model, run.history)
+    except (KeyError, TypeError, ValueError) as error:
         raise JaxganError(f"the record of a checkpoint in {path} is damaged") from error
     return run
 
 
 def _is_row(row: Any) -> bool:
     """Whether this is a row of a history: numbers by name. The names and numbers go into tables."""
-    return all(
-        re.match("[a-z]", name) and np.issubdtype(np.asarray(value).dtype, np.number)
+    return {"epoch", "step"} <= dict(row).keys() and all(
+        re.fullmatch("[a-z][^\n\r]*", name) and np.issubdtype(np.asarray(value).dtype, np.number)
         for name, value in dict(row).items()
     )
 
@@ -179,10 +182,10 @@ def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, che
     n = n if isinstance(n, int) else 1  # a damaged file may hold anything
     config = schedules.over(config, settings.all_steps(n))
     runs = make_runs(model, config, settings)
-    images = np.zeros((1, *config.image_shape), np.uint8)
+    # A damaged config.json may ask for more memory than there is.
+    images = np.broadcast_to(np.uint8(0), (1, *config.image_shape))
     batch = {"image": images, "label": np.zeros(1, np.int32)}
     layout = runs.make_layout(1)
-    # Shapes alone: a damaged config.json may ask for more memory than there is.
     state = runs.state_like()
     run = loop.start_run(model.train_step, state, batch, settings.batch_size, layout)
     return runs, as_checkpoint(run)

@@ -4,6 +4,9 @@ import dataclasses
 
 from jaxgan.fields import check_field, is_size
 
+MEMBERS = 100_000
+"""The largest population."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -67,10 +70,13 @@ class TrainConfig:
         for name in (*optional, "sample_every", "checkpoint_every"):
             value = getattr(self, name)
             check_field(value is None or is_size(value), self, name, "a whole number above 0")
+        check_field(self.batch_size < 2**31, self, "batch_size", "below 2**31")
         check_field(self.epochs is None or self.epochs >= 0, self, "epochs", "0 or more")
         check_field(0 <= self.seed < 2**32, self, "seed", "from 0 to 2**32 - 1")
         last = self.seed + (self.population or 1) - 1
         check_field(last < 2**32, self, "population", "so small that every seed is below 2**32")
+        members = self.population or 1
+        check_field(members <= MEMBERS, self, "population", f"at most {MEMBERS:,}")
         # Lists (from JSON) would make it unhashable.
         object.__setattr__(self, "sweep", tuple(self.sweep))
         check_field(

@@ -274,7 +274,7 @@ class _Training:
     def _restore(self, start: loop.Run) -> loop.Run:
         path, found = self._folder.path, self._folder.restore(as_checkpoint(start))
         if found is not None:
-            run = as_run(found, path)
+            run = as_run(found, path, self._model)
             print(f"resuming {path} after {len(run.history)} epochs, step {loop.step(run.state)}")
             return run
         if (path / "metrics.csv").exists():

@@ -243,6 +243,13 @@ def test_a_process_that_is_not_the_first_writes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_removed_folder_is_not_made_again(tmp_path):
+    journal = make_journal(tmp_path / "run")
+    with pytest.raises(JaxganError, match="was removed or replaced"):
+        journal.begin([], 0, dataset(np.zeros((3, 4, 4, 1), np.uint8)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "real.png").mkdir()
     with pytest.raises(JaxganError, match="cannot write to"):

@@ -81,7 +81,7 @@ def test_a_folder_that_is_removed_ends_the_run(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(training.Journal, "write_samples", remove)
     with pytest.raises(JaxganError, match="was removed or replaced"):
         training.train(MODEL, CONFIG, settings, tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_long_history_is_diagnosed_and_written_a_hundred_times_while_it_doubles(
