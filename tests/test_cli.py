@@ -159,6 +159,31 @@ def test_the_status_is_that_of_the_script(main):
     assert main(KeyboardInterrupt()) == 130
 
 
+@pytest.mark.parametrize(("chosen", "value"), [(None, "false"), ("true", "true")])
+def test_a_script_takes_the_memory_of_a_gpu_as_it_needs_it(main, monkeypatch, chosen, value):
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.setenv(name, chosen or "")
+    if chosen is None:
+        monkeypatch.delenv(name)
+    main()
+    assert os.environ[name] == value
+
+
+def test_control_characters_are_shown_and_not_sent_to_the_terminal(main, capsys):
+    main(JaxganError("no \x1b]0;title\x07 \x1b[2J \x9b, but \x1b[31mred\x1b[m"))
+    shown = r"no \x1b]0;title\x07 \x1b[2J \x9b, but " + "\x1b[31mred\x1b[m\n"
+    assert capsys.readouterr().err == f"error: {shown}"
+
+
+@pytest.mark.parametrize(("variable", "colours"), [("NO_COLOR", False), ("NOTHING", True)])
+def test_help_has_colours_unless_the_user_wants_none(terminal, variable, colours):
+    master, slave = terminal
+    command = [sys.executable, ROOT / "scripts" / "diagnose.py", "--help"]
+    environment = {**os.environ, "TERM": "xterm", variable: "1"}
+    subprocess.run(command, env=environment, stdout=slave, stderr=slave, check=True)
+    assert (b"\x1b" in os.read(master, 100_000)) == colours
+
+
 def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(cli, "quieten", lambda: None)
     monkeypatch.setattr(cli, "keep_programs", lambda: None)

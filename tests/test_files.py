@@ -14,6 +14,12 @@ from jaxgan.files import (
 )
 
 
+@pytest.mark.parametrize("url", ["gs://bucket/run", "https://host/a.png", "s3://bucket"])
+def test_a_url_is_no_path(url):
+    with pytest.raises(JaxganError, match="is a URL, and jaxgan reads and writes local files only"):
+        files.expand(url)
+
+
 def test_write_atomically_writes_text_and_bytes_and_nothing_beside_them(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, "old")

@@ -327,6 +327,18 @@ def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(tmp_path, stat
         restore(tmp_path, Checkpoint(state, None))
 
 
+def test_a_run_folder_may_hold_a_plain_file_of_the_user(tmp_path):
+    (tmp_path / "log.txt").write_text("mine")
+    RunFolder(tmp_path, {"train": {"seed": 1}}).close()
+    assert read_config(tmp_path) == {"train": {"seed": 1}}
+    assert (tmp_path / "log.txt").read_text() == "mine"
+
+
+def test_a_run_folder_is_no_url():
+    with pytest.raises(JaxganError, match="is a URL"):
+        RunFolder("gs://bucket/run", {})
+
+
 @pytest.mark.parametrize("content", ["[]", '{"gan": 3}'])
 def test_a_foreign_config_is_an_error(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
