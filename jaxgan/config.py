@@ -114,9 +114,9 @@ class GANConfig:
     generator: Any = None
     """A Flax linen module, latents [B, latent_dim] -> images [B, H, W, C] in [-1, 1], in place of
     the MLP. If its `__call__` has an argument `train`, `training` or `is_training`, this is
-    True in training passes; `deterministic` and `use_running_average` are False in them. Dropout
-    or BatchNorm without any of these is refused, since it would always be off. With
-    `num_classes` it must have an argument `labels`, int32 [B]."""
+    True in training passes; `deterministic` and `use_running_average` are False in them. A linen
+    module without any of these is refused if its dropout or BatchNorm is off: it would be off in
+    training too. With `num_classes` it must have an argument `labels`, int32 [B]."""
     discriminator: Any = None
     """A Flax linen module, images [B, H, W, C] -> logits [B] or [B, 1], in place of the MLP. Like
     the generator it gets `train`, or a variant, and `labels`; with `pac` above 1 these are

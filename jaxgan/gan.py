@@ -8,9 +8,9 @@
 A state holds arrays. Its config, networks and optimizers are static parts of it. `train_step` reads
 like the algorithm of the paper (arXiv 1406.2661). The helpers follow in the order of their use.
 
-Gradients through a step may be NaN: the square root in Adam has an infinite derivative where a
-gradient is 0. With `unroll_steps` the derivative in the discriminator's Adam is finite. SGD has no
-square root.
+Derivatives of `train_step` itself may be NaN: the square root in Adam has an infinite derivative
+where a gradient is 0. SGD has no square root. With `unroll_steps` the discriminator's Adam has
+finite derivatives.
 """
 
 import functools

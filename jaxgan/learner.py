@@ -44,15 +44,15 @@ def create(
       more: examples of further inputs by their names, such as labels; None is left out.
 
     Raises:
-      JaxganError: if the network has dropout or BatchNorm, which would never be in training mode.
+      JaxganError: if dropout or BatchNorm in the network would never be in training mode.
     """
-    # A Flax NNX module takes each of its streams by name. "default" stands for all other streams.
-    rngs = {"params": rng} | dict.fromkeys(("dropout", "default"), jax.random.fold_in(rng, 0))
-    run = functools.partial(_run, functools.partial(module.init, rngs), module, inputs, more)
-    off: dict[str, bool] = {}
+    init = functools.partial(module.init, _streams(rng, jax.random.fold_in(rng, 0)))
+    run = functools.partial(_run, init, module, inputs, more)
+    off: dict[tuple[str, ...], str] = {}
     with nn.intercept_methods(functools.partial(_note_layers, off)):
         variables = dict(run(train=False))
-        if _takes_any(module):  # whether it reads the mode
+        if _takes_any(module):  # it may ignore the mode: see what its layers do in training
+            off.clear()
             jax.eval_shape(functools.partial(run, train=True))
     _check_hears_mode(module, off)
     params = variables.pop("params", {})
@@ -83,8 +83,7 @@ def forward(
         inputs,
         more,
         train=train,
-        # Flax takes the stream "params" for each stream that is not given.
-        rngs={"dropout": rng, "params": jax.random.fold_in(rng, 0)},
+        rngs=_streams(jax.random.fold_in(rng, 0), rng),
         mutable=list(learner.collections) if train else [],
     )
     return outputs, learner.replace(collections={**learner.collections, **updates})
@@ -160,11 +159,6 @@ def _run(
     modes = _modes(module, train=train)
     try:
         return run(inputs, **given, **modes)
-    except TypeError as error:
-        # `**kwargs` may be passed on to a layer that takes no mode, as nn.Sequential does.
-        if not (modes.keys() - _parameters(module) and "argument 'train'" in str(error)):
-            raise
-        return run(inputs, **given)
     except (ValueError, jax.errors.TracerBoolConversionError) as error:
         # nn.remat and nn.jit need static arguments by position.
         try:
@@ -175,37 +169,52 @@ def _run(
             raise error from None
 
 
+def _streams(rng: jax.Array, others: jax.Array) -> dict[str, jax.Array]:
+    """The random streams of a network: one for parameters, and one for all else.
+
+    Flax linen takes "params" for a stream that is not given, and NNX takes "default".
+    """
+    return {"params": rng, "dropout": others, "default": jax.random.fold_in(others, 1)}
+
+
 def _modes(module: nn.Module, *, train: bool) -> dict[str, bool]:
     """The arguments that tell a module whether it trains."""
+    if isinstance(module, nn.Sequential):  # it passes them on to its first layer
+        first = module.layers[0] if module.layers else None
+        return _modes(first, train=train) if isinstance(first, nn.Module) else {}
     modes = dict.fromkeys(("train", "training", "is_training"), train)
     modes |= dict.fromkeys(("deterministic", "use_running_average"), not train)
     known = {name: value for name, value in modes.items() if name in _parameters(module)}
     return known or ({"train": train} if _takes_any(module) else {})
 
 
-def _note_layers(off: dict[str, bool], call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """Notes whether dropout and BatchNorm are off in their last calls, for nn.intercept_methods."""
+def _takes_any(module: nn.Module) -> bool:
+    return any(one.kind == one.VAR_KEYWORD for one in _parameters(module).values())
+
+
+def _note_layers(
+    off: dict[tuple[str, ...], str], call: Any, args: Any, kwargs: Any, context: Any
+) -> Any:
+    """An interceptor for `nn.intercept_methods`. It records dropout and BatchNorm that are off."""
     layer = context.module
-    names = {nn.Dropout: "deterministic", nn.BatchNorm: "use_running_average"}
-    name = names.get(type(layer))
-    if name is not None and context.method_name == "__call__":
+    if context.method_name == "__call__" and isinstance(layer, nn.Dropout | nn.BatchNorm):
+        dropout = isinstance(layer, nn.Dropout)
+        name = "deterministic" if dropout else "use_running_average"
         given = kwargs.get(name, args[1] if len(args) > 1 else None)
-        off[type(layer).__name__] = bool(getattr(layer, name) if given is None else given)
+        is_off = getattr(layer, name) if given is None else given
+        if is_off and not (dropout and layer.rate == 0):
+            off[layer.path] = type(layer).__name__
     return call(*args, **kwargs)
 
 
-def _check_hears_mode(module: nn.Module, off: Mapping[str, bool]) -> None:
-    """Refuses layers that are always off, since the module has no argument for its mode."""
-    found = " and ".join(sorted(name for name, is_off in off.items() if is_off))
-    if found and not _modes(module, train=True).keys() & _parameters(module).keys():
+def _check_hears_mode(module: nn.Module, off: Mapping[tuple[str, ...], str]) -> None:
+    """Raises a JaxganError if layers are off and no argument of the module turns them on."""
+    if off and not _modes(module, train=True).keys() & _parameters(module).keys():
+        names = " and ".join(sorted(set(off.values())))
         raise JaxganError(
-            f"{found} in {type(module).__name__} would never be in training mode: its __call__ "
-            "needs an argument `train`, which is True in training"
+            f"{names} in {type(module).__name__} would be off in training too: write a module "
+            "whose __call__ has an argument `train`, which is True in training, and passes it on"
         )
-
-
-def _takes_any(module: nn.Module) -> bool:
-    return any(one.kind == one.VAR_KEYWORD for one in _parameters(module).values())
 
 
 def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:

@@ -147,11 +147,11 @@ REFUSED = {
     "an outlier": (lambda f: arrays(f, with_first(-0.9, BYTES / 255)), "negative, down to -0.9"),
     "labels from -1": (
         lambda f: arrays(f, BYTES, labels=np.arange(-1, 3)),
-        "labels must be 0 or more",
+        "labels must be from 0 to .* got -1",
     ),
     "labels that an int32 cannot hold": (
         lambda f: arrays(f, BYTES, labels=np.arange(-1, 3).astype(np.uint64)),
-        r"below 2\*\*31, got 18446744073709551615",
+        r"labels must be from 0 to 2\*\*31 - 1, got 18446744073709551615",
     ),
     "one picture": (lambda f: arrays(f, np.zeros((8, 8, 3), np.uint8)), "is one picture"),
     "one gray picture": (lambda f: arrays(f, np.zeros((8, 8, 1), np.uint8)), "is one picture"),
@@ -241,6 +241,9 @@ HOSTILE = {
     ),
     "a row without its epoch": lambda f: forge(f, lambda r: r["history"][0].pop("epoch")),
     "a name of two lines": lambda f: forge(f, lambda r: r["history"][0].update({"a\n=x": 1.0})),
+    "a name with a line separator": lambda f: forge(
+        f, lambda r: r["history"][0].update({"a\u2028=x": 1.0})
+    ),
     "no history": lambda f: forge(f, lambda record: record.pop("history")),
     "a formula": lambda f: forge(f, lambda r: r["history"][0].update(gen_loss="=cmd|x")),
     "a formula as a name": lambda f: forge(f, lambda r: r["history"][0].update({"=cmd|x": 1.0})),
@@ -262,10 +265,19 @@ def test_a_hostile_run_folder_is_one_line(case, finished, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:checkpoint .* cannot be used")
-def test_a_record_without_a_metric_is_one_line(finished, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record["history"][0].pop("gen_loss"),
+        lambda record: record["history"][0].update(gen_loss=[1.0, 2.0]),
+        lambda record: record["history"][0].update(epoch=float("inf")),
+    ],
+    ids=["missing", "of members", "infinite"],
+)
+def test_a_record_that_cannot_be_diagnosed_is_one_line(finished, tmp_path, change):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    forge(folder, lambda record: record["history"][0].pop("gen_loss"))
+    forge(folder, change)
     images = finished.parent / "images.npy"
     resume = ("train.py", "--dataset", images, *SMALL, "--epochs", 3, "--workdir", folder)
     for command in (("diagnose.py", folder), resume):

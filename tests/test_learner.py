@@ -55,6 +55,14 @@ class Keywords(nn.Module):
         return Mode()(x, **kwargs)
 
 
+class NoiseNNX(nnx.Module):
+    def __init__(self, rngs):
+        self.rngs = rngs
+
+    def __call__(self, x):
+        return x + jax.random.normal(self.rngs.noise(), x.shape)
+
+
 class Conditional(nn.Module):
     @nn.compact
     def __call__(self, x, labels, train: bool):
@@ -141,9 +149,13 @@ def test_rematerialized_networks_with_labels_are_told_the_mode_by_position():
         np.testing.assert_array_equal(outputs, [train, train])
 
 
-def test_layers_in_a_row_need_no_mode():
-    learner = learner_of(nn.Sequential((nn.Dense(3), jnp.tanh)))
-    assert forward(learner, INPUTS, RNG, train=True)[0].shape == (2, 3)
+def test_layers_in_a_row_get_the_mode_if_the_first_takes_it():
+    plain = learner_of(nn.Sequential((nn.Dense(3), jnp.tanh)))
+    assert forward(plain, INPUTS, RNG, train=True)[0].shape == (2, 3)
+    told = learner_of(nn.Sequential((Deterministic(), jnp.negative)))
+    np.testing.assert_array_equal(forward(told, INPUTS, RNG, train=True)[0], [-1, -1])
+    with pytest.raises(JaxganError, match="Dropout in Sequential would be off in training too"):
+        learner_of(nn.Sequential((nn.Dense(3), nn.Dropout(0.5, deterministic=True))))
 
 
 class Eval(nn.Module):
@@ -154,6 +166,13 @@ class Eval(nn.Module):
         return nn.Dropout(0.5)(nn.BatchNorm(use_running_average=eval)(x), deterministic=eval)
 
 
+class OneOfTwo(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dropout(0.5, deterministic=True)(x)
+        return nn.Dropout(0.5, deterministic=False)(x)
+
+
 class Swallows(nn.Module):
     @nn.compact
     def __call__(self, x, **kwargs):
@@ -161,10 +180,15 @@ class Swallows(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("module", "layers"), [(Eval(), "BatchNorm and Dropout in Eval"), (Swallows(), "Dropout in")]
+    ("module", "layers"),
+    [
+        (Eval(), "BatchNorm and Dropout in Eval"),
+        (OneOfTwo(), "Dropout in OneOfTwo"),
+        (Swallows(), "Dropout in Swallows"),
+    ],
 )
 def test_dropout_that_would_stay_off_is_refused(module, layers):
-    with pytest.raises(JaxganError, match=f"{layers} .*would never be in training mode.* `train`"):
+    with pytest.raises(JaxganError, match=f"{layers} would be off in training too: .* `train`"):
         learner_of(module)
 
 
@@ -178,7 +202,16 @@ def test_dropout_that_is_always_on_is_taken():
     assert (forward(learner, INPUTS, RNG, train=False)[0] == 0).any()
 
 
+class Wrong(nn.Module):
+    @nn.compact
+    def __call__(self, x, **kwargs):
+        return nn.Dense(1)(x, train=kwargs["train"])
+
+
 def test_the_errors_of_a_module_are_its_own():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'train'"):
+        learner_of(Wrong())
+
     class Picky(nn.Module):
         def __call__(self, x, train):
             raise ValueError(f"no inputs of {x.shape}")
@@ -187,13 +220,15 @@ def test_the_errors_of_a_module_are_its_own():
         learner_of(Picky())
 
 
-def test_forward_draws_any_random_stream_from_its_rng():
-    class Noisy(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return x + jax.random.normal(self.make_rng("noise"), x.shape)
+class Noise(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x + jax.random.normal(self.make_rng("noise"), x.shape)
 
-    learner, other = learner_of(Noisy()), jax.random.key(7)
+
+@pytest.mark.parametrize("module", [Noise(), nnx.bridge.ToLinen(NoiseNNX)], ids=["linen", "NNX"])
+def test_forward_draws_any_random_stream_from_its_rng(module):
+    learner, other = learner_of(module), jax.random.key(7)
     for train in (False, True):
         first, again = (forward(learner, INPUTS, RNG, train=train)[0] for _ in range(2))
         np.testing.assert_array_equal(first, again)

@@ -9,7 +9,14 @@ import pytest
 from jaxgan import MODELS, create_state, sample
 from jaxgan.diffusion import DiffusionConfig
 from jaxgan.learner import forward
-from jaxgan.networks import MLPDenoiser, MLPDiscriminator, SpectralDense, _drop
+from jaxgan.networks import (
+    MaskedMLP,
+    MLPDenoiser,
+    MLPDiscriminator,
+    MLPGenerator,
+    SpectralDense,
+    _drop,
+)
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +221,23 @@ def test_networks_that_predict_images_are_bounded():
     ):
         network: Any = MODELS["diffusion"].networks(config)["denoiser"].module
         assert network.bounded == bounded
+
+
+@pytest.mark.parametrize(
+    ("network", "more"),
+    [
+        (MLPGenerator((8,), (4, 4, 1), num_classes=3), {"labels": jnp.arange(2)}),
+        (
+            MLPDiscriminator((8,), (0.5,), spectral_norm=True, num_classes=3),
+            {"train": True, "labels": jnp.arange(2)},
+        ),
+        (MLPDenoiser(8, 1), {"levels": jnp.ones(2), "labels": jnp.ones((2, 3))}),
+        (MaskedMLP((8,)), {"masks": jnp.ones((2, 4, 4, 1))}),
+    ],
+)
+def test_types_are_never_promoted(network, more):
+    """The tests refuse promotion. `jaxgan.learner` allows it, since Flax's own layers need it."""
+    inputs = jnp.ones((2, 5) if isinstance(network, MLPGenerator) else (2, 4, 4, 1))
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    outputs, _ = jax.eval_shape(functools.partial(network.init_with_output, rngs, **more), inputs)
+    assert outputs.dtype == jnp.float32

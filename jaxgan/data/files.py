@@ -23,8 +23,8 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
 
     Labels number the subfolders in the order of their names. If all images are gray they become
     `[H, W, 1]`, else RGB. Transparent images are composited over white. Hidden files are skipped
-    (`.*` and `__MACOSX*`). A warning lists other skipped files, folders in classes and, beside
-    classes, subfolders without images.
+    (`.*` and `__MACOSX*`). Other files, folders inside classes, and subfolders without images
+    beside classes are skipped with a warning.
 
     Raises:
       JaxganError: if there are no images, if images are both in the folder and in subfolders, if
@@ -83,14 +83,17 @@ def load_arrays(name: str, split: str) -> Dataset:
         raise JaxganError(f"{name} has no array `images`, only {', '.join(names)}")
     images = _as_uint8(name, arrays[images_name])
     labels = arrays.get("labels")
-    if labels is not None and labels.shape != images.shape[:1]:
-        raise JaxganError(f"{name} has {len(images)} images, but labels of shape {labels.shape}")
-    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
-        raise JaxganError(f"{name}: labels must be whole numbers, got {labels.dtype}")
-    for label in () if labels is None else (labels.min(), labels.max()):
-        if not 0 <= label < 2**31:
-            raise JaxganError(f"{name}: labels must be 0 or more, and below 2**31, got {label}")
-    labels = None if labels is None else labels.astype(np.int32)
+    if labels is not None:
+        if labels.shape != images.shape[:1]:
+            raise JaxganError(
+                f"{name} has {len(images)} images, but labels of shape {labels.shape}"
+            )
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise JaxganError(f"{name}: labels must be whole numbers, got {labels.dtype}")
+        for label in (labels.min(), labels.max()):
+            if not 0 <= label < 2**31:
+                raise JaxganError(f"{name}: labels must be from 0 to 2**31 - 1, got {label}")
+        labels = labels.astype(np.int32)
     return Dataset(images, labels, Path(name).name, split)
 
 

@@ -16,7 +16,7 @@ from jaxgan.metrics.frechet import checked_features
 ROWS = 256
 """Rows of the matrix of all pairs that are in memory at a time: 20 MB for 10,000 columns."""
 PART = 2_000
-"""At most so many points are compared between two moves of the progress bar."""
+"""The progress bar moves after at most this many points."""
 
 _ROUNDING = 1e-12
 """The rounding error of a squared distance is below this times the sum of both squared norms."""
@@ -116,7 +116,7 @@ def _squared_distances(point: jax.Array, points: jax.Array) -> jax.Array:
 
 
 def _progress(*sets: np.ndarray) -> Any:
-    """A progress bar for a call of `_by_parts` with each set."""
+    """A progress bar for one call of `_by_parts` for each of these sets."""
     from tqdm import tqdm
 
     return tqdm(total=sum(map(_parts, sets)), desc="comparing", disable=None, leave=False)
@@ -127,11 +127,12 @@ def _parts(points: np.ndarray) -> int:
 
 
 def _by_parts(function: Callable[..., Any], bar: Any, points: np.ndarray, *others: Any) -> Any:
-    """The rows of `function(points, *others)`, some at a time."""
+    """`function(points, *others)`, for at most PART points at a time: one row for each point."""
     size = -(-len(points) // _parts(points))
+    others = tuple(jax.device_put(x) if isinstance(x, np.ndarray) else x for x in others)
     found = []
     for start in range(0, len(points), size):
-        # The last part is as long as the others, so that all have one program.
+        # The last part overlaps the one before: parts of one size need one program.
         first = min(start, len(points) - size)
         rows = jax.device_get(function(points[first : first + size], *others))
         found.append(jax.tree.map(lambda x, done=start - first: x[done:], rows))
@@ -140,9 +141,9 @@ def _by_parts(function: Callable[..., Any], bar: Any, points: np.ndarray, *other
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def _neighbours(rows: jax.Array, points: jax.Array, k: int) -> jax.Array:
-    """Squared distances from points with these indices, `[R]`, to the k nearest other points of
-    `[N, D]`: `[R, k]`, ascending."""
+def _neighbours(indices: jax.Array, points: jax.Array, k: int) -> jax.Array:
+    """For each index `[R]` into the points `[N, D]` the squared distances to its k nearest other
+    points, `[R, k]`, ascending."""
 
     def row(i):
         def next_nearest(distances, _):
@@ -153,7 +154,7 @@ def _neighbours(rows: jax.Array, points: jax.Array, k: int) -> jax.Array:
         distances = _squared_distances(points[i], points).at[i].set(jnp.inf)
         return jax.lax.scan(next_nearest, distances, length=k)[1]
 
-    return jax.lax.map(row, rows, batch_size=ROWS)
+    return jax.lax.map(row, indices, batch_size=ROWS)
 
 
 def nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -383,7 +383,7 @@ def _warn_damaged(folder: Path, damage: str) -> None:
 
 
 def removed(path: Path) -> JaxganError:
-    """The error of a run whose folder has gone."""
+    """The error of a run whose folder was removed or replaced."""
     return JaxganError(
         f"{path} was removed or replaced while the run was writing to it; put it back and run the "
         "same command again, or start again"

@@ -152,8 +152,8 @@ def as_run(found: checkpoint.Checkpoint, path: Path, model: Model | None = None)
     """The run of a checkpoint in a run folder.
 
     Raises:
-      JaxganError: if the record of the checkpoint is not that of a run, or if it lacks what the
-        diagnosis of the model needs. (Other versions may need other columns.)
+      JaxganError: if the record of the checkpoint is not that of a run, or, with `model`, if it
+        lacks a column that the diagnosis of the model needs, as that of another version may.
     """
     try:
         run = loop.Run(**{"totals": None} | found.arrays, **found.record)
@@ -161,15 +161,19 @@ def as_run(found: checkpoint.Checkpoint, path: Path, model: Model | None = None)
             raise ValueError("it is no history")
         if model is not None:
             journal.diagnose(model, run.history)
-    except (KeyError, TypeError, ValueError) as error:
-        raise JaxganError(f"the record of a checkpoint in {path} is damaged") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise JaxganError(
+            f"the record of a checkpoint in {path} is damaged, or of another version of jaxgan"
+        ) from error
     return run
 
 
 def _is_row(row: Any) -> bool:
     """Whether this is a row of a history: numbers by name. The names and numbers go into tables."""
     return {"epoch", "step"} <= dict(row).keys() and all(
-        re.fullmatch("[a-z][^\n\r]*", name) and np.issubdtype(np.asarray(value).dtype, np.number)
+        re.match("[a-z]", name)
+        and name.isprintable()
+        and np.issubdtype(np.asarray(value).dtype, np.number)
         for name, value in dict(row).items()
     )
 
@@ -182,7 +186,7 @@ def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, che
     n = n if isinstance(n, int) else 1  # a damaged file may hold anything
     config = schedules.over(config, settings.all_steps(n))
     runs = make_runs(model, config, settings)
-    # A damaged config.json may ask for more memory than there is.
+    # A view of one zero takes no memory: a damaged config.json may ask for any size.
     images = np.broadcast_to(np.uint8(0), (1, *config.image_shape))
     batch = {"image": images, "label": np.zeros(1, np.int32)}
     layout = runs.make_layout(1)

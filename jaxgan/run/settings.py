@@ -5,7 +5,7 @@ import dataclasses
 from jaxgan.fields import check_field, is_size
 
 MEMBERS = 100_000
-"""The largest population."""
+"""The largest population. A list of more members would fill the memory before any is trained."""
 
 
 @dataclasses.dataclass(frozen=True)
