@@ -173,3 +173,13 @@ def undescribed(workdir: Path) -> set[str]:
     assert "gen_loss" in names
     found = {name for name in names if name not in described}
     return {n for n in found if n.removeprefix("raw_").removeprefix("real_") not in described}
+
+
+def read_terminal(master: int) -> bytes:
+    """All that a process writes to its terminal, until it ends."""
+    shown = b""
+    # The end of the process is an error for the reader of its terminal.
+    with contextlib.suppress(OSError):
+        while some := os.read(master, 10_000):
+            shown += some
+    return shown

@@ -1,6 +1,5 @@
 """A quick start: compiled programs in the user's cache folder, as processes find it."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, contents, here, script
+from helpers import ROOT, contents, here, read_terminal, script
 
 from jaxgan import JaxganError, cli
 from jaxgan.errors import LostProcessError, NonFiniteError
@@ -184,11 +183,7 @@ def test_help_has_colours_unless_the_user_wants_none(terminal, variable, colours
     environment |= {"TERM": "xterm", variable: "1"}
     process = subprocess.Popen(command, env=environment, stdout=slave, stderr=slave)
     os.close(slave)
-    shown = b""
-    # The end of the process is an error for the reader of its terminal.
-    with contextlib.suppress(OSError):
-        while some := os.read(master, 10_000):
-            shown += some
+    shown = read_terminal(master)
     assert process.wait() == 0
     assert b"usage" in shown
     assert (b"\x1b[" in shown) == colours

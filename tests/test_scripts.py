@@ -1,6 +1,5 @@
 """The scripts as a user starts them, with real files; as processes where that is the matter."""
 
-import contextlib
 import csv
 import importlib.util
 import json
@@ -14,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, contents, here, picture, script, undescribed
+from helpers import ROOT, contents, here, picture, read_terminal, script, undescribed
 from PIL import Image
 
 from jaxgan import MODELS, PRESETS, data, generate, loop, sample
@@ -535,11 +534,7 @@ def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, term
         stderr=slave,
     )
     os.close(slave)
-    shown = b""
-    # The end of the process is an error for the reader of its terminal.
-    with contextlib.suppress(OSError):
-        while some := os.read(master, 10_000):
-            shown += some
+    shown = read_terminal(master)
     assert process.wait() == 5
     shown = shown.decode()
     # A bar for the run, in place of lines, with the time left and both losses.
