@@ -47,7 +47,8 @@ class TrainConfig:
     """Also score samples every this many epochs (`jaxgan.metrics.evaluation`). Each scored epoch is
     saved. The best and the newest checkpoints are kept."""
     population: int | None = None
-    """Train a population of this many members in one program, with the seeds SEED, SEED + 1, ..."""
+    """Train a population of this many members in one program, with the seeds SEED, SEED + 1, ...
+    At most 100,000."""
     sweep: tuple[str, ...] = ()
     """Hyperparameters in which the members of a population differ, as NAME=VALUE,VALUE,... For a
     GAN NAME is generator_lr, generator_b1, generator_b2, or the same of the discriminator; for a
