@@ -124,6 +124,13 @@ class GANConfig:
     bounded: bool = True
     """Whether the generator MLP ends in tanh. Images in [-1, 1] need it, points do not. A run sets
     it and `image_shape` to fit the data."""
+    clip_norm: float = 0.0
+    """The largest norm of the discriminator's gradient for one real image. With a value above 0 its
+    gradients are clipped image by image, and the metrics leave out what real images decide. 0 does
+    not clip. train.py --epsilon takes 1 by default (DP-SGD, arXiv 1607.00133, 1802.06739)."""
+    noise_multiplier: float = 0.0
+    """The standard deviation of the noise on the sum of these gradients, in units of `clip_norm`.
+    train.py finds it for --epsilon."""
     num_classes: int = 0
     """The number of classes of a conditional GAN, which makes images of a wanted class. Its batches
     hold labels, which start at 0. With 0 there are no classes. A run with `conditional` takes the
@@ -178,8 +185,9 @@ class GANConfig:
         check_field(steps == 0 or is_size(steps), self, "unroll_steps", "a whole number, 0 or more")
         for name in ("label_smoothing", "ema_decay"):
             check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
-        clip = self.weight_clip
-        check_field(0 <= clip < math.inf, self, "weight_clip", "0 or more, and finite")
+        for name in ("weight_clip", "clip_norm", "noise_multiplier"):
+            value = getattr(self, name)
+            check_field(0 <= value < math.inf, self, name, "0 or more, and finite")
         check_schedules(self, ("instance_noise", "augment", *PENALTIES, "lr_scale"))
         check_field(max(schedules.ends(self.augment)) <= 1, self, "augment", "from 0 to 1")
         check_field(not schedules.is_zero(self.lr_scale), self, "lr_scale", "above 0 at some time")
@@ -197,8 +205,22 @@ class GANConfig:
         bounds |= on - {"roth", "weight_penalty"}
         own = self.discriminator is not None
         adam = [name for name in _ADAM if getattr(self, name) != getattr(GANConfig, name)]
-        loss = LOSSES[self.loss]
+        loss, private = LOSSES[self.loss], self.clip_norm > 0
+        couples = "must not couple images: with clip_norm each gradient is that of one image"
         reasons = {
+            "noise_multiplier has no effect without clip_norm (1 is usual)": (
+                self.noise_multiplier and not private
+            ),
+            f"pac {couples}; leave out pac, which packs several": private and self.pac > 1,
+            f"dragan {couples}; it takes the deviation of a batch: take r1": (
+                private and "dragan" in on
+            ),
+            f"the loss {couples}; the generator's relativistic loss takes real images: choose "
+            "another": private and self.loss == "relativistic",
+            "unroll_steps has no noise: the generator's gradient would go through real images; "
+            "leave out unroll_steps or clip_norm": private and self.unroll_steps,
+            "spectral_norm keeps statistics beside the clipped gradients; leave out spectral_norm "
+            "or clip_norm": private and self.spectral_norm,
             "augment is for images, and the data are points: leave it out": (
                 not schedules.is_zero(self.augment) and self.image_shape[:2] == (1, 1)
             ),

@@ -12,6 +12,7 @@ several steps (`jaxgan.samplers`). The functions are in the same order as in `ja
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -21,7 +22,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from jaxgan import samplers, schedules
+from jaxgan import privacy, samplers, schedules
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
@@ -29,7 +30,7 @@ from jaxgan.fields import check_choices, check_field, check_module, check_schedu
 from jaxgan.history import History, member_history
 from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward, takes
-from jaxgan.model import Column, Curve, Diagnosis, Finding, Model, Network
+from jaxgan.model import Column, Curve, Diagnosis, Finding, Model, Network, Private
 from jaxgan.networks import MLPDenoiser
 from jaxgan.schedules import Schedule
 from jaxgan.shards import Shards
@@ -95,6 +96,16 @@ class DiffusionConfig:
     """Whether images are in [-1, 1]; points are not. If they are, estimates of clean images are
     clipped, and an MLP that predicts images ends in tanh. A run sets this field and `image_shape`
     to fit the data."""
+    noise_draws: int = 1
+    """How many noise levels and noises each image gets in a step. More of them lower the noise of a
+    gradient, and cost time, but no privacy (arXiv 2210.09929)."""
+    clip_norm: float = 0.0
+    """The largest norm of the gradient for one image. With a value above 0 gradients are clipped
+    image by image, and the metrics leave out what the images decide. 0 does not clip. train.py
+    --epsilon takes 1 by default (DP-SGD, arXiv 1607.00133)."""
+    noise_multiplier: float = 0.0
+    """The standard deviation of the noise on the sum of these gradients, in units of `clip_norm`.
+    train.py finds it for --epsilon."""
     num_classes: int = 0
     """The number of classes of a conditional model; 0: there are none. A run with `conditional`
     takes the number from the labels of the data."""
@@ -113,7 +124,7 @@ class DiffusionConfig:
         shape = self.image_shape
         sizes = len(shape) == 3 and all(is_size(n) for n in shape)
         check_field(sizes, self, "image_shape", "(height, width, channels)")
-        for name in ("width", "noise_levels", "sample_steps"):
+        for name in ("width", "noise_levels", "noise_draws", "sample_steps"):
             check_field(is_size(getattr(self, name)), self, name, "a whole number above 0")
         for name in ("blocks", "num_classes"):
             value = getattr(self, name)
@@ -122,6 +133,9 @@ class DiffusionConfig:
         check_field(self.adam_eps > 0, self, "adam_eps", "above 0")
         for name in ("b1", "b2", "ema_decay"):
             check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
+        for name in ("clip_norm", "noise_multiplier"):
+            value = getattr(self, name)
+            check_field(0 <= value < math.inf, self, name, "0 or more, and finite")
         bound = self.weight_bound
         check_field(0 < bound < math.inf, self, "weight_bound", "above 0, and finite")
         check_field(0 <= self.label_dropout < 1, self, "label_dropout", "in [0, 1)")
@@ -140,6 +154,8 @@ class DiffusionConfig:
             )
         if bound != DiffusionConfig.weight_bound and self.prediction != "image":
             raise JaxganError(f"weight_bound is for predicted images, not for {self.prediction}")
+        if self.noise_multiplier and not self.clip_norm:
+            raise JaxganError("noise_multiplier has no effect without clip_norm (1 is usual)")
         if self.eta and self.sampler != "ddim":
             raise JaxganError(
                 f"eta is for the sampler ddim, not for {self.sampler}: make it 0, or take ddim"
@@ -202,6 +218,15 @@ def create_state(rng: jax.Array, config: DiffusionConfig | None = None) -> Diffu
     return state
 
 
+class PrivateDiffusionMetrics(NamedTuple):
+    """The metrics of a step with `clip_norm`: what follows from noisy gradients alone."""
+
+    grad_norm: jax.Array
+    """L2 norm of the clipped gradient with its noise."""
+    param_norm: jax.Array
+    """L2 norm of the parameters."""
+
+
 class StepKeys(NamedTuple):
     """The keys of a step, one for each use of random numbers."""
 
@@ -225,12 +250,13 @@ class _Batch(NamedTuple):
     labels: jax.Array | None
     """One-hot `[B, num_classes]`, 0 for hidden labels; None if there are no classes."""
     rng: jax.Array
+    """For dropout in the denoiser."""
 
 
 @functools.partial(jax.jit, static_argnames="axis_name")
 def train_step(
     state: DiffusionState, batch: Any, rng: jax.Array, *, axis_name: str | None = None
-) -> tuple[DiffusionState, DiffusionMetrics]:
+) -> tuple[DiffusionState, Any]:
     """Updates the denoiser once, on one batch of images. Pure.
 
     Each image gets a random noise level and noise. From the noisy image the denoiser predicts what
@@ -239,19 +265,27 @@ def train_step(
     Args:
       state: from `create_state` or an earlier step.
       batch: images `[B, H, W, C]`, uint8 or float in [-1, 1]; or a dict that holds them as "image"
-        and, with `config.num_classes`, their labels as "label", int `[B]`.
+        and, with `config.num_classes`, their labels as "label", int `[B]`. With `config.clip_norm`
+        "included", bool `[B]`, says which images count.
       rng: a key. The step folds `state.step` into it, so every step may get the same key.
       axis_name: inside a `shard_map`, the mesh axis (AxisType.Auto) over which the batch is split.
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
         All numbers are drawn as in a run without shards, but dropout in a denoiser of your own.
 
     Returns:
-      The next state, and the DiffusionMetrics of this step at the old parameters.
+      The next state, and the DiffusionMetrics of this step at the old parameters, or
+      PrivateDiffusionMetrics with `config.clip_norm`.
 
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
     """
     config, shards = state.config, Shards(axis_name)
+    scale = schedules.value(config.lr_scale, state.step)
+    if config.clip_norm:
+        grads = _private_gradients(state, batch, rng, shards)
+        denoiser = descend(state.denoiser, grads, scale)
+        norms = optax.tree.norm(grads), optax.tree.norm(state.denoiser.params)
+        return _next_state(state, denoiser, shards), PrivateDiffusionMetrics(*norms)
     batch = _draw_batch(state, batch, rng, shards)
 
     def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Learner]]:
@@ -260,7 +294,6 @@ def train_step(
         return losses.mean(), (losses, zero_loss, denoiser)
 
     (_, (losses, zero_loss, denoiser)), grads = shards.value_and_grad(loss)(state.denoiser.params)
-    scale = schedules.value(config.lr_scale, state.step)
     denoiser = descend(denoiser, grads, scale)
     metrics = _measure(losses, zero_loss, batch.t, optax.tree.norm(grads), config, shards)
     return _next_state(state, denoiser, shards), metrics
@@ -357,6 +390,9 @@ def _draw_batch(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shard
     config = state.config
     images = batch_images(batch, config.image_shape)
     labels = batch_labels(batch, config.num_classes)
+    if config.noise_draws > 1:
+        images = jnp.repeat(images, config.noise_draws, axis=0)
+        labels = None if labels is None else jnp.repeat(labels, config.noise_draws)
     n = images.shape[0]
     keys = StepKeys(*jax.random.split(jax.random.fold_in(rng, state.step), len(StepKeys._fields)))
 
@@ -377,6 +413,33 @@ def _draw_batch(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shard
         one_hot = jnp.where(hidden, 0.0, jax.nn.one_hot(labels, config.num_classes))
     t = shards.rows(draw_levels, n)
     return _Batch(images, noise, t, one_hot, shards.fold_in(keys.denoiser))
+
+
+def _private_gradients(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shards) -> Any:
+    """The gradients of the loss, clipped for each image over its noise draws, with noise."""
+    config, drawn = state.config, _draw_batch(state, batch, rng, shards)
+    if state.denoiser.collections:
+        raise JaxganError(privacy.NO_STATISTICS.format("the denoiser"))
+    n = drawn.t.shape[0] // config.noise_draws
+    images, noise, t, labels = jax.tree.map(
+        lambda x: x.reshape(n, config.noise_draws, *x.shape[1:]), drawn[:-1]
+    )
+
+    def loss(params: Any, example: Any) -> jax.Array:
+        (images, noise, t, labels), i = example
+        one = _Batch(images, noise, t, labels, jax.random.fold_in(drawn.rng, i))
+        return _losses(state.denoiser.replace(params=params), one, config)[0].mean()
+
+    return privacy.private_gradients(
+        loss,
+        state.denoiser.params,
+        ((images, noise, t, labels), jnp.arange(n)),
+        batch.get("included") if isinstance(batch, Mapping) else None,
+        privacy.noise_rng(jax.random.fold_in(rng, state.step)),
+        clip_norm=config.clip_norm,
+        noise_multiplier=config.noise_multiplier,
+        shards=shards,
+    )
 
 
 def _losses(
@@ -534,6 +597,7 @@ MODEL = Model(
         "high_loss": Column("at the highest third", "falls"),
         "zero_loss": Column("loss of predicting 0", "above loss"),
         "grad_norm": Column("norm of the gradient", "finite"),
+        "param_norm": Column("norm of the parameters of a private run", "finite"),
     },
     diagnose=_diagnose,
     sampling=("sampler", "sample_steps", "eta", "guidance"),
@@ -541,5 +605,9 @@ MODEL = Model(
     generate=generate,
     make_denoise=make_denoise,
     raw=lambda state: None if state.ema is None else state.replace(ema=None),
+    private=Private(
+        curves=(Curve("norm", {"noisy gradient": "grad_norm", "parameters": "param_norm"}),),
+        settings={"clip_norm": 1.0},
+    ),
 )
 """All that `jaxgan.run` needs to know of a diffusion model."""

@@ -24,16 +24,16 @@ import numpy as np
 import optax
 from flax import struct
 
-from jaxgan import schedules
+from jaxgan import privacy, schedules
 from jaxgan.adversarial import augmentation, diagnostics, losses, measures, penalties
-from jaxgan.adversarial.measures import Metrics
+from jaxgan.adversarial.measures import Metrics, PrivateMetrics
 from jaxgan.config import GANConfig
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
 from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward
-from jaxgan.model import Curve, Model, Network
+from jaxgan.model import Curve, Model, Network, Private
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
 from jaxgan.shards import Shards
 
@@ -120,14 +120,18 @@ class _Batch(NamedTuple):
     rngs: StepKeys
     step: jax.Array
     """The step at which the schedules are evaluated."""
+    included: jax.Array | None
+    """Which real images count, bool `[B]`; None if all do."""
+    secret: jax.Array
+    """The key of the noise that makes the step private. The same in all shards."""
 
 
 class _Outputs(NamedTuple):
     """The outputs of the discriminator for a batch."""
 
-    real_logits: jax.Array
+    real_logits: jax.Array | None
     fake_logits: jax.Array
-    penalty: jax.Array
+    penalty: jax.Array | None
     discriminator: Learner
     """The discriminator with updated collections."""
 
@@ -135,7 +139,7 @@ class _Outputs(NamedTuple):
 @functools.partial(jax.jit, static_argnames="axis_name")
 def train_step(
     state: GANState, batch: Any, rng: jax.Array, *, axis_name: str | None = None
-) -> tuple[GANState, Metrics]:
+) -> tuple[GANState, Any]:
     """Updates discriminator and generator once, on one batch of real images. Pure.
 
     The updates are simultaneous: both gradients are taken at the old parameters, from one set of
@@ -146,14 +150,16 @@ def train_step(
       state: from `create_state` or an earlier step.
       batch: real images `[B, H, W, C]`, uint8 or float in [-1, 1]; or a dict that holds them as
         "image". Any B >= 1 (or >= `config.pac`). With `config.num_classes` the dict also holds
-        "label", int `[B]`; the generated images have the same labels.
+        "label", int `[B]`; the generated images have the same labels. With `config.clip_norm`
+        "included", bool `[B]`, says which images count.
       rng: a key. The step folds `state.step` into it, so every step may get the same key.
       axis_name: inside a `shard_map`, the mesh axis (AxisType.Auto) over which the batch is split.
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
         The latents are those of a run without shards; other random numbers differ.
 
     Returns:
-      The next state, and the Metrics of this step at the old parameters.
+      The next state, and the Metrics of this step at the old parameters, or PrivateMetrics with
+      `config.clip_norm`.
 
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
@@ -164,15 +170,13 @@ def train_step(
 
     # The discriminator. The generator's gradient repeats its passes, and the compiler merges them:
     # the reference has 34 matrix products, as many as with shared passes.
-    objective = functools.partial(_discriminator_objective, fake=fake, batch=batch, config=config)
-    (_, outputs), disc_grads = shards.value_and_grad(objective)(
-        state.discriminator.params, state.discriminator
-    )
+    outputs, disc_grads = _discriminator_gradients(state, fake, batch, shards)
     scale = schedules.value(config.lr_scale, state.step)
     discriminator = descend(outputs.discriminator, disc_grads, scale, config.weight_clip)
 
     # The generator, against the old or the updated discriminator.
     opponent = discriminator if config.updates == "alternating" else state.discriminator
+    batch = _without_real(batch, config, shards)
     loss = functools.partial(_generator_loss, batch=batch, config=config, shards=shards)
 
     def update(generator: Learner) -> tuple[Learner, jax.Array]:
@@ -243,17 +247,77 @@ def _draw_batch(state: GANState, batch: Any, rng: jax.Array, shards: Shards) -> 
     """The real images, keys and latents. Only the key of the latents is the same in all shards."""
     config = state.config
     real, labels = batch_images(batch, config.image_shape), batch_labels(batch, config.num_classes)
-    latent_rng, *rngs = jax.random.split(jax.random.fold_in(rng, state.step), len(StepKeys._fields))
+    rng = jax.random.fold_in(rng, state.step)
+    latent_rng, *rngs = jax.random.split(rng, len(StepKeys._fields))
     size = config.latent_dim
     latents = shards.rows(lambda n: jax.random.normal(latent_rng, (n, size)), real.shape[0])
     keys = StepKeys(latent_rng, *(shards.fold_in(rng) for rng in rngs))
-    return _Batch(real, labels, latents, keys, state.step)
+    included = batch.get("included") if isinstance(batch, Mapping) else None
+    return _Batch(real, labels, latents, keys, state.step, included, privacy.noise_rng(rng))
 
 
 def _fake_images(generator: Learner, batch: _Batch) -> tuple[jax.Array, Learner]:
     rng, labels = batch.rngs.generator, batch.labels
     images, generator = forward(generator, batch.latents, rng, train=True, labels=labels)
     return at_least_float32(images), generator
+
+
+def _discriminator_gradients(
+    state: GANState, fake: jax.Array, batch: _Batch, shards: Shards
+) -> tuple[_Outputs, Any]:
+    """The outputs of the discriminator and the gradients of its objective.
+
+    With `clip_norm` each real image has a gradient of its own, with the generated image beside it.
+    """
+    config, discriminator = state.config, state.discriminator
+    objective = functools.partial(_discriminator_objective, config=config)
+    if not config.clip_norm:
+        whole = functools.partial(objective, fake=fake, batch=batch)
+        (_, outputs), grads = shards.value_and_grad(whole)(discriminator.params, discriminator)
+        return outputs, grads
+
+    for name, learner in (("the generator", state.generator), ("the discriminator", discriminator)):
+        if learner.collections:
+            raise JaxganError(privacy.NO_STATISTICS.format(name))
+
+    def loss(params: Any, example: Any) -> jax.Array:
+        (real, fake, labels), i = example
+        rngs = StepKeys(*(jax.random.fold_in(rng, i) for rng in batch.rngs))
+        one = batch._replace(real=real[None], rngs=rngs)
+        one = one._replace(labels=None if labels is None else labels[None])
+        return objective(params, discriminator, fake=fake[None], batch=one)[0]
+
+    grads = privacy.private_gradients(
+        loss,
+        discriminator.params,
+        ((batch.real, fake, batch.labels), jnp.arange(len(fake))),
+        batch.included,
+        batch.secret,
+        clip_norm=config.clip_norm,
+        noise_multiplier=config.noise_multiplier,
+        shards=shards,
+    )
+    # The images of the batch without the real ones; what they give may be shown.
+    public = _without_real(batch, config, shards)
+    images, _ = _fake_images(state.generator, public)
+    inputs = _discriminator_inputs(public, images, config)
+    _, fake_logits, _ = _real_and_fake_logits(discriminator, inputs, batch.rngs)
+    return _Outputs(None, fake_logits, None, discriminator), grads
+
+
+def _without_real(batch: _Batch, config: GANConfig, shards: Shards) -> _Batch:
+    """With `clip_norm`, the batch without its real images and labels, for the generator.
+
+    The labels are drawn anew, from all classes alike.
+    """
+    if not config.clip_norm:
+        return batch
+    labels = batch.labels
+    if labels is not None:
+        rng = jax.random.fold_in(batch.rngs.latents, 0)
+        classes = config.num_classes
+        labels = shards.rows(lambda n: jax.random.randint(rng, (n,), 0, classes), len(labels))
+    return batch._replace(real=jnp.zeros_like(batch.real), labels=labels)
 
 
 def _discriminator_objective(
@@ -413,9 +477,13 @@ def _measure(
     outputs: _Outputs,
     gradient_norms: tuple[jax.Array, jax.Array],
     shards: Shards,
-) -> Metrics:
+) -> Metrics | PrivateMetrics:
     config = state.config
     real_logits, fake_logits = outputs.real_logits, outputs.fake_logits
+    if real_logits is None or outputs.penalty is None:
+        loss = losses.per_image(config.loss, fake_logits, fake_logits, 0.0).generator.mean()
+        score = nn.sigmoid(fake_logits).mean()
+        return shards.mean(PrivateMetrics(loss, score, gradient_norms[0], gradient_norms[1]))
     loss = losses.per_image(config.loss, real_logits, fake_logits, config.label_smoothing)
     gen_loss, disc_loss = shards.mean((loss.generator.mean(), loss.discriminator.mean()))
     real_mean, fake_mean = shards.mean((real_logits.mean(), fake_logits.mean()))
@@ -576,5 +644,12 @@ MODEL = Model(
     latent_shape=lambda config: (config.latent_dim,),
     generate=generate,
     raw=lambda state: None if state.ema is None else state.replace(ema=None),
+    private=Private(
+        curves=(
+            Curve("generator's loss", {"loss": "gen_loss"}),
+            Curve("mean score of generated images", {"score": "fake_score"}, (0, 1)),
+        ),
+        settings={"clip_norm": 1.0},
+    ),
 )
 """All that `jaxgan.run` needs to know of a GAN."""

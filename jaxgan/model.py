@@ -101,6 +101,20 @@ class Network(NamedTuple):
     """Examples of further inputs by their names, such as one label."""
 
 
+class Private(NamedTuple):
+    """How a model trains with differential privacy. Its config has a `noise_multiplier`.
+
+    The metrics of its private steps follow from noisy sums alone.
+    """
+
+    curves: Sequence[Curve] | None = None
+    """The panels of curves.png; None for those of the model."""
+    settings: Mapping[str, Any] = {}
+    """Fields of the config that a private run sets, unless they are set already."""
+    assumptions: Sequence[str] = ()
+    """What is taken as public, beside what every run takes."""
+
+
 class Model(NamedTuple):
     """A generative model, as plain functions and names."""
 
@@ -152,6 +166,8 @@ class Model(NamedTuple):
     make_denoise: Any = None
     """Of a model that removes noise: `(state, rng, labels) -> (denoise, signal_shares)`, see
     `jaxgan.samplers`."""
+    private: Private | None = None
+    """How it trains with differential privacy; None if it does not."""
     raw: Callable[[Any], Any] = lambda state: None
     """`state -> state | None`: the state without its average of parameters, or None if samples
     come from the parameters themselves."""

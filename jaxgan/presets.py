@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxgan.config import GANConfig
 from jaxgan.diffusion import DiffusionConfig
+from jaxgan.gaussian import GaussianConfig
 from jaxgan.run.settings import TrainConfig
 
 _TUNED = GANConfig(
@@ -39,6 +40,7 @@ PRESETS: dict[str, tuple[Any, TrainConfig]] = {
     "tuned": (_TUNED, TrainConfig()),
     "large": (_LARGE, TrainConfig(steps=56_280, batch_size=64)),
     "diffusion": (_DIFFUSION, TrainConfig(steps=28_200, batch_size=256)),
+    "gaussian": (GaussianConfig(), TrainConfig(steps=1, batch_size=2**31 - 1)),
 }
 """Settings by name, for `scripts/train.py --preset`.
 

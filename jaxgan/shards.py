@@ -25,6 +25,19 @@ class Shards(NamedTuple):
 
         return tree if self.axis_name is None else jax.tree.map(mean, tree)
 
+    def sum(self, tree: Any) -> Any:
+        """The tree with the sums over the shards in place of its leaves."""
+        return tree if self.axis_name is None else jax.lax.psum(tree, self.axis_name)
+
+    def vary(self, tree: Any) -> Any:
+        """A replicated tree whose gradients are those of this shard alone."""
+        if self.axis_name is None:
+            return tree
+        if hasattr(jax.lax, "pcast"):
+            return jax.tree.map(lambda x: jax.lax.pcast(x, self.axis_name, to="varying"), tree)
+        pvary: Any = getattr(jax.lax, "pvary")  # noqa: B009 (of jax before 0.9)
+        return jax.tree.map(lambda x: pvary(x, self.axis_name), tree)
+
     def value_and_grad(self, loss: Callable[..., tuple[jax.Array, Any]]) -> Callable[..., Any]:
         """`jax.value_and_grad` of a loss with auxiliary outputs, over the whole batch.
 

@@ -110,6 +110,8 @@ def main() -> None:
             save_folder(out, images)
     what = "points" if points else f"images of {'x'.join(map(str, images.shape[1:]))}"
     print(f"{len(images)} {what} in {out}")
+    if saved.read_settings(str(options.workdir)).epsilon is None:
+        print("They are not anonymous: they may show training images (see train.py --epsilon).")
 
 
 def wanted_labels(options: Options, classes: int) -> np.ndarray | None:

@@ -22,6 +22,7 @@ import tyro
 from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, cli, data
 from jaxgan.diffusion import DiffusionConfig
 from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.gaussian import GaussianConfig
 from jaxgan.labels import fit_to_classes
 from jaxgan.metrics import evaluation
 from jaxgan.model import Model
@@ -29,6 +30,11 @@ from jaxgan.presets import COVERAGE
 from jaxgan.processes import connect, is_first, together
 from jaxgan.report import texts, verdict
 from jaxgan.run import checkpoint, saved, training
+
+NOT_ANONYMOUS = (
+    "These samples are not anonymous: they may show what is special to one training image. "
+    "--epsilon trains with differential privacy."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,7 @@ class NetworkOptions(GANConfig):
     num_classes: Annotated[int, tyro.conf.Suppress] = 0
     generator: Annotated[None, tyro.conf.Suppress] = None
     discriminator: Annotated[None, tyro.conf.Suppress] = None
+    noise_multiplier: Annotated[float, tyro.conf.Suppress] = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +62,17 @@ class DenoiserOptions(DiffusionConfig):
     bounded: Annotated[bool, tyro.conf.Suppress] = True
     num_classes: Annotated[int, tyro.conf.Suppress] = 0
     denoiser: Annotated[None, tyro.conf.Suppress] = None
+    noise_multiplier: Annotated[float, tyro.conf.Suppress] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianOptions(GaussianConfig):
+    """The Gaussians."""
+
+    image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
+    bounded: Annotated[bool, tyro.conf.Suppress] = True
+    num_classes: Annotated[int, tyro.conf.Suppress] = 0
+    noise_multiplier: Annotated[float, tyro.conf.Suppress] = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +82,14 @@ class Options:
     - The same command resumes a run that was stopped.
     - With more --epochs it continues a finished run.
     - --model diffusion --help shows the options of a diffusion model.
+    - Samples are not anonymous: they may show training images. With --epsilon they may be shared.
     """
 
     train: TrainConfig
     network: Any
-    model: Literal["gan", "diffusion"] = "gan"
-    """What is trained: a GAN, or a diffusion model (DDPM)."""
+    model: Literal["gan", "diffusion", "gaussian"] = "gan"
+    """What is trained: a GAN, a diffusion model (DDPM), or a Gaussian for each class. That takes
+    seconds, and is the default with --epsilon."""
     workdir: str | None = None
     """The run folder; by default runs/DATASET. Other models than the GAN, and other presets than
     the reference, add their name, and a population adds _population. If that folder holds a run
@@ -83,14 +103,15 @@ class Options:
     """How many processes there are."""
     process_id: int | None = None
     """The number of this process, from 0."""
-    preset: Literal["reference", "tuned", "large", "diffusion"] = "reference"
+    preset: Literal["reference", "tuned", "large", "diffusion", "gaussian"] = "reference"
     """Named settings, which other options can change. tuned: the GAN of the reference with the best
     settings found for Fashion-MNIST. large: similar settings, with layers four times as wide, and
     56,280 steps in batches of 64. It takes a quarter to half an hour on two CPU cores. diffusion: a
-    diffusion model. Its training takes as long as that of large."""
+    diffusion model. Its training takes as long as that of large. gaussian: one step over all
+    images."""
 
     @property
-    def config(self) -> GANConfig | DiffusionConfig:
+    def config(self) -> Any:
         """The config of the model."""
         return MODELS[self.model].config(**vars(self.network))
 
@@ -107,6 +128,21 @@ class DiffusionRun(Options):
     __doc__ = Options.__doc__
 
     network: DenoiserOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianRun(Options):
+    __doc__ = Options.__doc__
+
+    network: GaussianOptions
+
+
+RUNS: dict[str, Any] = {
+    "gan": (GANRun, NetworkOptions),
+    "diffusion": (DiffusionRun, DenoiserOptions),
+    "gaussian": (GaussianRun, GaussianOptions),
+}
+"""The options of each model, and those of its config."""
 
 
 def main() -> int | None:
@@ -133,6 +169,7 @@ def main() -> int | None:
         print(f"  {shlex.join(['python', *sys.argv])}")
         return 128 + outcome.stopped_by
     print_report(outcome)
+    print_privacy(outcome, options)
     print_best(outcome)
     print_verdict(outcome, options)
     if outcome.stopped_on_failure:
@@ -165,6 +202,17 @@ def print_report(outcome: training.Outcome) -> None:
             "nearest to equilibrium": report.nearest_to_equilibrium,
         }
         print("\n".join(texts.report_lines(report.summary, named, outcome.labels)))
+
+
+def print_privacy(outcome: training.Outcome, options: Options) -> None:
+    if outcome.privacy is not None:
+        spent, delta = outcome.privacy["spent"], outcome.privacy["delta"]
+        text = f"privacy: epsilon {spent['epsilon']:.3g} at delta {delta:g}; samples may be shared "
+        print(texts.wrapped(text + "under the assumptions in privacy.json", ""))
+        command = [*sample_command(outcome.workdir), "--num", "60000", "--out", "samples.npz"]
+        print_advice("draw samples.", command)
+    elif options.train.epsilon is None and outcome.trained:
+        print(texts.wrapped(NOT_ANONYMOUS, ""))
 
 
 def print_best(outcome: training.Outcome) -> None:
@@ -226,7 +274,7 @@ def sample_command(workdir: Path) -> list[str]:
 
 def presets(options: Options) -> tuple[str | None, str | None]:
     """The preset of these options if none was changed, and the one to try next, or None."""
-    if options.model != "gan":
+    if options.model != "gan" or options.preset not in ("reference", "tuned", "large"):
         return None, None
     if options.config == PRESETS[options.preset][0]:
         return options.preset, {"reference": "tuned", "tuned": "large"}.get(options.preset)
@@ -249,20 +297,23 @@ def parse_options() -> Options:
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--preset", default="reference")
     first.add_argument("--model")
+    first.add_argument("--epsilon")
     known = first.parse_known_args()[0]
     network, train = PRESETS.get(known.preset, PRESETS["reference"])
-    of_preset = "diffusion" if isinstance(network, DiffusionConfig) else "gan"
-    model = known.model or of_preset
-    others = model in MODELS and model != of_preset
-    if others and known.preset in PRESETS and known.preset != "reference":
-        raise JaxganError(f"--preset {known.preset} is for --model {of_preset}")
-    if model != "diffusion":
-        return cli.parse(GANRun, default=GANRun(train, NetworkOptions(**vars(network))))
-    if of_preset != "diffusion":
-        network, train = DiffusionConfig(), TrainConfig()
-    default = DiffusionRun(train, DenoiserOptions(**vars(network)), "diffusion")
-    options = cli.parse(DiffusionRun, default=default)
-    if options.network.guidance != 1 and not options.train.conditional:
+    (of_preset,) = (name for name in RUNS if type(network) is MODELS[name].config)
+    plain = known.preset == "reference" or known.preset not in PRESETS
+    model = known.model or ("gaussian" if known.epsilon and plain else of_preset)
+    if model not in RUNS:
+        model = of_preset  # the parser refuses it
+    if model != of_preset:
+        if not plain:
+            raise JaxganError(f"--preset {known.preset} is for --model {of_preset}")
+        network, train = MODELS[model].config(), TrainConfig()
+    if model == "gaussian":
+        train = PRESETS["gaussian"][1]
+    run, options_of = RUNS[model]
+    options = cli.parse(run, default=run(train, options_of(**vars(network)), model))
+    if getattr(options.network, "guidance", 1) != 1 and not options.train.conditional:
         raise JaxganError("--guidance is for runs with classes: add --conditional")
     return options
 

@@ -613,6 +613,7 @@ def test_help_explains_each_option_with_its_default():
     out, _ = here("train.py", "--help")
     gan, train = PRESETS["reference"]
     hidden = ("image_shape", "bounded", "num_classes", "generator", "discriminator")
+    hidden += ("noise_multiplier",)  # --epsilon decides it
     for name in [*vars(gan), *vars(train), "workdir", "summary", "preset"]:
         option = f"--{'no-' * (name == 'evaluate')}{name.replace('_', '-')} "
         assert (option in out) == (name not in hidden), name

@@ -39,6 +39,20 @@ class Metrics(NamedTuple):
     """The same for disc_loss."""
 
 
+class PrivateMetrics(NamedTuple):
+    """The metrics of a step with `clip_norm`: what follows from noisy gradients and from generated
+    images alone, at the old parameters."""
+
+    gen_loss: jax.Array
+    """Loss of the generator."""
+    fake_score: jax.Array
+    """Mean sigmoid of the logits on generated images, in [0, 1]."""
+    gen_grad_norm: jax.Array
+    """L2 norm of the generator's gradient, as in Metrics."""
+    disc_grad_norm: jax.Array
+    """L2 norm of the discriminator's clipped gradient with its noise."""
+
+
 def share(flags: jax.Array) -> jax.Array:
     """The share of True among `[B]`, float32 scalar."""
     return flags.astype(jnp.float32).mean()

@@ -32,7 +32,7 @@ KEEP = 3
 
 ENTRIES = (
     *("samples", "training.gif", "curves.png", "best.png", "worst.png", "report.json", "real.png"),
-    *("metrics.csv", "config.json", "checkpoints", "tensorboard"),
+    *("metrics.csv", "config.json", "checkpoints", "tensorboard", "privacy.json", "secret.key"),
 )
 """What a run writes into its folder, the most interesting first."""
 

@@ -117,14 +117,22 @@ class Journal:
         self._real: np.ndarray | None = None
         self._classes: tuple[str, ...] = ()
 
-    def begin(self, history: History, step: int, dataset: Dataset) -> None:
-        """Writes a picture of real images, and metrics.csv as it was at that step."""
+    def begin(
+        self, history: History, step: int, dataset: Dataset, *, show_real: bool = True
+    ) -> None:
+        """Writes a picture of real images, and metrics.csv as it was at that step.
+
+        With `show_real=False` no picture contains real images.
+        """
         images, labels = dataset.images, dataset.labels
-        self._real, self._classes = plots.choose_real(images), dataset.classes
-        grid = plots.Grid(self._real)
-        if num_classes(self._config) and labels is not None and not are_points(images.shape[1:]):
-            grid = plots.real_classes(images, labels)
-        self._write_picture("real.png", grid)
+        self._classes = dataset.classes
+        if show_real:
+            self._real = plots.choose_real(images)
+            grid = plots.Grid(self._real)
+            points = are_points(images.shape[1:])
+            if num_classes(self._config) and labels is not None and not points:
+                grid = plots.real_classes(images, labels)
+            self._write_picture("real.png", grid)
         self._write("metrics.csv", self._csv(history, diagnose(self._model, history)))
         self._events.begin(step)
 

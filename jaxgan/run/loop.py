@@ -68,12 +68,16 @@ def start_run(
     data: Any,
     batch_size: int = 1,
     layout: Layout = ONE_DEVICE,
+    places: int | None = None,
 ) -> Run:
     """A run before its first step. `data` is a tree of arrays `[N, ...]`, batched along N.
 
-    If `fit` has the same batch size, the step is traced once for both.
+    If `fit` has the same batch size and places, the step is traced once for both.
     """
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
+    n = places or batch_size
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), data)
+    if places:
+        batch |= {"included": jax.ShapeDtypeStruct((n,), bool)}
 
     def metrics_of(state, batch):
         return train_step(state, batch, jax.random.key(0))[1]
@@ -144,6 +148,7 @@ def fit(
     progress: bool = True,
     label: str = "",
     layout: Layout = ONE_DEVICE,
+    places: int | None = None,
 ) -> Run:
     """Trains a run until it has `epochs` epochs. The run may be at any step.
 
@@ -164,6 +169,9 @@ def fit(
       label: shown in place of the number of the epoch.
       layout: on which devices, and whether `run` is a population. If it is, every leaf of state and
         totals has a leading axis `[members]`, and each member has its own order of the data.
+      places: if given, each step takes each image with probability batch_size / N by itself, as
+        private training needs it (Poisson sampling). The batch then has so many places, and
+        "included", bool `[places]`, says which hold an image. `data` must be a dict.
 
     Returns:
       The run at its end, or where it was stopped.
@@ -172,7 +180,7 @@ def fit(
       NonFiniteError: if a metric or a parameter is not finite. A diverged member of a population
         does not raise: its metrics are NaN, and the others continue.
     """
-    fitting = _Fitting(train_step, run, data, rng, batch_size, layout)
+    fitting = _Fitting(train_step, run, data, rng, batch_size, layout, places)
     if fitting.epoch < epochs:
         fitting.compile()
     # A part of a population has a label, and a bar for each epoch.
@@ -195,9 +203,10 @@ def fit(
 class _Fitting:
     """A run on its devices, in the middle of `fit`."""
 
-    def __init__(self, train_step, run: Run, data, rng, batch_size: int, layout: Layout):
+    def __init__(self, train_step, run: Run, data, rng, batch_size: int, layout: Layout, places):
         self._layout, self._members, self._n = layout, rng.size, _length(data)
         self.steps = _steps_per_epoch(self._n, batch_size)
+        self._rate, self._places = batch_size / self._n, places
         self._order_rng, step_rng = layout.place_run(_split(rng))
         # The compiled steps donate their state, so they get a copy of the caller's.
         self._state, self._totals = layout.place_run((run.state, run.totals))
@@ -206,8 +215,9 @@ class _Fitting:
             train_step,
             data=layout.place_data(data),
             rng=step_rng,
-            batch_size=batch_size,
+            batch_size=places or batch_size,
             layout=layout,
+            is_random=places is not None,
         )
         self.history, self._seconds = list(run.history), run.seconds
         self.epoch, self.at = divmod(step(self._state), self.steps)
@@ -268,6 +278,9 @@ class _Fitting:
         )
 
     def _order(self) -> jax.Array:
+        if self._places is not None:
+            size = {"n": self._n, "steps": self.steps, "places": self._places}
+            return _random_order(self._order_rng, self.epoch, self._rate, **size)
         return _epoch_order(self._order_rng, self.epoch, self._n)
 
     def _checked(self, means: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -289,7 +302,18 @@ class _Fitting:
 
 
 def _train_steps(
-    train_step, state, totals, data, order, rng, start, stop, *, batch_size, layout=ONE_DEVICE
+    train_step,
+    state,
+    totals,
+    data,
+    order,
+    rng,
+    start,
+    stop,
+    *,
+    batch_size,
+    layout=ONE_DEVICE,
+    is_random=False,
 ):
     """Takes the steps start <= i < stop of an epoch.
 
@@ -306,6 +330,7 @@ def _train_steps(
         rng=rng,
         batch_size=batch_size,
         layout=layout,
+        is_random=is_random,
     )
     if start < full:
         state, totals = steps(state, totals, start=start, stop=min(stop, full), last=False)
@@ -316,11 +341,23 @@ def _train_steps(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("train_step", "batch_size", "last", "layout"),
+    static_argnames=("train_step", "batch_size", "last", "layout", "is_random"),
     donate_argnames=("state", "totals"),
 )
 def _compiled_steps(
-    train_step, state, totals, data, order, rng, start, stop, *, batch_size, last, layout
+    train_step,
+    state,
+    totals,
+    data,
+    order,
+    rng,
+    start,
+    stop,
+    *,
+    batch_size,
+    last,
+    layout,
+    is_random,
 ):
     """Start and stop are traced, so that all stretches of an epoch have one program. The result
     does not depend on where the epoch is cut, not even in the last bit.
@@ -329,7 +366,10 @@ def _compiled_steps(
     def steps(carry, order, rng, data, start, stop):
         def take(indices, carry):
             state, totals = carry
-            batch = layout.split_batch(jax.tree.map(lambda x: x[indices], data))
+            batch = jax.tree.map(lambda x: x[jnp.maximum(indices, 0)], data)
+            if is_random:
+                batch |= {"included": indices >= 0}
+            batch = layout.split_batch(batch)
             state, metrics = train_step(state, batch, rng)
             # A sum may have a wider dtype than its metric.
             add = lambda total, metric: total + metric.astype(total.dtype)  # noqa: E731
@@ -353,6 +393,24 @@ def _epoch_order(rng, epoch, n: int):
 
     def order(rng):
         return jax.random.permutation(jax.random.fold_in(rng, epoch), n)
+
+    return jax.vmap(order)(rng) if rng.ndim else order(rng)
+
+
+@functools.partial(jax.jit, static_argnames=("n", "steps", "places"))
+def _random_order(rng, epoch, rate, *, n: int, steps: int, places: int):
+    """The images of each step, `[steps * places]` or `[members, ...]`; empty places are -1.
+
+    A step takes each image with probability `rate`.
+    """
+
+    def take(rng):
+        taken = jax.random.bernoulli(rng, rate, (n,))
+        return jnp.nonzero(taken, size=places, fill_value=-1)[0].astype(jnp.int32)
+
+    def order(rng):
+        rngs = jax.random.split(jax.random.fold_in(rng, epoch), steps)
+        return jax.lax.map(take, rngs).ravel()
 
     return jax.vmap(order)(rng) if rng.ndim else order(rng)
 

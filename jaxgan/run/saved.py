@@ -14,7 +14,7 @@ from jaxgan.errors import JaxganError
 from jaxgan.files import expand
 from jaxgan.metrics import evaluation
 from jaxgan.model import Model
-from jaxgan.run import checkpoint, journal, loop
+from jaxgan.run import checkpoint, journal, loop, private
 from jaxgan.run.members import OneRun, make_runs
 from jaxgan.run.settings import TrainConfig
 from jaxgan.version import __version__
@@ -33,6 +33,9 @@ def find_model(workdir: str | Path, models: Mapping[str, Model]) -> Model:
             f"{workdir} holds a run of the model {name!r}; this version of jaxgan has "
             f"{', '.join(models)}"
         )
+    settings = checkpoint.read_config(workdir).get("train")
+    if isinstance(settings, Mapping) and settings.get("epsilon") is not None:
+        return private.without_real(models[name])
     return models[name]
 
 

@@ -1,6 +1,7 @@
 """The settings of a run: `TrainConfig`."""
 
 import dataclasses
+import math
 
 from jaxgan.fields import check_field, is_size
 
@@ -61,6 +62,13 @@ class TrainConfig:
     every member that has not diverged shows a failure."""
     tensorboard: bool = False
     """Also write TensorBoard events (needs the extra: pip install 'jaxgan[tensorboard]')."""
+    epsilon: float | None = None
+    """Train with differential privacy: the samples change little, by this number, if one image is
+    added to the data or removed. 1 is strong, 10 is weak. Needs the extra: pip install
+    'jaxgan[private]'. The budget counts the noise and the steps. The run folder then holds
+    privacy.json and nothing else that real images decide."""
+    delta: float = 1e-5
+    """With --epsilon, the probability with which that may fail; below 1 / images."""
     conditional: bool = False
     """Train on the labels of the data too, so that samples of a wanted class can be drawn."""
 
@@ -72,6 +80,9 @@ class TrainConfig:
             value = getattr(self, name)
             check_field(value is None or is_size(value), self, name, "a whole number above 0")
         check_field(self.batch_size < 2**31, self, "batch_size", "below 2**31")
+        epsilon, delta = self.epsilon, self.delta
+        check_field(epsilon is None or 0 < epsilon < math.inf, self, "epsilon", "above 0")
+        check_field(0 < delta < 1, self, "delta", "between 0 and 1")
         check_field(self.epochs is None or self.epochs >= 0, self, "epochs", "0 or more")
         check_field(0 <= self.seed < 2**32, self, "seed", "from 0 to 2**32 - 1")
         last = self.seed + (self.population or 1) - 1
@@ -87,7 +98,8 @@ class TrainConfig:
     def fitted(self, images: int) -> "TrainConfig":
         """The settings for a data set of this many images.
 
-        epochs, sample_every and checkpoint_every become numbers if they were None.
+        epochs, sample_every and checkpoint_every become numbers if they were None. A batch has at
+        most all images.
         """
         epochs = self.epochs
         if epochs is None:
@@ -95,6 +107,7 @@ class TrainConfig:
         sample_every = self.sample_every or max(1, epochs // 50)
         return dataclasses.replace(
             self,
+            batch_size=min(self.batch_size, images),
             epochs=epochs,
             sample_every=sample_every,
             checkpoint_every=self.checkpoint_every or 10 * sample_every,

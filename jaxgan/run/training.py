@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from jaxgan.model import Diagnosis, Model
 from jaxgan.processes import agree, is_first, is_lost_process, together
 from jaxgan.report import plots, texts
 from jaxgan.report.verdict import Verdict, give_verdict
-from jaxgan.run import checkpoint, loop
+from jaxgan.run import checkpoint, loop, private
 from jaxgan.run.devices import Layout, local
 from jaxgan.run.journal import Events, Journal, diagnose
 from jaxgan.run.members import OneRun, make_runs
@@ -85,6 +85,8 @@ class Outcome(NamedTuple):
     """The verdict on each member; a single run is one member. Empty before the first epoch."""
     report: Report | None = None
     """The result of a population; None for one run."""
+    privacy: Mapping[str, Any] | None = None
+    """The content of privacy.json; None for a run that is not private."""
     stopped_on_failure: bool = False
     """Whether `stop_on_failure` has stopped the run."""
 
@@ -142,7 +144,14 @@ def _prepare_and_train(
     n = len(dataset.images)
     config, settings = model.fit_to(config, dataset), settings.fitted(n)
     config = fit_to_classes(config, dataset, settings.conditional)
-    model = like_data(model, dataset.labels)
+    plan = None
+    if settings.epsilon is None:
+        model = like_data(model, dataset.labels)
+    else:
+        model, members = private.without_real(model), len(make_runs(model, config, settings).labels)
+        _print(["finding the noise for the budget: this takes some seconds"])
+        classes = num_classes(config)
+        config, plan = private.make_plan(model, config, settings, n, classes, members)
     described = _describe(model, config, settings, dataset)
     free = _FREE | {f"{model.name}.{name}" for name in model.sampling}
     _check_alike(described)
@@ -153,9 +162,15 @@ def _prepare_and_train(
     layout = runs.make_layout(settings.devices)
     arrays = _arrays(dataset)
     start = loop.start_run(
-        model.train_step, runs.create_state(), arrays, settings.batch_size, layout
+        model.train_step,
+        runs.create_state(),
+        arrays,
+        settings.batch_size,
+        layout,
+        None if plan is None else plan.places,
     )
-    _check_last_batch(model, start, arrays, settings.batch_size, layout)
+    if plan is None:
+        _check_last_batch(model, start, arrays, settings.batch_size, layout)
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
     if workdir is None:
         path = _default_folder(name + label + runs.folder_suffix, described, free)
@@ -169,7 +184,7 @@ def _prepare_and_train(
         try:
             # The folder closes first, so that a signal does not interrupt the last save.
             with _stop_signals() as received, folder:
-                training = _Training(model, settings, runs, layout, dataset, folder, journal)
+                training = _Training(model, settings, runs, layout, dataset, folder, journal, plan)
                 return training.train(start, received)
         except NonFiniteError as error:
             steps = checkpoint.steps(path)
@@ -189,7 +204,11 @@ class _Training:
         dataset: data.Dataset,
         folder: checkpoint.RunFolder,
         journal: Journal,
+        plan: private.Plan | None,
     ):
+        self._plan = plan
+        """Of a private run."""
+        self._privacy: Mapping[str, Any] | None = None
         self._model, self._settings, self._runs = model, settings, runs
         self._epochs = settings.epochs or 0
         self._layout, self._dataset = layout, dataset
@@ -212,20 +231,25 @@ class _Training:
         before, self._saved_step = len(run.history), loop.step(run.state)
         if before < self._epochs:
             _print(self._begin_lines(run.state))
-            with together("divide the data into parts"):
-                self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
+            if self._plan is None:
+                with together("divide the data into parts"):
+                    self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
             if settings.evaluate_every is not None:
                 self._load_reference()
                 _print(texts.score_lines(self._floor))
         self._looked = before
         self._diagnose(run.history)
         with together(f"write to {path}"):
-            self._journal.begin(run.history, self._saved_step, self._dataset)
+            public = self._plan is None
+            self._journal.begin(run.history, self._saved_step, self._dataset, show_real=public)
+        rngs = self._runs.rngs.training
+        if self._plan is not None and before < self._epochs:
+            rngs = private.secret_rngs(path, rngs.shape, self._saved_step)
         run = self._runs.fit(
             self._model.train_step,
             run,
             _arrays(self._dataset),
-            self._runs.rngs.training,
+            rngs,
             batch_size=settings.batch_size,
             epochs=self._epochs,
             measure=self._measure,
@@ -233,8 +257,13 @@ class _Training:
             should_stop=lambda: bool(received) or self._failed,
             progress=is_first(),
             layout=self._layout,
+            places=None if self._plan is None else self._plan.places,
         )
         self._save(run)
+        self._report_privacy(run)
+        if self._plan is not None and len(run.history) == self._epochs:
+            self._folder.wait()  # the last steps are saved before the secret goes
+            private.end(path)
         state = local(run.state)
         with together(f"write to {path}"):
             if self._looked < len(run.history):  # it was stopped
@@ -252,6 +281,7 @@ class _Training:
             diagnosis=self._diagnosis,
             verdicts=verdicts,
             report=report,
+            privacy=self._privacy,
             stopped_on_failure=self._failed,
         )
 
@@ -262,11 +292,13 @@ class _Training:
         members = len(self._runs.labels)
         leaves = jax.tree_util.tree_leaves_with_path(state)
         parameters = sum(x.size for path, x in leaves if ".params" in map(str, path)) // members
+        of = f" of {parameters:,} parameters" if parameters else ""
         return [
             f"{n:,} images of {self._dataset.name}, {height}x{width}x{channels}; {self._epochs} "
-            f"epochs of {steps} steps",
-            f"{self._model.name} of {parameters:,} parameters, on {jax.devices()[0].device_kind}"
+            f"epoch{'s' * (self._epochs != 1)} of {steps} step{'s' * (steps != 1)}",
+            f"{self._model.name}{of}, on {jax.devices()[0].device_kind}"
             + (f", {members} members" if members > 1 else ""),
+            *([] if self._plan is None else self._plan.lines()),
             f"run folder: {self._folder.path}",
             "compiling the training step: this takes some seconds, less the next time",
         ]
@@ -304,6 +336,7 @@ class _Training:
         after `evaluate_every` epochs.
         """
         can = self._mixture is not None or _no_scores(self._dataset.images) is None
+        can = can and self._plan is None
         ends = can and self._settings.evaluate and epoch in (-(-self._epochs // 2), self._epochs)
         return ends or self._is_due(self._settings.evaluate_every, epoch)
 
@@ -378,6 +411,13 @@ class _Training:
             self._saved_step = step
             best = evaluation.best_row(run.history)
             self._folder.save(step, as_checkpoint(run), None if best is None else best["step"])
+            self._report_privacy(run)
+
+    def _report_privacy(self, run: loop.Run) -> None:
+        """Writes the budget that the run has spent."""
+        if self._plan is not None and is_first():
+            path, step = self._folder.path, loop.step(run.state)
+            self._privacy = private.write_report(path, self._plan, step)
 
     def _write_end(
         self, history: list[dict[str, Any]], state: Any, verdicts: list[Verdict]
@@ -408,6 +448,8 @@ class _Training:
 
     def _verdicts(self, history: list[dict[str, Any]]) -> list[Verdict]:
         """The verdict on each member."""
+        if self._plan is not None:
+            return []
         modes = None if self._mixture is None else len(self._mixture.centers)
         verdicts, found = [], self._diagnosis
         for i in range(len(self._runs.labels) if history else 0):
@@ -541,6 +583,8 @@ def _describe(
     digest = hashlib.sha256(dataset.images.tobytes())
     if dataset.labels is not None:
         digest.update(dataset.labels.tobytes())
+    # A digest of private data would tell whether somebody's copy is the same.
+    is_public = settings.epsilon is None
     return {
         "jaxgan": __version__,
         "model": model.name,
@@ -549,8 +593,8 @@ def _describe(
         "data": {
             "name": dataset.name,
             "images": len(dataset.images),
-            "sha256": digest.hexdigest(),
         }
+        | ({"sha256": digest.hexdigest()} if is_public else {})
         | ({"classes": list(dataset.classes)} if num_classes(config) else {}),
     }
 

@@ -227,9 +227,8 @@ def test_a_later_setting_of_the_run_is_refused_too(edited):
 
 def test_an_unknown_model_is_refused(edited, tmp_path):
     folder = edited(lambda config: config.update(model="flow"))
-    message = (
-        f"{folder} holds a run of the model 'flow'; this version of jaxgan has gan, diffusion, gain"
-    )
+    known = "gan, diffusion, gaussian, gain"
+    message = f"{folder} holds a run of the model 'flow'; this version of jaxgan has {known}"
     with pytest.raises(JaxganError, match=message):
         saved.find_model(folder, MODELS)
     assert here("diagnose.py", folder, status=2)[1] == f"error: {message}\n"

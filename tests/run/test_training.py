@@ -63,7 +63,7 @@ def test_a_second_experiment_gets_a_folder_of_its_own(settings, tmp_path, monkey
         in " ".join(out.split())
     )
     # Before the first wait.
-    assert out.startswith("32 images of images.npy, 6x5x1; 1 epochs of 7 steps\ntoy of ")
+    assert out.startswith("32 images of images.npy, 6x5x1; 1 epoch of 7 steps\ntoy, on ")
     assert out.index("compiling") < out.index("epoch 1/1")
 
 

@@ -1,0 +1,211 @@
+"""Differential privacy: clipped gradients with noise (DP-SGD, arXiv 1607.00133), and their budget.
+
+A training step is private if each image changes it by a bounded amount, and noise hides this
+amount. `private_gradients` makes both. A run then has a budget (epsilon, delta), by the number of
+its steps and the share of the images that each step takes.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxgan.errors import JaxganError
+from jaxgan.shards import Shards
+
+NO_STATISTICS = (
+    "{} keeps statistics of its batches, such as those of BatchNorm. They couple images and get no "
+    "noise: take a module without them, or leave out clip_norm"
+)
+"""The error for a network with statistics and a clip_norm."""
+_FLOATS_AT_ONCE = 2**24
+"""Floats in the gradients of the examples that are clipped at once: 64 MB."""
+_TINY = 1e-30
+_NOISE = 2**31 + 1
+"""Folded into the key of a step. Other keys come from splitting it."""
+
+
+def private_gradients(
+    loss: Callable[[Any, Any], jax.Array],
+    params: Any,
+    examples: Any,
+    included: jax.Array | None,
+    rng: jax.Array,
+    *,
+    clip_norm: float,
+    noise_multiplier: float,
+    shards: Shards,
+) -> Any:
+    """The mean of gradients that are clipped example by example, plus noise.
+
+    Args:
+      loss: `(params, example) -> scalar`, of one example alone.
+      params: the parameters.
+      examples: a tree of arrays `[B, ...]`.
+      included: bool `[B]`, the examples that count, or None for all. The others are empty places of
+        a batch of random size.
+      rng: a key, for the noise. It must be the same in all shards, and secret.
+      clip_norm: the largest L2 norm of the gradient of one example. A longer gradient is scaled to
+        this norm. A gradient that is not finite counts as 0.
+      noise_multiplier: the standard deviation of the noise on the sum, in units of `clip_norm`.
+      shards: how the batch is split.
+
+    Returns:
+      The gradients, a tree like `params`: the noisy sum, divided by B. B is the number of places,
+      which says nothing about the images.
+    """
+    n = jax.tree.leaves(examples)[0].shape[0]
+    kept = jnp.ones(n, bool) if included is None else included
+    size = sum(x.size for x in jax.tree.leaves(params))
+    chunk = max(1, min(n, _FLOATS_AT_ONCE // size))
+    empty = -n % chunk
+    # A copy of an example fills each empty place, since zeros may be no valid example.
+    chunks = jax.tree.map(
+        lambda x: jnp.concatenate([x, jnp.repeat(x[:1], empty, axis=0)]).reshape(
+            -1, chunk, *x.shape[1:]
+        ),
+        examples,
+    )
+    kept = jnp.concatenate([kept, jnp.zeros(empty, bool)]).reshape(-1, chunk)
+    params = shards.vary(params)
+
+    def norm(example: Any) -> jax.Array:
+        grads = jax.grad(loss)(params, example)
+        return optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        examples, keep = part
+        norms = jax.vmap(norm)(examples)
+        keep &= jnp.isfinite(norms)
+        scales = jnp.where(keep, jnp.minimum(1, clip_norm / jnp.maximum(norms, _TINY)), 0)
+        # The sum of scaled gradients is the gradient of one sum, which needs no gradient for each
+        # example. Where a gradient is not finite, zeros take the place of the example: 0 times NaN
+        # is NaN.
+        safe = jax.tree.map(
+            lambda x: jnp.where(keep.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)),
+            examples,
+        )
+
+        def scaled(params: Any) -> jax.Array:
+            return (scales * jax.vmap(loss, (None, 0))(params, safe)).sum()
+
+        return jax.tree.map(
+            lambda t, g: t + g.astype(jnp.float32), total, jax.grad(scaled)(params)
+        ), None
+
+    zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
+    total, _ = jax.lax.scan(add, zeros, (chunks, kept))
+    noisy = add_noise(shards.sum(total), rng, noise_multiplier * clip_norm)
+    return jax.tree.map(lambda t: t / (n * shards.number), noisy)
+
+
+def add_noise(tree: Any, rng: jax.Array, deviation: float) -> Any:
+    """A tree of arrays plus independent normal noise with this standard deviation."""
+    leaves, structure = jax.tree.flatten(tree)
+    rngs = jax.random.split(rng, len(leaves))
+    noisy = [
+        x + deviation * jax.random.normal(rng, x.shape, x.dtype)
+        for x, rng in zip(leaves, rngs, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noisy)
+
+
+def noise_rng(rng: jax.Array) -> jax.Array:
+    """The key of the noise of a step, from the key of the step."""
+    return jax.random.fold_in(rng, _NOISE)
+
+
+class Mechanism(NamedTuple):
+    """What a run reveals: noisy sums over random subsets of the images."""
+
+    sampling_rate: float
+    """The probability, in (0, 1], with which a step takes an image."""
+    noise_multiplier: float
+    """The standard deviation of the noise, by the most that one image adds to a sum."""
+    steps: int
+
+
+@functools.lru_cache
+def epsilon(mechanism: Mechanism, delta: float) -> float:
+    """The epsilon of a mechanism at this delta, if an image is added or removed.
+
+    The accountant composes privacy loss distributions (PLD, arXiv 2106.08567). Its bound is an
+    upper bound.
+
+    Raises:
+      JaxganError: if dp-accounting is not installed.
+    """
+    accounting = _dp_accounting()
+    if not mechanism.steps:
+        return 0.0
+    found = math.inf
+    # The steps of the grid of losses are small against epsilon, which is fast if it is small.
+    for interval in (1e-3, 1e-4):
+        if found == math.inf or found < 3:
+            accountant = accounting.pld.PLDAccountant(value_discretization_interval=interval)
+            found = float(accountant.compose(_event(accounting, mechanism)).get_epsilon(delta))
+    return found
+
+
+@functools.lru_cache
+def noise_multiplier(wanted: float, delta: float, sampling_rate: float, steps: int) -> float:
+    """The smallest noise multiplier, within 0.2%, with which a run reaches an epsilon.
+
+    Args:
+      wanted: the epsilon, above 0.
+      delta: in (0, 1).
+      sampling_rate: the probability with which a step takes an image.
+      steps: of the run.
+
+    Raises:
+      JaxganError: if dp-accounting is not installed.
+    """
+    from scipy.optimize import brentq
+
+    accounting = _dp_accounting()
+
+    def excess(log_noise: float) -> float:
+        mechanism = Mechanism(sampling_rate, math.exp(log_noise), steps)
+        return math.log(max(epsilon(mechanism, delta), 1e-9) / wanted)
+
+    # The faster accountant, of Rényi divergences, gives an upper bound of the noise.
+    high = 0.25
+    while _renyi(accounting, Mechanism(sampling_rate, high, steps), delta) > wanted:
+        high *= 1.25
+    low = high / 1.5
+    while excess(math.log(low)) <= 0:
+        low, high = low / 1.5, low
+    noise: Any = brentq(excess, math.log(low), math.log(high), xtol=5e-4)
+    noise = math.exp(noise)
+    while epsilon(Mechanism(sampling_rate, noise, steps), delta) > wanted:
+        noise *= 1.0005
+    return noise
+
+
+def _renyi(accounting: Any, mechanism: Mechanism, delta: float) -> float:
+    # Whole orders: others take long, and warn where they do not converge.
+    accountant = accounting.rdp.RdpAccountant(orders=range(2, 257))
+    return accountant.compose(_event(accounting, mechanism)).get_epsilon(delta)
+
+
+def _event(accounting: Any, mechanism: Mechanism) -> Any:
+    gaussian = accounting.GaussianDpEvent(mechanism.noise_multiplier)
+    sampled = accounting.PoissonSampledDpEvent(mechanism.sampling_rate, gaussian)
+    return accounting.SelfComposedDpEvent(sampled, mechanism.steps)
+
+
+@functools.cache
+def _dp_accounting() -> Any:
+    try:
+        import dp_accounting
+        import dp_accounting.pld
+        import dp_accounting.rdp
+    except ImportError as error:
+        raise JaxganError(
+            "private training needs dp-accounting: pip install 'jaxgan[private]'"
+        ) from error
+    return dp_accounting

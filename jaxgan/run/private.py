@@ -1,0 +1,245 @@
+"""A run with differential privacy: its plan, its secret and its privacy.json.
+
+The secret is a random key. From it come the noise and the images of each step. Who has the secret
+can take the noise away. So it is not the seed, and the run deletes it at its end.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgan import privacy
+from jaxgan.errors import JaxganError
+from jaxgan.files import disk_errors, write_atomically
+from jaxgan.model import Model
+from jaxgan.privacy import Mechanism
+from jaxgan.processes import agree, is_first, together
+from jaxgan.run.settings import TrainConfig
+
+SECRET = "secret.key"
+"""The file of the secret in a run folder."""
+_PUBLIC = (
+    "the number of images and their shape",
+    "the range of their values: pixels are from 0 to 255",
+    "all settings of the run, and what they were chosen by",
+    "neighbouring data sets differ by one image, which is added or removed",
+    "noise is drawn in float32 by jax's threefry2x32, from 64 random bits of the system",
+)
+_LEFT_OUT = ("real.png", "scores, verdict and diagnosis", "losses on real images", "best members")
+
+
+class Plan(NamedTuple):
+    """How a run reaches its budget."""
+
+    epsilon: float
+    delta: float
+    mechanism: Mechanism
+    """Of the whole run, for one member of a population."""
+    places: int
+    """Of the batches, whose sizes are random."""
+    members: int
+    assumptions: tuple[str, ...]
+
+    def spent(self, steps: int) -> float:
+        """The epsilon of this many steps."""
+        return privacy.epsilon(self.mechanism._replace(steps=steps), _most(self.delta))
+
+    def lines(self) -> list[str]:
+        """What the run does for its budget, for people."""
+        rate, noise, steps = self.mechanism
+        each = f" for each of {self.members} members" if self.members > 1 else ""
+        taken = "all images" if rate == 1 else f"a random {rate:.2%} of the images"
+        return [
+            f"differential privacy: epsilon {self.epsilon:g}, delta {self.delta:g}{each}; "
+            f"{steps:,} step{'s' * (steps != 1)} over {taken}, noise multiplier {noise:.3g}"
+        ]
+
+
+def without_real(model: Model) -> Model:
+    """The model of a private run: it shows and diagnoses nothing that needs real images."""
+    if model.private is None:
+        raise JaxganError(
+            f"the model {model.name} cannot be trained with differential privacy: leave out epsilon"
+        )
+    return model._replace(
+        curves=model.curves if model.private.curves is None else model.private.curves,
+        diagnose=None,
+        diagnosis_curves=(),
+        equilibrium=lambda config: {},
+        equilibrium_distance=None,
+    )
+
+
+def make_plan(
+    model: Model, config: Any, settings: TrainConfig, n: int, classes: int, members: int
+) -> tuple[Any, Plan]:
+    """The config with its noise, and the Plan, of a run that has an epsilon.
+
+    Args:
+      model: of the run.
+      config: of the model, fitted to the data.
+      settings: of the run, fitted to the data.
+      n: the number of images.
+      classes: their number, if the model has classes.
+      members: of the population.
+
+    Raises:
+      JaxganError: if the budget cannot be reached, or if settings contradict it.
+    """
+    wanted, delta, steps = settings.epsilon, settings.delta, settings.all_steps(n)
+    if model.private is None or wanted is None:
+        raise JaxganError(f"the model {model.name} has no private training")
+    for name in ("evaluate_every", "stop_on_failure"):
+        if getattr(settings, name):
+            raise JaxganError(
+                f"{name} looks at real images beside the budget: leave it out with epsilon"
+            )
+    if config.noise_multiplier:
+        raise JaxganError("noise_multiplier follows from epsilon: give one of them")
+    if delta >= 1 / n:
+        raise JaxganError(
+            f"delta must be below 1 / {n}, one by the number of images: a private run could reveal "
+            f"one image whole with probability {delta:g}"
+        )
+    if not steps:
+        raise JaxganError("a private run needs at least one step: give --epochs or --steps")
+    rate = min(1.0, settings.batch_size / n)
+    noise = privacy.noise_multiplier(wanted, _most(delta), rate, steps)
+    if noise > settings.batch_size:
+        raise JaxganError(_unreachable(settings, noise, rate, steps))
+    unset = {k: v for k, v in model.private.settings.items() if not getattr(config, k)}
+    config = dataclasses.replace(config, noise_multiplier=noise, **unset)
+    assumptions = [*_PUBLIC, *model.private.assumptions]
+    if classes:
+        assumptions.append(f"the number of classes, {classes}, and their names")
+    mechanism = Mechanism(rate, noise, steps)
+    places = _places(mechanism, n, wanted, delta)
+    return config, Plan(wanted, delta, mechanism, places, members, tuple(assumptions))
+
+
+def _unreachable(settings: TrainConfig, noise: float, rate: float, steps: int) -> str:
+    """Why an epsilon cannot be reached, and what can."""
+
+    def reached(steps: int) -> bool:
+        most = Mechanism(rate, settings.batch_size, steps)
+        return privacy.epsilon(most, _most(settings.delta)) <= (settings.epsilon or 0)
+
+    low, high = 0, steps
+    while high - low > max(1, low // 20):
+        middle = (low + high) // 2
+        low, high = (middle, high) if reached(middle) else (low, middle)
+    what = f"take at most {low:,} steps (--steps)" if low else "take larger batches (--batch-size)"
+    return (
+        f"epsilon {settings.epsilon:g} cannot be reached in {steps:,} steps with batches of "
+        f"{settings.batch_size}: the noise would be {noise:.0f} times what one image adds, more "
+        f"than a whole batch; {what}, or a larger epsilon"
+    )
+
+
+def _places(mechanism: Mechanism, n: int, wanted: float, delta: float) -> int:
+    """So many places that no batch of a run needs more, but with a probability that delta covers.
+
+    A batch that is too large loses images. So the run differs from a private one with a small
+    probability t, and has (epsilon, delta + (1 + e^epsilon) t).
+    """
+    from scipy import stats
+
+    rate, _, steps = mechanism
+    if rate == 1:
+        return n
+    log_most = math.log(delta / 1000) - np.logaddexp(0, wanted) - math.log(steps)
+    places = math.ceil(n * rate)
+    while stats.binom.logsf(places, n, rate) > log_most and places < n:
+        places += max(1, math.isqrt(places) // 4)
+    return min(places, n)
+
+
+def _most(delta: float) -> float:
+    """The delta of the mechanism. The rest, a thousandth, is for batches that are too large."""
+    return 0.999 * delta
+
+
+def secret_rngs(path: Path, shape: tuple[int, ...], step: int) -> jax.Array:
+    """Keys of this shape from the secret of a run folder, which is made at step 0.
+
+    Raises:
+      JaxganError: if the run has taken steps and its secret is gone.
+    """
+    file, words = path / SECRET, [0, 0, 0, 0]
+    with together(f"read {file}"), disk_errors(path):
+        if is_first():
+            if not file.exists():
+                if step:
+                    raise JaxganError(
+                        f"{file} is gone, and without it the run would draw other noise and spend "
+                        "its last steps twice: sample from its checkpoint, or begin a new run"
+                    )
+                _write_secret(file)
+            try:
+                bits = bytes.fromhex(file.read_text())
+                words = np.frombuffer(bits, np.uint16, 4).tolist()
+            except ValueError as error:
+                raise JaxganError(f"{file} is damaged: it holds no key") from error
+    # Other processes get it from the first one, in numbers that int32 holds.
+    data = np.asarray(agree(words), np.uint16).view(np.uint32)
+    rng = jax.random.wrap_key_data(jax.numpy.asarray(data), impl="threefry2x32")
+    return jax.random.split(rng, shape)
+
+
+def _write_secret(file: Path) -> None:
+    """Makes the file, which only its owner may read."""
+    partial = file.with_name(f".{SECRET}.new")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:  # noqa: PTH123
+        out.write(secrets.token_hex(8))
+        out.flush()
+        os.fsync(out.fileno())
+    partial.rename(file)
+
+
+def end(path: Path) -> None:
+    """Deletes the secret of a run that has taken its last step."""
+    if is_first():
+        with disk_errors(path):
+            (path / SECRET).unlink(missing_ok=True)
+
+
+def write_report(path: Path, plan: Plan, steps: int) -> Mapping[str, Any]:
+    """Writes privacy.json after this many steps, and returns its content."""
+    rate, noise, all_steps = plan.mechanism
+    report = {
+        "epsilon": plan.epsilon,
+        "delta": plan.delta,
+        "spent": {"steps": steps, "epsilon": plan.spent(steps)},
+        "accountant": "privacy loss distributions, by dp-accounting (PLDAccountant)",
+        "mechanism": {
+            "noise_multiplier": noise,
+            "sampling": "Poisson" if rate < 1 else "all images in each step",
+            "sampling_rate": rate,
+            "steps": all_steps,
+        },
+        "assumptions": list(plan.assumptions),
+        "left out of this folder": list(_LEFT_OUT),
+        "careful": [
+            f"{SECRET} exists while the run trains; who has it can take the noise away",
+            "scores of evaluate.py on the real images are not covered by epsilon",
+        ],
+    }
+    if plan.members > 1:
+        together_ = plan.mechanism._replace(steps=steps * plan.members)
+        report["all members together"] = {
+            "members": plan.members,
+            "epsilon": privacy.epsilon(together_, _most(plan.delta)),
+            "note": "to publish several members, or one that real images have chosen, costs this",
+        }
+    with disk_errors(path):
+        write_atomically(path / "privacy.json", json.dumps(report, indent=2) + "\n")
+    return report

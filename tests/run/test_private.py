@@ -1,0 +1,192 @@
+"""Runs with differential privacy."""
+
+import dataclasses
+import json
+import re
+import stat
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_trees_equal
+
+from jaxgan import MODELS, JaxganError, TrainConfig, data
+from jaxgan.run import checkpoint, loop, private, saved, training
+
+SECRET = "00112233445566aa"
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """A run on 60 small images with labels."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "images.npz"
+    images = rng.integers(0, 256, (60, 6, 5), np.uint8)
+    np.savez(path, images=images, labels=np.arange(60) % 3)
+    return TrainConfig(
+        dataset=str(path), epochs=2, batch_size=10, epsilon=8.0, delta=1e-4, conditional=True
+    )
+
+
+@pytest.fixture
+def known_secret(monkeypatch):
+    monkeypatch.setattr(private.secrets, "token_hex", lambda _: SECRET)
+
+
+def describe(folder):
+    return json.loads((folder / "privacy.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["gan", "diffusion", "gaussian"])
+def test_the_folder_has_the_budget_and_nothing_of_real_images(name, settings, tiny, tmp_path):
+    configs = {"gan": tiny, "diffusion": MODELS["diffusion"].config(width=8, blocks=1)}
+    config = configs.get(name, MODELS["gaussian"].config(components=5))
+    folder = tmp_path / "run"
+    outcome = training.train(MODELS[name], config, settings, folder)
+    found = {path.name for path in folder.iterdir()}
+    assert {"real.png", private.SECRET} & found == set()
+    assert {"privacy.json", "metrics.csv", "curves.png", "samples"} <= found
+    columns = set((folder / "metrics.csv").read_text().splitlines()[0].split(","))
+    of_steps = {
+        "gan": {"gen_loss", "fake_score", "gen_grad_norm", "disc_grad_norm"},
+        "diffusion": {"grad_norm", "param_norm"},
+        "gaussian": {"explained", "between"},
+    }[name]
+    assert columns == {"epoch", "step", "seconds", "steps_per_second"} | of_steps
+    assert "sha256" not in json.loads((folder / "config.json").read_text())["data"]
+    assert outcome.verdicts == []
+    assert outcome.diagnosis is None
+    report = describe(folder)
+    assert report == outcome.privacy
+    assert report["spent"]["steps"] == report["mechanism"]["steps"] == 12
+    assert 7.9 < report["spent"]["epsilon"] <= 8
+    assert (report["epsilon"], report["delta"]) == (8, 1e-4)
+    # The run can be read again, without what needs real images.
+    model = saved.find_model(folder, MODELS)
+    state, epochs = saved.load_state(model, folder)
+    assert epochs == 2
+    assert model.sample(state, jax.random.key(0), 4).shape == (4, 6, 5, 1)
+    # The same command again trains no more.
+    assert training.train(MODELS[name], config, settings, folder).trained == 0
+
+
+def test_equal_seeds_have_other_noise(settings, tiny, tmp_path):
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        training.train(MODELS["gan"], tiny, settings, folder)
+    one, two = (saved.load_state(MODELS["gan"], folder)[0] for folder in folders)
+    assert not np.array_equal(*(jax.tree.leaves(s.discriminator.params)[0] for s in (one, two)))
+
+
+def test_a_stopped_run_resumes_to_the_bit_with_its_secret(
+    settings, tiny, tmp_path, monkeypatch, known_secret
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    training.train(MODELS["gan"], tiny, settings, whole)
+    fit = loop.fit
+    with monkeypatch.context() as patch:  # as a signal after the first epoch
+        patch.setattr(loop, "fit", lambda *a, **o: fit(*a, **{**o, "epochs": 1}))
+        training.train(MODELS["gan"], tiny, settings, stopped)
+    secret = stopped / private.SECRET
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert secret.read_text() == SECRET
+    spent = describe(stopped)["spent"]
+    assert spent["steps"] == 6
+    assert 0 < spent["epsilon"] < 8
+    monkeypatch.setattr(private.secrets, "token_hex", lambda _: "ff" * 8)
+    training.train(MODELS["gan"], tiny, settings, stopped)
+    assert not secret.exists()
+    one, two = (saved.load_state(MODELS["gan"], folder)[0] for folder in (whole, stopped))
+    assert_trees_equal(one, two)
+
+
+def test_without_its_secret_a_run_does_not_resume(settings, tiny, tmp_path, monkeypatch):
+    fit = loop.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "fit", lambda *a, **o: fit(*a, **{**o, "epochs": 1}))
+        training.train(MODELS["gan"], tiny, settings, tmp_path)
+    for content, message in (("no key", "is damaged: it holds no key"), (None, "is gone")):
+        secret = tmp_path / private.SECRET
+        secret.write_text(content) if content else secret.unlink()
+        with pytest.raises(JaxganError, match=message):
+            training.train(MODELS["gan"], tiny, settings, tmp_path)
+        assert checkpoint.steps(tmp_path) == [6]
+
+
+def test_members_have_own_noise_and_all_together_cost_more(settings, tiny, tmp_path):
+    several = dataclasses.replace(settings, population=3)
+    outcome = training.train(MODELS["gan"], tiny, several, tmp_path)
+    together = describe(tmp_path)["all members together"]
+    assert together["members"] == 3
+    assert together["epsilon"] > 8
+    assert outcome.report is not None
+    assert outcome.report.best is None  # no score may rank them
+    states = [saved.load_state(MODELS["gan"], tmp_path, i)[0] for i in range(2)]
+    norms = [row["disc_grad_norm"] for row in outcome.history]
+    assert len(set(norms[0])) == 3
+    assert not np.array_equal(*(jax.tree.leaves(s.discriminator.params)[0] for s in states))
+
+
+def test_each_step_takes_each_image_by_itself():
+    n, rate, steps, places = 50, 0.3, 400, 50
+    order = loop._random_order(jax.random.key(0), 3, rate, n=n, steps=steps, places=places).reshape(
+        steps, places
+    )
+    order = np.asarray(order)
+    taken = np.zeros((steps, n))
+    for row, indices in zip(taken, order, strict=True):
+        chosen = indices[indices >= 0]
+        assert len(set(chosen.tolist())) == len(chosen)
+        row[chosen] = 1
+    # Each image in its share of the steps, and independent of the others.
+    deviation = np.sqrt(rate * (1 - rate) / steps)
+    assert np.abs(taken.mean(axis=0) - rate).max() < 4.5 * deviation
+    assert abs(taken.sum(axis=1).var() / (n * rate * (1 - rate)) - 1) < 0.25
+    other = loop._random_order(jax.random.key(0), 4, rate, n=n, steps=steps, places=places)
+    assert not np.array_equal(order.ravel(), other)
+
+
+def test_batches_have_places_for_all_but_a_negligible_share():
+    from scipy import stats
+
+    mechanism = private.Mechanism(512 / 60_000, 1.0, 10_000)
+    places = private._places(mechanism, 60_000, 10.0, 1e-5)
+    too_many = stats.binom.sf(places, 60_000, 512 / 60_000)
+    assert 10_000 * too_many * (1 + np.exp(10.0)) <= 1e-5 / 1000
+    assert places < 800
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon must be above 0"),
+        ({"delta": 1.0}, "delta must be between 0 and 1"),
+        ({"delta": 0.02}, "delta must be below 1 / 60"),
+        ({"evaluate_every": 1}, "evaluate_every looks at real images"),
+        ({"stop_on_failure": True}, "stop_on_failure looks at real images"),
+        ({"epsilon": 0.01}, r"epsilon 0.01 cannot be reached in 12 steps with batches of 10: .*"),
+    ],
+)
+def test_what_cannot_be_private_is_refused(options, message, settings, tiny, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(JaxganError, match=message):
+        training.train(MODELS["gan"], tiny, dataclasses.replace(settings, **options), folder)
+    assert not folder.exists()
+
+
+def test_the_steps_that_an_epsilon_allows_are_named(settings, tiny, tmp_path):
+    wanted = dataclasses.replace(settings, epochs=200, epsilon=0.9)
+    with pytest.raises(JaxganError, match="take at most") as error:
+        training.train(MODELS["gan"], tiny, wanted, tmp_path / "run")
+    (steps,) = re.findall(r"at most ([\d,]+) steps", str(error.value))
+    fewer = dataclasses.replace(wanted, epochs=None, steps=int(steps.replace(",", "")) // 6 * 6)
+    dataset = data.load(settings.dataset)
+    plan = private.make_plan(
+        MODELS["gan"], tiny, fewer.fitted(len(dataset.images)), len(dataset.images), 0, 1
+    )[1]
+    assert plan.mechanism.noise_multiplier <= 10
+
+
+def test_gain_is_refused(settings, tmp_path):
+    settings = dataclasses.replace(settings, conditional=False)
+    with pytest.raises(JaxganError, match="gain cannot be trained with differential privacy"):
+        training.train(MODELS["gain"], MODELS["gain"].config(), settings, tmp_path / "run")
