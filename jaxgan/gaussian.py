@@ -159,54 +159,23 @@ def train_step(
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
     """
-    config, shards = state.config, Shards(axis_name)
-    rng = noise_rng(jax.random.fold_in(rng, state.step))
-    rngs = dict(zip(_SHARES, jax.random.split(rng, len(_SHARES)), strict=True))
+    config = state.config
+    sums = _Sums(config, jax.random.fold_in(rng, state.step), Shards(axis_name))
     x, weights = _coefficients(batch, config)
-
-    def noisy(name: str, total: jax.Array, most: float) -> jax.Array:
-        """A sum over the batch with noise; `most` is what one image adds, at most."""
-        deviation = most * config.noise_multiplier / math.sqrt(_SHARES[name])
-        noise = jax.random.normal(rngs[name], total.shape)
-        if name in ("basis", "covariances"):  # symmetric, with the norm of one matrix as its size
-            noise = (noise + jnp.swapaxes(noise, -1, -2)) / 2
-        return shards.sum(total) + deviation * noise
-
-    counts = jnp.maximum(noisy("counts", weights.sum(axis=0), 1.0), 1.0)
-    images, total = weights.sum(axis=1, keepdims=True), counts.sum()
+    counts = jnp.maximum(sums.noisy("counts", weights.sum(axis=0), 1.0), 1.0)
+    images, n = weights.sum(axis=1, keepdims=True), counts.sum()
     reach = math.sqrt(math.prod(config.image_shape))
-    center = noisy("center", (images * _clipped(x, reach)).sum(axis=0), reach) / total
+    center = sums.noisy("center", (images * _clipped(x, reach)).sum(axis=0), reach) / n
 
-    x, reach = x - center[None], config.clip * reach
-    y = _clipped(x, reach)
-    moments = noisy("basis", (images * y).T @ y, reach**2) / total
-    noise = config.noise_multiplier / math.sqrt(_SHARES["basis"]) * reach**2 / total
-    found, vectors = _principal(moments, state.basis.shape[1])
-    # Eigenvalues of noise alone reach noise * sqrt(2 D). Smaller ones are raised to that.
-    floor = noise * math.sqrt(2 * len(moments))
-    variances = jnp.maximum(found, jnp.maximum(floor, 1e-6 * found[0]))
-    explained = found.sum() / jnp.trace(moments)
-
-    z = x @ (vectors / jnp.sqrt(variances)[None])
-    reach = config.class_clip * math.sqrt(z.shape[1])
-    means = noisy("means", weights.T @ _clipped(z, reach), reach) / counts[:, None]
-
-    def second_moments(own: tuple[jax.Array, jax.Array]) -> jax.Array:
-        mean, weight = own
-        y = _clipped(z - mean[None], reach)
-        return (weight[:, None] * y).T @ y
-
-    squares = jax.lax.map(second_moments, (means, weights.T))
-    covariances = noisy("covariances", squares, reach**2) / counts[:, None, None]
-    outer = (counts[:, None] * jnp.square(means)).sum() / total
-    inner = (counts * jnp.trace(covariances, axis1=1, axis2=2)).sum() / total
+    x = x - center[None]
+    basis, explained = _fit_basis(x, images, n, sums)
+    z = x @ (basis / jnp.square(basis).sum(axis=0, keepdims=True))
+    means, covariances = _fit_classes(z, weights, counts, sums)
     fitted = state.replace(
-        step=state.step + 1,
-        center=center,
-        basis=vectors * jnp.sqrt(variances)[None],
-        means=means,
-        covariances=covariances,
+        step=state.step + 1, center=center, basis=basis, means=means, covariances=covariances
     )
+    outer = (counts[:, None] * jnp.square(means)).sum()
+    inner = (counts * jnp.trace(covariances, axis1=1, axis2=2)).sum()
     return fitted, GaussianMetrics(explained, outer / (outer + inner))
 
 
@@ -247,6 +216,68 @@ def _generate(state: GaussianState, latents: jax.Array, labels: jax.Array | None
     pixels = (state.center[None] + components @ state.basis.T) @ _transform(config)
     images = pixels.reshape(-1, *config.image_shape)
     return jnp.clip(images, -1, 1) if config.bounded else images
+
+
+class _Sums(NamedTuple):
+    """The sums of a step, to which noise is added."""
+
+    config: GaussianConfig
+    rng: jax.Array
+    shards: Shards
+
+    def deviation(self, name: str, most: float) -> float:
+        """The standard deviation of the noise on a sum, to which an image adds at most `most`."""
+        return most * self.config.noise_multiplier / math.sqrt(_SHARES[name])
+
+    def noisy(self, name: str, total: jax.Array, most: float) -> jax.Array:
+        """A sum over the whole batch, with noise. `total` is that of this shard."""
+        rngs = jax.random.split(noise_rng(self.rng), len(_SHARES))
+        noise = jax.random.normal(rngs[list(_SHARES).index(name)], total.shape)
+        if name in ("basis", "covariances"):
+            # Symmetric. The size of a matrix is the root of the sum of the squares of all entries,
+            # so entries beside the diagonal, which occur twice, need half the variance.
+            noise = (noise + jnp.swapaxes(noise, -1, -2)) / 2
+        return self.shards.sum(total) + self.deviation(name, most) * noise
+
+
+def _fit_basis(
+    x: jax.Array, images: jax.Array, n: jax.Array, sums: _Sums
+) -> tuple[jax.Array, jax.Array]:
+    """The principal components by their standard deviations, `[D, d]`, and the share of variance
+    that they have.
+
+    Args:
+      x: the coefficients of the images less their mean, `[B, D]`.
+      images: which images count, `[B, 1]`.
+      n: how many count in the whole batch.
+      sums: of the step.
+    """
+    config = sums.config
+    reach = config.clip * math.sqrt(math.prod(config.image_shape))
+    y = _clipped(x, reach)
+    moments = sums.noisy("basis", (images * y).T @ y, reach**2) / n
+    found, vectors = _principal(moments, min(config.components, len(moments)))
+    # Eigenvalues of noise alone reach its deviation times sqrt(2 D). Smaller ones are raised to it.
+    floor = sums.deviation("basis", reach**2) / n * math.sqrt(2 * len(moments))
+    variances = jnp.maximum(found, jnp.maximum(floor, 1e-6 * found[0]))
+    explained = jnp.where(found > floor, found, 0).sum() / jnp.trace(moments)
+    return vectors * jnp.sqrt(variances)[None], explained
+
+
+def _fit_classes(
+    z: jax.Array, weights: jax.Array, counts: jax.Array, sums: _Sums
+) -> tuple[jax.Array, jax.Array]:
+    """The means `[K, d]` and covariances `[K, d, d]` of the components `[B, d]` in each class."""
+    reach = sums.config.class_clip * math.sqrt(z.shape[1])
+    means = sums.noisy("means", weights.T @ _clipped(z, reach), reach) / counts[:, None]
+
+    def squares(own: tuple[jax.Array, jax.Array]) -> jax.Array:
+        mean, weight = own
+        y = _clipped(z - mean[None], reach)
+        return (weight[:, None] * y).T @ y
+
+    moments = sums.noisy("covariances", jax.lax.map(squares, (means, weights.T)), reach**2)
+    return means, moments / counts[:, None, None]
 
 
 def _coefficients(batch: Any, config: GaussianConfig) -> tuple[jax.Array, jax.Array]:

@@ -60,18 +60,25 @@ def private_gradients(
     """
     n = jax.tree.leaves(examples)[0].shape[0]
     kept = jnp.ones(n, bool) if included is None else included
+    total = _clipped_sum(loss, shards.vary(params), examples, kept, clip_norm)
+    noisy = add_noise(shards.sum(total), rng, noise_multiplier * clip_norm)
+    return jax.tree.map(lambda t: t / (n * shards.number), noisy)
+
+
+def _clipped_sum(
+    loss: Callable[[Any, Any], jax.Array], params: Any, examples: Any, kept: Any, clip_norm: float
+) -> Any:
+    """The sum of the clipped gradients of the kept examples, some examples at a time."""
+    n = len(kept)
     size = sum(x.size for x in jax.tree.leaves(params))
     chunk = max(1, min(n, _FLOATS_AT_ONCE // size))
     empty = -n % chunk
-    # A copy of an example fills each empty place, since zeros may be no valid example.
-    chunks = jax.tree.map(
-        lambda x: jnp.concatenate([x, jnp.repeat(x[:1], empty, axis=0)]).reshape(
-            -1, chunk, *x.shape[1:]
-        ),
-        examples,
-    )
+
+    def in_chunks(x: jax.Array) -> jax.Array:
+        filled = jnp.concatenate([x, jnp.repeat(x[:1], empty, axis=0)])
+        return filled.reshape(-1, chunk, *x.shape[1:])
+
     kept = jnp.concatenate([kept, jnp.zeros(empty, bool)]).reshape(-1, chunk)
-    params = shards.vary(params)
 
     def norm(example: Any) -> jax.Array:
         grads = jax.grad(loss)(params, example)
@@ -82,25 +89,22 @@ def private_gradients(
         norms = jax.vmap(norm)(examples)
         keep &= jnp.isfinite(norms)
         scales = jnp.where(keep, jnp.minimum(1, clip_norm / jnp.maximum(norms, _TINY)), 0)
-        # The sum of scaled gradients is the gradient of one sum, which needs no gradient for each
-        # example. Where a gradient is not finite, zeros take the place of the example: 0 times NaN
-        # is NaN.
+        # Where a gradient is not finite, zeros take the place of the example: 0 times NaN is NaN.
         safe = jax.tree.map(
             lambda x: jnp.where(keep.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)),
             examples,
         )
 
+        # The sum of scaled gradients is the gradient of one scaled sum. So no gradient of a single
+        # example is kept in the memory, and the products are large ones.
         def scaled(params: Any) -> jax.Array:
             return (scales * jax.vmap(loss, (None, 0))(params, safe)).sum()
 
-        return jax.tree.map(
-            lambda t, g: t + g.astype(jnp.float32), total, jax.grad(scaled)(params)
-        ), None
+        grads = jax.grad(scaled)(params)
+        return jax.tree.map(lambda t, g: t + g.astype(jnp.float32), total, grads), None
 
     zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
-    total, _ = jax.lax.scan(add, zeros, (chunks, kept))
-    noisy = add_noise(shards.sum(total), rng, noise_multiplier * clip_norm)
-    return jax.tree.map(lambda t: t / (n * shards.number), noisy)
+    return jax.lax.scan(add, zeros, (jax.tree.map(in_chunks, examples), kept))[0]
 
 
 def add_noise(tree: Any, rng: jax.Array, deviation: float) -> Any:
@@ -176,6 +180,8 @@ def noise_multiplier(wanted: float, delta: float, sampling_rate: float, steps: i
     high = 0.25
     while _renyi(accounting, Mechanism(sampling_rate, high, steps), delta) > wanted:
         high *= 1.25
+    while excess(math.log(high)) > 0:  # an epsilon below the steps of the other accountant's grid
+        high *= 1.5
     low = high / 1.5
     while excess(math.log(low)) <= 0:
         low, high = low / 1.5, low

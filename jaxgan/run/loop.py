@@ -155,11 +155,8 @@ def fit(
     The result equals that of `train_epoch`, called for each epoch with the same arguments.
 
     Args:
-      train_step: `(state, batch, rng) -> (state, metrics)`.
+      train_step, data, rng, batch_size: as in `train_epoch`; the data are moved to the devices.
       run: from `start_run`, from an earlier `fit`, or from `on_epoch`.
-      data: a tree of arrays `[N, ...]`, which is moved to the devices.
-      rng: a key, the same for the whole run; for a population `[members]` keys.
-      batch_size: images per step; the last step of an epoch takes the rest.
       epochs: the number of epochs in all.
       measure: called with the run after each epoch; its result is added to the row of the epoch.
       on_epoch: called with the run after `measure`; the run's arrays are donated afterwards.
@@ -169,9 +166,8 @@ def fit(
       label: shown in place of the number of the epoch.
       layout: on which devices, and whether `run` is a population. If it is, every leaf of state and
         totals has a leading axis `[members]`, and each member has its own order of the data.
-      places: if given, each step takes each image with probability batch_size / N by itself, as
-        private training needs it (Poisson sampling). The batch then has so many places, and
-        "included", bool `[places]`, says which hold an image. `data` must be a dict.
+      places: for Poisson sampling: each step takes each image with probability batch_size / N. A
+        batch, a dict, has so many places, and "included", bool `[places]`, says which are taken.
 
     Returns:
       The run at its end, or where it was stopped.

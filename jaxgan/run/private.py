@@ -136,11 +136,15 @@ def _unreachable(settings: TrainConfig, noise: float, rate: float, steps: int) -
     while high - low > max(1, low // 20):
         middle = (low + high) // 2
         low, high = (middle, high) if reached(middle) else (low, middle)
-    what = f"take at most {low:,} steps (--steps)" if low else "take larger batches (--batch-size)"
+    what = "take a larger epsilon"
+    if low:
+        what = f"take at most {low:,} steps (--steps), or a larger epsilon"
+    elif rate < 1:
+        what = "take larger batches (--batch-size), or a larger epsilon"
     return (
         f"epsilon {settings.epsilon:g} cannot be reached in {steps:,} steps with batches of "
-        f"{settings.batch_size}: the noise would be {noise:.0f} times what one image adds, more "
-        f"than a whole batch; {what}, or a larger epsilon"
+        f"{settings.batch_size}: the noise would be {noise:,.0f} times what one image adds, which "
+        f"is more than a whole batch; {what}"
     )
 
 
