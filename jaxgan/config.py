@@ -215,10 +215,12 @@ class GANConfig:
             f"dragan {couples}; it takes the deviation of a batch: take r1": (
                 private and "dragan" in on
             ),
-            f"the loss {couples}; the generator's relativistic loss takes real images: choose "
-            "another": private and self.loss == "relativistic",
+            "the relativistic loss shows real images to the generator: with clip_norm choose "
+            "another loss": private and self.loss == "relativistic",
             "unroll_steps has no noise: the generator's gradient would go through real images; "
             "leave out unroll_steps or clip_norm": private and self.unroll_steps,
+            "precision 'bf16' rounds sums of many images: with clip_norm, which bounds what one "
+            "image adds, leave it out": private and self.precision == "bf16",
             "spectral_norm keeps statistics beside the clipped gradients; leave out spectral_norm "
             "or clip_norm": private and self.spectral_norm,
             "augment is for images, and the data are points: leave it out": (

@@ -156,6 +156,11 @@ class DiffusionConfig:
             raise JaxganError(f"weight_bound is for predicted images, not for {self.prediction}")
         if self.noise_multiplier and not self.clip_norm:
             raise JaxganError("noise_multiplier has no effect without clip_norm (1 is usual)")
+        if self.clip_norm and self.precision == "bf16":
+            raise JaxganError(
+                "precision 'bf16' rounds sums of many images: with clip_norm, which bounds what "
+                "one image adds, leave it out"
+            )
         if self.eta and self.sampler != "ddim":
             raise JaxganError(
                 f"eta is for the sampler ddim, not for {self.sampler}: make it 0, or take ddim"

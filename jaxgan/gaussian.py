@@ -7,8 +7,8 @@
     images = sample(state, rng, n)
 
 One step fits it to its batch, which should hold all images. Nothing is learned from step to step.
-It is the plain method beside the networks. With differential privacy it is hard to beat: its few
-sums need little noise, and one look at the images. The functions are in the same order as in
+It is the plain method beside the networks. With differential privacy it is hard to beat: it looks
+at the images once, and its few sums need little noise. The functions are in the same order as in
 `jaxgan/gan.py`.
 """
 
@@ -32,6 +32,8 @@ from jaxgan.shards import Shards
 
 _SHARES = {"counts": 0.01, "center": 0.01, "basis": 0.08, "means": 0.1, "covariances": 0.8}
 """The shares of the budget that the sums take. They add up to 1."""
+_MARGIN = 0.999
+"""Images are clipped to a little less than allowed, so that rounding does not exceed it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,8 @@ class GaussianConfig:
     components: int = 100
     """The dimension of the Gaussians: they describe so many principal components of the images."""
     clip: float = 0.5
-    """The largest norm of an image less the mean image, by the root of the number of its values,
-    when the components are found. Longer ones are scaled to this norm."""
+    """The largest norm of an image less the mean image, when the components are found. The unit is
+    the root of the number of its values. Longer ones are scaled to this norm."""
     class_clip: float = 0.4
     """The same for the components, which are scaled to variance 1, in the sums of the classes."""
     noise_multiplier: float = 0.0
@@ -134,6 +136,7 @@ def create_state(rng: jax.Array, config: GaussianConfig | None = None) -> Gaussi
 
 
 @functools.partial(jax.jit, static_argnames="axis_name")
+@jax.default_matmul_precision("highest")  # rounded products would exceed the bounds of the sums
 def train_step(
     state: GaussianState, batch: Any, rng: jax.Array, *, axis_name: str | None = None
 ) -> tuple[GaussianState, GaussianMetrics]:
@@ -165,7 +168,8 @@ def train_step(
     counts = jnp.maximum(sums.noisy("counts", weights.sum(axis=0), 1.0), 1.0)
     images, n = weights.sum(axis=1, keepdims=True), counts.sum()
     reach = math.sqrt(math.prod(config.image_shape))
-    center = sums.noisy("center", (images * _clipped(x, reach)).sum(axis=0), reach) / n
+    center = sums.noisy("center", (images * _clipped(x, _MARGIN * reach)).sum(axis=0), reach)
+    center /= n
 
     x = x - center[None]
     basis, explained = _fit_basis(x, images, n, sums)
@@ -236,7 +240,8 @@ class _Sums(NamedTuple):
         if name in ("basis", "covariances"):
             # Symmetric. The size of a matrix is the root of the sum of the squares of all entries,
             # so entries beside the diagonal, which occur twice, need half the variance.
-            noise = (noise + jnp.swapaxes(noise, -1, -2)) / 2
+            # So are the sums, but for their rounding, which would stay visible beside the noise.
+            noise, total = ((x + jnp.swapaxes(x, -1, -2)) / 2 for x in (noise, total))
         return self.shards.sum(total) + self.deviation(name, most) * noise
 
 
@@ -254,14 +259,14 @@ def _fit_basis(
     """
     config = sums.config
     reach = config.clip * math.sqrt(math.prod(config.image_shape))
-    y = _clipped(x, reach)
+    y = _clipped(x, _MARGIN * reach)
     moments = sums.noisy("basis", (images * y).T @ y, reach**2) / n
     found, vectors = _principal(moments, min(config.components, len(moments)))
     # Eigenvalues of noise alone reach its deviation times sqrt(2 D). Smaller ones are raised to it.
     floor = sums.deviation("basis", reach**2) / n * math.sqrt(2 * len(moments))
-    variances = jnp.maximum(found, jnp.maximum(floor, 1e-6 * found[0]))
-    explained = jnp.where(found > floor, found, 0).sum() / jnp.trace(moments)
-    return vectors * jnp.sqrt(variances)[None], explained
+    variances = jnp.maximum(found, jnp.maximum(floor, 1e-6 * found[0] + 1e-12))
+    explained = jnp.where(found > floor, found, 0).sum() / (jnp.trace(moments) + 1e-12)
+    return vectors * jnp.sqrt(variances)[None], jnp.clip(explained, 0, 1)
 
 
 def _fit_classes(
@@ -269,11 +274,12 @@ def _fit_classes(
 ) -> tuple[jax.Array, jax.Array]:
     """The means `[K, d]` and covariances `[K, d, d]` of the components `[B, d]` in each class."""
     reach = sums.config.class_clip * math.sqrt(z.shape[1])
-    means = sums.noisy("means", weights.T @ _clipped(z, reach), reach) / counts[:, None]
+    clipped = _clipped(z, _MARGIN * reach)
+    means = sums.noisy("means", weights.T @ clipped, reach) / counts[:, None]
 
     def squares(own: tuple[jax.Array, jax.Array]) -> jax.Array:
         mean, weight = own
-        y = _clipped(z - mean[None], reach)
+        y = _clipped(z - mean[None], _MARGIN * reach)
         return (weight[:, None] * y).T @ y
 
     moments = sums.noisy("covariances", jax.lax.map(squares, (means, weights.T)), reach**2)
@@ -343,6 +349,6 @@ MODEL = Model(
     },
     latent_shape=lambda config: (min(config.components, len(_transform(config))),),
     generate=generate,
-    private=Private(),
+    private=Private(most_steps=1),
 )
 """All that `jaxgan.run` needs to know of the Gaussians."""

@@ -1,8 +1,8 @@
 """Differential privacy: clipped gradients with noise (DP-SGD, arXiv 1607.00133), and their budget.
 
-A training step is private if each image changes it by a bounded amount, and noise hides this
-amount. `private_gradients` makes both. A run then has a budget (epsilon, delta), by the number of
-its steps and the share of the images that each step takes.
+A training step is private if one image can change it only by a bounded amount, and noise hides that
+amount. `private_gradients` does both. The budget (epsilon, delta) of a run follows from the noise,
+the number of steps, and the share of the images that a step takes.
 """
 
 import functools
@@ -25,6 +25,8 @@ NO_STATISTICS = (
 _FLOATS_AT_ONCE = 2**24
 """Floats in the gradients of the examples that are clipped at once: 64 MB."""
 _TINY = 1e-30
+_MARGIN = 0.999
+"""Gradients are clipped to a little less than allowed, so that rounding does not exceed it."""
 _NOISE = 2**31 + 1
 """Folded into the key of a step. Other keys come from splitting it."""
 
@@ -57,10 +59,18 @@ def private_gradients(
     Returns:
       The gradients, a tree like `params`: the noisy sum, divided by B. B is the number of places,
       which says nothing about the images.
+
+    Raises:
+      JaxganError: if a parameter is narrower than float32.
     """
     n = jax.tree.leaves(examples)[0].shape[0]
     kept = jnp.ones(n, bool) if included is None else included
-    total = _clipped_sum(loss, shards.vary(params), examples, kept, clip_norm)
+    for leaf in jax.tree.leaves(params):
+        if leaf.dtype.itemsize < 4:
+            raise JaxganError(f"private training needs parameters in float32, got {leaf.dtype}")
+    # Full products, also on accelerators, and a margin for their rounding.
+    with jax.default_matmul_precision("highest"):
+        total = _clipped_sum(loss, shards.vary(params), examples, kept, _MARGIN * clip_norm)
     noisy = add_noise(shards.sum(total), rng, noise_multiplier * clip_norm)
     return jax.tree.map(lambda t: t / (n * shards.number), noisy)
 
@@ -147,7 +157,7 @@ def epsilon(mechanism: Mechanism, delta: float) -> float:
     if not mechanism.steps:
         return 0.0
     found = math.inf
-    # The steps of the grid of losses are small against epsilon, which is fast if it is small.
+    # The grid must be fine compared with epsilon. A fine grid is fast only if epsilon is small.
     for interval in (1e-3, 1e-4):
         if found == math.inf or found < 3:
             accountant = accounting.pld.PLDAccountant(value_discretization_interval=interval)

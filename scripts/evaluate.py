@@ -120,7 +120,7 @@ def main() -> None:
         print_classes(scores, train.classes)
     print_summary(scores)
     if any(saved.read_settings(workdir).epsilon is not None for workdir in options.workdirs):
-        print("These scores look at the real images. The epsilon of a private run leaves them out.")
+        print("These scores look at real images. The epsilon of a private run does not cover them.")
     if options.json:
         write(options.json, json.dumps(scores, indent=2) + "\n")
     if options.plot:

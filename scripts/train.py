@@ -175,7 +175,7 @@ def main() -> int | None:
     if outcome.stopped_on_failure:
         print(f"stopped by --stop-on-failure and saved in {outcome.workdir}")
         return 5
-    if not outcome.trained:
+    if not outcome.trained and outcome.privacy is None:
         print(f"already trained for {len(outcome.history)} epochs; more --epochs continue the run")
     print(f"everything is in {outcome.workdir}")
     return None
@@ -246,6 +246,9 @@ def advice(
     """The next command for a run with this verdict, and why."""
     if health in ("healthy", "unknown"):
         return "draw samples.", [*sample_command(workdir), "--num", "10000", "--out", "samples.npz"]
+    if options.model == "gaussian":
+        command = without({"model", "preset", "workdir", "epochs", "steps", "components"})
+        return "a network can learn more than Gaussians.", [*command, "--preset", "diffusion"]
     now, better = presets(options)
     if health == "diverged" and better is None:
         rates = [name for name in MODELS[options.model].hyperparameters if name.endswith("lr")]

@@ -87,7 +87,8 @@ def test_clipped_gradients_are_those_of_jax_privacy(problem, clip_norm, at_once,
     clipped = clipping.clipped_grad(
         squared_errors, l2_clip_norm=clip_norm, batch_argnums=(1, 2), keep_batch_dim=False
     )
-    assert_trees_close(summed(params, examples, clip_norm), clipped(params, *examples))
+    found = summed(params, examples, clip_norm / privacy._MARGIN)
+    assert_trees_close(found, clipped(params, *examples))
 
 
 def test_examples_that_do_not_count_or_are_not_finite_add_nothing(problem):
@@ -197,9 +198,10 @@ def test_the_noise_multiplier_is_the_smallest_that_suffices(wanted, rate, steps)
     [
         ({"pac": 2}, "pac must not couple images"),
         ({"dragan": 1.0}, "dragan must not couple images"),
-        ({"loss": "relativistic"}, "the loss must not couple images"),
+        ({"loss": "relativistic"}, "the relativistic loss shows real images to the generator"),
         ({"unroll_steps": 1}, "unroll_steps has no noise"),
         ({"spectral_norm": True}, "spectral_norm keeps statistics"),
+        ({"precision": "bf16"}, "precision 'bf16' rounds sums of many images"),
         ({"clip_norm": 0.0, "noise_multiplier": 1.0}, "no effect without clip_norm"),
         ({"clip_norm": -1.0}, "clip_norm must be 0 or more"),
         ({"noise_multiplier": math.nan}, "noise_multiplier must be 0 or more"),

@@ -353,7 +353,7 @@ def _compiled_steps(
     batch_size,
     last,
     layout,
-    is_random,
+    is_random=False,
 ):
     """Start and stop are traced, so that all stretches of an epoch have one program. The result
     does not depend on where the epoch is cut, not even in the last bit.

@@ -31,6 +31,7 @@ _PUBLIC = (
     "the range of their values: pixels are from 0 to 255",
     "all settings of the run, and what they were chosen by",
     "neighbouring data sets differ by one image, which is added or removed",
+    "sums are computed in float32; their rounding is not counted",
     "noise is drawn in float32 by jax's threefry2x32, from 64 random bits of the system",
 )
 _LEFT_OUT = ("real.png", "scores, verdict and diagnosis", "losses on real images", "best members")
@@ -100,19 +101,27 @@ def make_plan(
     for name in ("evaluate_every", "stop_on_failure"):
         if getattr(settings, name):
             raise JaxganError(
-                f"{name} looks at real images beside the budget: leave it out with epsilon"
+                f"{name} looks at real images, and epsilon does not count that: leave it out"
             )
     if config.noise_multiplier:
         raise JaxganError("noise_multiplier follows from epsilon: give one of them")
     if delta >= 1 / n:
         raise JaxganError(
-            f"delta must be below 1 / {n}, one by the number of images: a private run could reveal "
-            f"one image whole with probability {delta:g}"
+            f"delta must be below 1 / {n}, where {n} is the number of images: with delta {delta:g} "
+            "a private run may reveal a whole image"
         )
     if not steps:
         raise JaxganError("a private run needs at least one step: give --epochs or --steps")
-    rate = min(1.0, settings.batch_size / n)
+    most = model.private.most_steps
+    if most is not None and steps > most:
+        raise JaxganError(
+            f"{model.name} takes {most} step over all images: leave out --steps, --epochs and "
+            "--batch-size with epsilon"
+        )
+    rate = _rate(settings.batch_size, n)
     noise = privacy.noise_multiplier(wanted, _most(delta), rate, steps)
+    # Rounded up, so that another machine finds the same.
+    noise = math.ceil(noise * 1e4) / 1e4
     if noise > settings.batch_size:
         raise JaxganError(_unreachable(settings, noise, rate, steps))
     unset = {k: v for k, v in model.private.settings.items() if not getattr(config, k)}
@@ -121,7 +130,7 @@ def make_plan(
     if classes:
         assumptions.append(f"the number of classes, {classes}, and their names")
     mechanism = Mechanism(rate, noise, steps)
-    places = _places(mechanism, n, wanted, delta)
+    places = _places(mechanism, n, wanted, delta, members)
     return config, Plan(wanted, delta, mechanism, places, members, tuple(assumptions))
 
 
@@ -148,20 +157,27 @@ def _unreachable(settings: TrainConfig, noise: float, rate: float, steps: int) -
     )
 
 
-def _places(mechanism: Mechanism, n: int, wanted: float, delta: float) -> int:
+def _rate(batch_size: int, n: int) -> float:
+    """The probability with which a step takes an image: that of float32, in steps of 2**-23."""
+    return min(1.0, math.ceil(float(np.float32(batch_size / n)) * 2**23) / 2**23)
+
+
+def _places(mechanism: Mechanism, n: int, wanted: float, delta: float, members: int = 1) -> int:
     """So many places that no batch of a run needs more, but with a probability that delta covers.
 
     A batch that is too large loses images. So the run differs from a private one with a small
-    probability t, and has (epsilon, delta + (1 + e^epsilon) t).
+    probability t, and has (epsilon, delta + (1 + e^epsilon) t). Several members together have at
+    most their epsilon in sum.
     """
     from scipy import stats
 
     rate, _, steps = mechanism
     if rate == 1:
         return n
-    log_most = math.log(delta / 1000) - np.logaddexp(0, wanted) - math.log(steps)
+    all_steps = steps * members
+    log_most = math.log(delta / 1000) - np.logaddexp(0, wanted * members) - math.log(all_steps)
     places = math.ceil(n * rate)
-    while stats.binom.logsf(places, n, rate) > log_most and places < n:
+    while stats.binom.logsf(places, n + 1, rate) > log_most and places < n:
         places += max(1, math.isqrt(places) // 4)
     return min(places, n)
 
@@ -171,39 +187,51 @@ def _most(delta: float) -> float:
     return 0.999 * delta
 
 
-def secret_rngs(path: Path, shape: tuple[int, ...], step: int) -> jax.Array:
-    """Keys of this shape from the secret of a run folder, which is made at step 0.
+def secret_rngs(path: Path, shape: tuple[int, ...], digest: str) -> jax.Array:
+    """Keys of this shape from the secret of a run folder, which a new run makes.
+
+    Args:
+      path: the run folder.
+      shape: of the keys.
+      digest: of the data. The file of the secret holds it too.
 
     Raises:
-      JaxganError: if the run has taken steps and its secret is gone.
+      JaxganError: if the run has begun and its secret is gone, or if the data have changed. With
+        the same noise, the difference between two results would show what has changed.
     """
     file, words = path / SECRET, [0, 0, 0, 0]
     with together(f"read {file}"), disk_errors(path):
         if is_first():
             if not file.exists():
-                if step:
+                if (path / "privacy.json").exists():
                     raise JaxganError(
-                        f"{file} is gone, and without it the run would draw other noise and spend "
-                        "its last steps twice: sample from its checkpoint, or begin a new run"
+                        f"{file} is gone. Without it the run would draw other noise, and repeat "
+                        "steps that it has already paid for. Sample from its checkpoint, or begin "
+                        "a new run with another --workdir"
                     )
-                _write_secret(file)
+                _write_secret(file, digest)
             try:
-                bits = bytes.fromhex(file.read_text())
-                words = np.frombuffer(bits, np.uint16, 4).tolist()
+                key, before = file.read_text().split()
+                words = np.frombuffer(bytes.fromhex(key), np.uint16, 4).tolist()
             except ValueError as error:
                 raise JaxganError(f"{file} is damaged: it holds no key") from error
+            if before != digest:
+                raise JaxganError(
+                    f"the data of {path} have changed: a private run must end on the data with "
+                    "which it began; choose another --workdir"
+                )
     # Other processes get it from the first one, in numbers that int32 holds.
     data = np.asarray(agree(words), np.uint16).view(np.uint32)
     rng = jax.random.wrap_key_data(jax.numpy.asarray(data), impl="threefry2x32")
     return jax.random.split(rng, shape)
 
 
-def _write_secret(file: Path) -> None:
+def _write_secret(file: Path, digest: str) -> None:
     """Makes the file, which only its owner may read."""
     partial = file.with_name(f".{SECRET}.new")
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:  # noqa: PTH123
-        out.write(secrets.token_hex(8))
+        out.write(f"{secrets.token_hex(8)} {digest}\n")
         out.flush()
         os.fsync(out.fileno())
     partial.rename(file)
@@ -216,9 +244,13 @@ def end(path: Path) -> None:
             (path / SECRET).unlink(missing_ok=True)
 
 
-def write_report(path: Path, plan: Plan, steps: int) -> Mapping[str, Any]:
-    """Writes privacy.json after this many steps, and returns its content."""
+def write_report(path: Path, plan: Plan, steps: int | None = None) -> Mapping[str, Any]:
+    """Writes privacy.json, and returns its content.
+
+    `steps` is what the run has taken. While it trains, it counts all its steps as spent.
+    """
     rate, noise, all_steps = plan.mechanism
+    steps = all_steps if steps is None else steps
     report = {
         "epsilon": plan.epsilon,
         "delta": plan.delta,
@@ -242,7 +274,7 @@ def write_report(path: Path, plan: Plan, steps: int) -> Mapping[str, Any]:
         report["all members together"] = {
             "members": plan.members,
             "epsilon": privacy.epsilon(together_, _most(plan.delta)),
-            "note": "to publish several members, or one that real images have chosen, costs this",
+            "note": "the cost of publishing several members, or one that real images have chosen",
         }
     with disk_errors(path):
         write_atomically(path / "privacy.json", json.dumps(report, indent=2) + "\n")

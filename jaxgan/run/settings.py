@@ -1,7 +1,6 @@
 """The settings of a run: `TrainConfig`."""
 
 import dataclasses
-import math
 
 from jaxgan.fields import check_field, is_size
 
@@ -63,12 +62,12 @@ class TrainConfig:
     tensorboard: bool = False
     """Also write TensorBoard events (needs the extra: pip install 'jaxgan[tensorboard]')."""
     epsilon: float | None = None
-    """Train with differential privacy: the samples change little, by this number, if one image is
-    added to the data or removed. 1 is strong, 10 is weak. Needs the extra: pip install
-    'jaxgan[private]'. The budget counts the noise and the steps. The run folder then holds
-    privacy.json and nothing else that real images decide."""
+    """Train with differential privacy. One image more or less in the data then changes the samples
+    little; epsilon bounds how much. 1 is strong, 10 is weak. The run folder has privacy.json, and
+    nothing that shows real images. Needs the extra: pip install 'jaxgan[private]'."""
     delta: float = 1e-5
-    """With --epsilon, the probability with which that may fail; below 1 / images."""
+    """With --epsilon: the probability with which this bound may fail. It must be below
+    1 / number of images."""
     conditional: bool = False
     """Train on the labels of the data too, so that samples of a wanted class can be drawn."""
 
@@ -81,7 +80,7 @@ class TrainConfig:
             check_field(value is None or is_size(value), self, name, "a whole number above 0")
         check_field(self.batch_size < 2**31, self, "batch_size", "below 2**31")
         epsilon, delta = self.epsilon, self.delta
-        check_field(epsilon is None or 0 < epsilon < math.inf, self, "epsilon", "above 0")
+        check_field(epsilon is None or 0 < epsilon <= 100, self, "epsilon", "above 0, at most 100")
         check_field(0 < delta < 1, self, "delta", "between 0 and 1")
         check_field(self.epochs is None or self.epochs >= 0, self, "epochs", "0 or more")
         check_field(0 <= self.seed < 2**32, self, "seed", "from 0 to 2**32 - 1")

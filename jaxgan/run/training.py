@@ -146,6 +146,8 @@ def _prepare_and_train(
     config = fit_to_classes(config, dataset, settings.conditional)
     plan = None
     if settings.epsilon is None:
+        if getattr(config, "clip_norm", 0) or getattr(config, "noise_multiplier", 0):
+            raise JaxganError("clip_norm and noise_multiplier are for private runs: give epsilon")
         model = like_data(model, dataset.labels)
     else:
         model, members = private.without_real(model), len(make_runs(model, config, settings).labels)
@@ -153,6 +155,8 @@ def _prepare_and_train(
         classes = num_classes(config)
         config, plan = private.make_plan(model, config, settings, n, classes, members)
     described = _describe(model, config, settings, dataset)
+    if plan is not None:
+        described["privacy"] = plan.mechanism._asdict()
     free = _FREE | {f"{model.name}.{name}" for name in model.sampling}
     _check_alike(described)
     # All checks come before the folder is made. A run that cannot be trained leaves no folder.
@@ -244,7 +248,7 @@ class _Training:
             self._journal.begin(run.history, self._saved_step, self._dataset, show_real=public)
         rngs = self._runs.rngs.training
         if self._plan is not None and before < self._epochs:
-            rngs = private.secret_rngs(path, rngs.shape, self._saved_step)
+            rngs = self._begin_private(self._plan)
         run = self._runs.fit(
             self._model.train_step,
             run,
@@ -260,10 +264,8 @@ class _Training:
             places=None if self._plan is None else self._plan.places,
         )
         self._save(run)
-        self._report_privacy(run)
-        if self._plan is not None and len(run.history) == self._epochs:
-            self._folder.wait()  # the last steps are saved before the secret goes
-            private.end(path)
+        if self._plan is not None:
+            self._end_private(self._plan, run)
         state = local(run.state)
         with together(f"write to {path}"):
             if self._looked < len(run.history):  # it was stopped
@@ -411,13 +413,23 @@ class _Training:
             self._saved_step = step
             best = evaluation.best_row(run.history)
             self._folder.save(step, as_checkpoint(run), None if best is None else best["step"])
-            self._report_privacy(run)
 
-    def _report_privacy(self, run: loop.Run) -> None:
-        """Writes the budget that the run has spent."""
-        if self._plan is not None and is_first():
-            path, step = self._folder.path, loop.step(run.state)
-            self._privacy = private.write_report(path, self._plan, step)
+    def _begin_private(self, plan: private.Plan) -> jax.Array:
+        """The secret keys of the run. Before its first step privacy.json is there."""
+        dataset, path = self._dataset, self._folder.path
+        rngs = private.secret_rngs(path, self._runs.rngs.training.shape, _digest(dataset))
+        if is_first():
+            private.write_report(path, plan)
+        return rngs
+
+    def _end_private(self, plan: private.Plan, run: loop.Run) -> None:
+        """Writes what the run has spent. After the last step it deletes the secret."""
+        path, step = self._folder.path, loop.step(run.state)
+        if is_first():
+            self._privacy = private.write_report(path, plan, step)
+        if len(run.history) == self._epochs:
+            self._folder.wait()  # the last steps are saved before the secret goes
+            private.end(path)
 
     def _write_end(
         self, history: list[dict[str, Any]], state: Any, verdicts: list[Verdict]
@@ -580,9 +592,6 @@ def _describe(
     model: Model, config: Any, settings: TrainConfig, dataset: data.Dataset
 ) -> dict[str, Any]:
     """The content of config.json."""
-    digest = hashlib.sha256(dataset.images.tobytes())
-    if dataset.labels is not None:
-        digest.update(dataset.labels.tobytes())
     # A digest of private data would tell whether somebody's copy is the same.
     is_public = settings.epsilon is None
     return {
@@ -594,9 +603,16 @@ def _describe(
             "name": dataset.name,
             "images": len(dataset.images),
         }
-        | ({"sha256": digest.hexdigest()} if is_public else {})
+        | ({"sha256": _digest(dataset)} if is_public else {})
         | ({"classes": list(dataset.classes)} if num_classes(config) else {}),
     }
+
+
+def _digest(dataset: data.Dataset) -> str:
+    digest = hashlib.sha256(dataset.images.tobytes())
+    if dataset.labels is not None:
+        digest.update(dataset.labels.tobytes())
+    return digest.hexdigest()
 
 
 def _fields(config: Any) -> dict[str, Any]:
