@@ -198,7 +198,7 @@ def test_changed_data_do_not_resume(settings, tiny, tmp_path, monkeypatch):
         patch.setattr(loop, "fit", lambda *a, **o: fit(*a, **{**o, "epochs": 1}))
         training.train(MODELS["gan"], tiny, settings, tmp_path / "run")
     np.savez(other, images=np.zeros((60, 6, 5), np.uint8), labels=np.arange(60) % 3)
-    with pytest.raises(JaxganError, match="the data of .* have changed"):
+    with pytest.raises(JaxganError, match=r"the data of .* have changed"):
         training.train(MODELS["gan"], tiny, settings, tmp_path / "run")
 
 
