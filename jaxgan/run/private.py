@@ -1,7 +1,7 @@
 """A run with differential privacy: its plan, its secret and its privacy.json.
 
-The secret is a random key. From it come the noise and the images of each step. Who has the secret
-can take the noise away. So it is not the seed, and the run deletes it at its end.
+The secret is a random key. From it come the noise and the images of each step. Whoever has the
+secret can take the noise away. So it is not the seed, and the run deletes it at its end.
 """
 
 import dataclasses
@@ -163,9 +163,9 @@ def _rate(batch_size: int, n: int) -> float:
 
 
 def _places(mechanism: Mechanism, n: int, wanted: float, delta: float, members: int = 1) -> int:
-    """So many places that no batch of a run needs more, but with a probability that delta covers.
+    """The number of places. The probability that a batch needs more is so small that delta covers it.
 
-    A batch that is too large loses images. So the run differs from a private one with a small
+    A batch that needs more loses images. So the run differs from a private one with a small
     probability t, and has (epsilon, delta + (1 + e^epsilon) t). Several members together have at
     most their epsilon in sum.
     """
@@ -265,7 +265,7 @@ def write_report(path: Path, plan: Plan, steps: int | None = None) -> Mapping[st
         "assumptions": list(plan.assumptions),
         "left out of this folder": list(_LEFT_OUT),
         "careful": [
-            f"{SECRET} exists while the run trains; who has it can take the noise away",
+            f"{SECRET} exists while the run trains; whoever has it can take the noise away",
             "scores of evaluate.py on the real images are not covered by epsilon",
         ],
     }
