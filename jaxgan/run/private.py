@@ -163,7 +163,7 @@ def _rate(batch_size: int, n: int) -> float:
 
 
 def _places(mechanism: Mechanism, n: int, wanted: float, delta: float, members: int = 1) -> int:
-    """The number of places. The probability that a batch needs more is so small that delta covers it.
+    """The number of places. That a batch needs more is so improbable that delta covers it.
 
     A batch that needs more loses images. So the run differs from a private one with a small
     probability t, and has (epsilon, delta + (1 + e^epsilon) t). Several members together have at
