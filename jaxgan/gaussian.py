@@ -30,8 +30,11 @@ from jaxgan.model import Column, Curve, Model, Private
 from jaxgan.privacy import noise_rng
 from jaxgan.shards import Shards
 
-_SHARES = {"counts": 0.01, "center": 0.01, "basis": 0.08, "means": 0.1, "covariances": 0.8}
+_SHARES = {"counts": 0.01, "center": 0.01, "basis": 0.13, "means": 0.25, "covariances": 0.6}
 """The shares of the budget that the sums take. They add up to 1."""
+_CLASS_NOISE = 0.5
+"""How far noise may raise or lower the variances of a class, on average over the classes. The unit
+is the variance of all images. It sets the clipping norm in the sums of the classes."""
 _MARGIN = 0.999
 """Images are clipped to a little less than allowed, so that rounding does not exceed it."""
 
@@ -56,8 +59,6 @@ class GaussianConfig:
     clip: float = 0.5
     """The largest norm of an image less the mean image, when the components are found. The unit is
     the root of the number of its values. Longer ones are scaled to this norm."""
-    class_clip: float = 0.4
-    """The same for the components, which are scaled to variance 1, in the sums of the classes."""
     noise_multiplier: float = 0.0
     """The standard deviation of the noise on all sums together, by the most that an image adds.
     train.py finds it for --epsilon. 0: the Gaussians are not private."""
@@ -75,8 +76,7 @@ class GaussianConfig:
         check_field(sizes, self, "image_shape", "(height, width, channels)")
         for name in ("frequencies", "components"):
             check_field(is_size(getattr(self, name)), self, name, "a whole number above 0")
-        for name in ("clip", "class_clip"):
-            check_field(0 < getattr(self, name) < math.inf, self, name, "above 0, and finite")
+        check_field(0 < self.clip < math.inf, self, "clip", "above 0, and finite")
         noise = self.noise_multiplier
         check_field(0 <= noise < math.inf, self, "noise_multiplier", "0 or more, and finite")
         classes = self.num_classes
@@ -229,11 +229,11 @@ class _Sums(NamedTuple):
     rng: jax.Array
     shards: Shards
 
-    def deviation(self, name: str, most: float) -> float:
+    def deviation(self, name: str, most: Any) -> Any:
         """The standard deviation of the noise on a sum, to which an image adds at most `most`."""
         return most * self.config.noise_multiplier / math.sqrt(_SHARES[name])
 
-    def noisy(self, name: str, total: jax.Array, most: float) -> jax.Array:
+    def noisy(self, name: str, total: jax.Array, most: Any) -> jax.Array:
         """A sum over the whole batch, with noise. `total` is that of this shard."""
         rngs = jax.random.split(noise_rng(self.rng), len(_SHARES))
         noise = jax.random.normal(rngs[list(_SHARES).index(name)], total.shape)
@@ -273,7 +273,9 @@ def _fit_classes(
     z: jax.Array, weights: jax.Array, counts: jax.Array, sums: _Sums
 ) -> tuple[jax.Array, jax.Array]:
     """The means `[K, d]` and covariances `[K, d, d]` of the components `[B, d]` in each class."""
-    reach = sums.config.class_clip * math.sqrt(z.shape[1])
+    # Noise alone changes eigenvalues by up to its deviation times sqrt(2 d).
+    most = sums.deviation("covariances", 1.0) * math.sqrt(2 * z.shape[1])
+    reach = jnp.sqrt(_CLASS_NOISE * counts.mean() / max(most, 1e-12))
     clipped = _clipped(z, _MARGIN * reach)
     means = sums.noisy("means", weights.T @ clipped, reach) / counts[:, None]
 
@@ -301,7 +303,7 @@ def _coefficients(batch: Any, config: GaussianConfig) -> tuple[jax.Array, jax.Ar
     return flat @ _transform(config).T, weights
 
 
-def _clipped(x: jax.Array, reach: float) -> jax.Array:
+def _clipped(x: jax.Array, reach: Any) -> jax.Array:
     """The rows, scaled to at most this norm."""
     norms = jnp.sqrt(jnp.square(x).sum(axis=1, keepdims=True))
     return x * jnp.minimum(1, reach / jnp.maximum(norms, 1e-12))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from jaxgan import MODELS, JaxganError, cli, data
 from jaxgan.data.dataset import class_name
+from jaxgan.data.pixels import are_vectors
 from jaxgan.errors import NoSplitError
 from jaxgan.files import check_writable, disk_errors, expand, write_atomically
 from jaxgan.labels import num_classes, proportional
@@ -149,10 +150,10 @@ def load_real(options: Options) -> tuple[data.Dataset, data.Dataset | None]:
         names = {f"{name} at size {size}" if size else name: None for name, size, _ in found}
         raise JaxganError(f"runs on different data cannot be compared: {', '.join(names)}")
     name, size, data_dir = found[0]
-    if name in data.MIXTURES:
-        raise JaxganError(f"a run on {name} is scored by train.py; evaluate.py scores images only")
     data_dir = options.data_dir or data_dir
     train = data.load(name, "train", data_dir, image_size=size)
+    if are_vectors(train.images.shape[1:]):
+        raise JaxganError(f"{name} contains vectors; evaluate.py scores images only")
     try:
         return train, data.load(name, "test", data_dir, image_size=size)
     except NoSplitError:

@@ -13,7 +13,7 @@ import tyro
 from jaxgan import MODELS, JaxganError, cli, data
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.files import SUFFIXES, read_picture
-from jaxgan.data.pixels import are_points, to_uint8
+from jaxgan.data.pixels import are_vectors, to_uint8
 from jaxgan.errors import NoSplitError
 from jaxgan.files import check_new_folder, disk_errors, expand, new_folder
 from jaxgan.labels import num_classes
@@ -114,8 +114,8 @@ def load_images(options: Options, shape: tuple[int, ...]) -> Dataset:
         except NoSplitError:
             dataset = load("train")
     images = dataset.images[: options.num]
-    if are_points(images.shape[1:]):
-        raise JaxganError(f"{name} contains points, and only images have missing pixels")
+    if are_vectors(images.shape[1:]):
+        raise JaxganError(f"{name} contains vectors, and only images have missing pixels")
     if images.shape[1:] == (*shape[:2], 1):
         images = np.broadcast_to(images, (len(images), *shape))  # gray pictures for an RGB run
     if images.shape[1:] != shape:

@@ -1,4 +1,4 @@
-"""Draws images from a trained model: into an array file, one picture, or a folder of PNGs."""
+"""Draws images (or vectors) from a trained model: into an array file, a picture, or a folder."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from jaxgan import MODELS, JaxganError, Model, cli, data
 from jaxgan.data.dataset import class_name
-from jaxgan.data.pixels import are_points, to_uint8
+from jaxgan.data.pixels import are_vectors, to_uint8
 from jaxgan.errors import NonFiniteError
 from jaxgan.files import (
     check_new_folder,
@@ -23,7 +23,7 @@ from jaxgan.files import (
 )
 from jaxgan.labels import num_classes
 from jaxgan.report import plots
-from jaxgan.run import checkpoint, saved
+from jaxgan.run import saved
 
 CHUNK = 1000
 """Images generated at a time, so that any number of images fits into the memory."""
@@ -50,8 +50,8 @@ class Options:
     these images, but not with --interpolate."""
     out: str = "samples.png"
     """The output: NAME.npz (`images`, uint8 [N, H, W] or [N, H, W, C]), NAME.png (one grid), or a
-    folder, FOLDER/ (numbered PNGs, which FID tools read). Points of `ring` and `grid` go into
-    NAME.npz (`images`, float32 [N, 1, 1, 2]) or NAME.png (a scatter plot)."""
+    folder, FOLDER/ (numbered PNGs, which FID tools read). Vectors go into NAME.npz (`images`,
+    float32 [N, D]) or NAME.png (a scatter plot of their first two values)."""
     label: str | None = None
     """The class of the images, of a conditional run: a number, or all: a row for each class. By
     default all classes in turn. NAME.npz then also holds `labels`, int32 [N]."""
@@ -82,9 +82,9 @@ def main() -> None:
     model, state = load(options)
     if options.guidance is not None and not num_classes(state.config):
         raise JaxganError("--guidance is for runs with classes (train.py --conditional)")
-    points = are_points(state.config.image_shape)
-    if points and kind not in (".npz", ".png"):
-        raise JaxganError(f"points go into NAME.npz or NAME.png, not into a folder, {options.out}")
+    vectors = are_vectors(state.config.image_shape)
+    if vectors and kind not in (".npz", ".png"):
+        raise JaxganError(f"vectors go into NAME.npz or NAME.png, not into a folder, {options.out}")
     labels = wanted_labels(options, num_classes(state.config))
     if labels is not None:
         options = dataclasses.replace(options, num=len(labels))
@@ -98,7 +98,7 @@ def main() -> None:
         part = np.asarray(model.generate(state, latents[chunk], rng, wanted))
         if not np.isfinite(part).all():
             raise NonFiniteError("samples are not finite: the model has diverged")
-        parts.append(part if points else to_uint8(part))
+        parts.append(part if vectors else to_uint8(part))
     images = np.concatenate(parts)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,8 @@ def main() -> None:
             write_atomically(out, draw_picture(options, images, labels))
         else:
             save_folder(out, images)
-    what = "points" if points else f"images of {'x'.join(map(str, images.shape[1:]))}"
+    shape = images.shape[1:]
+    what = f"vectors of {shape[2]}" if vectors else f"images of {'x'.join(map(str, shape))}"
     print(f"{len(images)} {what} in {out}")
     if saved.read_settings(str(options.workdir)).epsilon is None:
         print("They are not anonymous: they may show training images (see train.py --epsilon).")
@@ -139,9 +140,10 @@ def wanted_labels(options: Options, classes: int) -> np.ndarray | None:
 
 
 def draw_picture(options: Options, images: np.ndarray, labels: np.ndarray | None) -> bytes:
-    if are_points(images.shape[1:]):
-        dataset = checkpoint.read_config(str(options.workdir))["train"]["dataset"]
-        real = plots.choose_real(data.load(dataset).images)
+    if are_vectors(images.shape[1:]):
+        run, real = saved.read_settings(str(options.workdir)), None
+        if run.epsilon is None:
+            real = plots.choose_real(data.load(run.dataset, data_dir=run.data_dir).images)
         return plots.enlarged_png(plots.scatter(images, real))
     columns, names = INTERPOLATION_STEPS if options.interpolate else None, []
     if options.label == "all" and labels is not None:
@@ -237,7 +239,10 @@ def interpolate(start: jax.Array, end: jax.Array) -> jax.Array:
 
 
 def save_arrays(out: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    images = images[..., 0] if images.shape[-1] == 1 else images
+    if are_vectors(images.shape[1:]):
+        images = images[:, 0, 0]
+    elif images.shape[-1] == 1:
+        images = images[..., 0]
     more: dict[str, Any] = {} if labels is None else {"labels": labels}
     with new_file(out) as file:
         np.savez_compressed(file, images=images, **more)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxgan.data import files, idx, mixtures, prepared
 from jaxgan.data.dataset import Dataset
 from jaxgan.data.mixtures import MIXTURES, Mixture
+from jaxgan.data.pixels import are_vectors
 from jaxgan.data.resizing import resize
 from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
 from jaxgan.files import expand
@@ -42,7 +43,8 @@ def load(
         a `.npy` or `.npz` file of images `[N, H, W]` or `[N, H, W, C]`: uint8, or floats in
           [0, 1], or floats in [-1, 1], if at least 1% are negative and the least is -0.5 or below.
           An .npz file has the arrays `images` and, if there are labels, `labels`, like those of
-          `scripts/sample.py`;
+          `scripts/sample.py`. Numbers `[N, D]` are vectors, such as the rows of a table: they
+          stay as they are, so scale them to about [-1, 1];
         `tfds:NAME`: a set of tensorflow-datasets, prepared as array_record in `data_dir` or in its
           default folder. Only TensorFlow can prepare it.
       split: `train` or `test`; a folder or an array file has `train` only.
@@ -51,19 +53,21 @@ def load(
         in the centre. Without it all images must have the same size.
 
     Returns:
-      A Dataset of uint8 images, or of float32 points.
+      A Dataset of uint8 images, or of float32 vectors.
 
     Raises:
       DataUnavailableError: if the set is not on this machine and cannot be downloaded.
       NoSplitError: if it has no such split.
       JaxganError: if the name is unknown, if a file is damaged or of another kind, or if there is
-        an `image_size` for points.
+        an `image_size` for vectors.
     """
     name = str(name)
     try:
         dataset = _load(name, split, data_dir, image_size)
     except OSError as error:
         raise JaxganError(f"{name}: cannot be read ({error})") from error
+    if image_size is not None and are_vectors(dataset.images.shape[1:]):
+        raise JaxganError(f"{name} contains vectors, which have no size: leave out --image-size")
     if image_size is not None and dataset.images.shape[1:3] != (image_size, image_size):
         images = np.stack([resize(image, image_size) for image in dataset.images])
         dataset = dataset._replace(images=images)
@@ -84,8 +88,6 @@ def _load(name: str, split: str, data_dir: str | Path | None, image_size: int | 
     if name == "digits":
         return _digits(split)
     if name in MIXTURES:
-        if image_size is not None:
-            raise JaxganError(f"{name} contains points, which have no size: leave out --image-size")
         return mixtures.load(name, split)
     if name.startswith("tfds:"):
         return prepared.load(name, split, data_dir, image_size)

@@ -10,8 +10,8 @@ import numpy as np
 class Dataset(NamedTuple):
     """Images in the host's memory.
 
-    `images`: uint8 `[N, H, W, C]`. Points of a mixture are float32 `[N, 1, 1, 2]`: images of one
-    pixel with two channels. `labels`: int32 `[N]`, or None. `name`: the name given to `load`, or
+    `images`: uint8 `[N, H, W, C]`. Vectors are float32 `[N, 1, 1, D]`: images of one pixel with D
+    channels. `labels`: int32 `[N]`, or None. `name`: the name given to `load`, or
     the last part of the path. `classes`: the names of the classes by their labels, or ().
     """
 
@@ -23,7 +23,7 @@ class Dataset(NamedTuple):
 
 
 def fit_to_images(config: Any, dataset: Dataset) -> Any:
-    """A config with the image shape of a data set, and `bounded` unless the images are points."""
+    """A config with the image shape of a data set, and `bounded` unless the images are vectors."""
     images = dataset.images
     bounded = images.dtype == np.uint8
     return dataclasses.replace(config, image_shape=images.shape[1:], bounded=bounded)

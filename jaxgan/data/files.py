@@ -1,4 +1,4 @@
-"""The user's own images: a folder of pictures, or an array file."""
+"""The user's own data: a folder of pictures, or an array file of images or vectors."""
 
 import contextlib
 import warnings
@@ -67,7 +67,8 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
 
 
 def load_arrays(name: str, split: str) -> Dataset:
-    """Loads images, and labels if there are any, from a .npy or .npz file; see `data.load`."""
+    """Loads images or vectors, and labels if there are any, from a .npy or .npz file; see
+    `data.load`."""
     _only_train(name, split)
     try:
         loaded = np.load(expand(name), allow_pickle=False)
@@ -81,7 +82,9 @@ def load_arrays(name: str, split: str) -> Dataset:
         raise JaxganError(f"{name}: cannot be read as a numpy file ({error})") from error
     if images_name not in arrays:
         raise JaxganError(f"{name} has no array `images`, only {', '.join(names)}")
-    images = _as_uint8(name, arrays[images_name])
+    images = arrays[images_name]
+    rows = images.ndim == 2 and images.dtype != np.uint8  # [H, W] of bytes is one picture
+    images = _as_vectors(name, images) if rows else _as_uint8(name, images)
     labels = arrays.get("labels")
     if labels is not None:
         if labels.shape != images.shape[:1]:
@@ -168,6 +171,23 @@ def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
+def _as_vectors(name: str, vectors: np.ndarray) -> np.ndarray:
+    """Vectors `[N, D]` as float32 images of one pixel, `[N, 1, 1, D]`."""
+    if not vectors.size or vectors.dtype.kind not in "iuf":
+        raise JaxganError(
+            f"{name}: vectors must be numbers [N, D], not empty; got {vectors.dtype} "
+            f"{list(vectors.shape)}"
+        )
+    with np.errstate(over="ignore"):
+        found = vectors.astype(np.float32)
+    if not np.isfinite(found).all():
+        raise JaxganError(
+            f"{name}: a vector has values that are not finite: leave out such rows, or fill them "
+            "up with scripts/impute.py"
+        )
+    return found[:, None, None]
+
+
 def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
     """Images as uint8 `[N, H, W, C]`, from uint8 or from floats in [0, 1] or [-1, 1]."""
     if images.ndim == 3 and images.shape[-1] in (1, 3, 4):
@@ -179,7 +199,8 @@ def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
         images = images[..., None]
     if images.ndim != 4 or not images.size:
         raise JaxganError(
-            f"{name}: images must be [N, H, W] or [N, H, W, C], not empty; got {list(images.shape)}"
+            f"{name}: images must be [N, H, W] or [N, H, W, C], not empty, and vectors float [N, D]; got "
+            f"{list(images.shape)}"
         )
     if images.shape[-1] not in (1, 3, 4):
         raise JaxganError(f"{name}: images must have 1, 3 or 4 channels, got {images.shape[-1]}")

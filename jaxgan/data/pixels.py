@@ -1,4 +1,4 @@
-"""Images as uint8 and as floats in [-1, 1]; points in the plane as images of one pixel."""
+"""Images as uint8 and as floats in [-1, 1]; vectors as images of one pixel."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,6 +54,7 @@ def to_uint8(images: Any) -> np.ndarray:
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
-def are_points(shape: Sequence[int]) -> bool:
-    """Whether images of this shape, `(H, W, C)`, are points in the plane."""
-    return tuple(shape) == (1, 1, 2)
+def are_vectors(shape: Sequence[int]) -> bool:
+    """Whether images of this shape, `(H, W, C)`, are vectors: one pixel with a channel for each
+    value. Points in the plane are vectors of two values."""
+    return tuple(shape[:2]) == (1, 1)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgan.data.pixels import are_points, to_uint8
+from jaxgan.data.pixels import are_vectors, to_uint8
 from jaxgan.history import History
 from jaxgan.model import Curve
 
@@ -25,16 +25,16 @@ _MOST_CLASSES = 20
 
 def samples_shown(shape: Sequence[int]) -> int:
     """How many samples of this shape, `(H, W, C)`, one picture shows."""
-    return 2500 if are_points(shape) else 16
+    return 2500 if are_vectors(shape) else 16
 
 
 class Grid(NamedTuple):
-    """Images of one picture: a grid, or panels of points."""
+    """Images of one picture: a grid, or panels of vectors."""
 
     images: Any
     """`[N, H, W, C]`, uint8 or float in [-1, 1]."""
     columns: int | None = None
-    """Images in a row, or points in a panel."""
+    """Images in a row, or vectors in a panel."""
     labels: Sequence[int] = ()
     """The classes of the rows, or ()."""
 
@@ -121,11 +121,11 @@ def _named_rows(image: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.ndarray:
-    """Draws points in the plane over real ones.
+    """Draws the first two values of vectors, as points in the plane over real ones.
 
     Args:
-      points: `[N, 1, 1, 2]`, float. Points outside the axes are drawn on the frame, NaN not at all.
-      real: `[R, 1, 1, 2]`, drawn in gray below them. The axes depend on `real` alone, so that all
+      points: `[N, 1, 1, D]`, float. Points outside the axes are drawn on the frame, NaN not at all.
+      real: `[R, 1, 1, D]`, drawn in gray below them. The axes depend on `real` alone, so that all
         pictures have the same scale. Without it they depend on `points`.
       columns: how many points share a panel; by default there is one panel.
 
@@ -135,8 +135,8 @@ def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.nda
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    points = np.asarray(points).reshape(-1, columns or len(points), 2)
-    real = np.asarray(points if real is None else real).reshape(-1, 2)
+    points = _first_two(points).reshape(-1, columns or len(points), 2)
+    real = points.reshape(-1, 2) if real is None else _first_two(real)
     low, high = real.min(axis=0), real.max(axis=0)
     limits = (low + high) / 2 + 0.75 * (high - low).max() * np.array([[-1], [1]])
     across = math.ceil(math.sqrt(len(points)))
@@ -156,9 +156,15 @@ def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.nda
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def _first_two(vectors: Any) -> np.ndarray:
+    """The first two values of vectors `[N, 1, 1, D]`, `[N, 2]`. If D is 1 the second one is 0."""
+    flat = np.asarray(vectors).reshape(len(vectors), -1)
+    return np.pad(flat, ((0, 0), (0, 1)))[:, :2]
+
+
 def picture(images: Any, real: Any = None, columns: int | None = None) -> np.ndarray:
-    """Images `[N, H, W, C]` as an `image_grid`, points as a `scatter` plot over real ones."""
-    if are_points(np.shape(images)[1:]):
+    """Images `[N, H, W, C]` as an `image_grid`, vectors as a `scatter` plot over real ones."""
+    if are_vectors(np.shape(images)[1:]):
         return scatter(images, real, columns)
     return image_grid(images, columns)
 

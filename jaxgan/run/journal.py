@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxgan.data.dataset import Dataset, class_name
-from jaxgan.data.pixels import are_points
+from jaxgan.data.pixels import are_vectors
 from jaxgan.errors import JaxganError
 from jaxgan.files import disk_errors, expand, write_atomically
 from jaxgan.history import History, finite_mean, member_history, readable, with_squares
@@ -129,8 +129,11 @@ class Journal:
         if show_real:
             self._real = plots.choose_real(images)
             grid = plots.Grid(self._real)
-            points = are_points(images.shape[1:])
-            if num_classes(self._config) and labels is not None and not points:
+            if (
+                num_classes(self._config)
+                and labels is not None
+                and not are_vectors(images.shape[1:])
+            ):
                 grid = plots.real_classes(images, labels)
             self._write_picture("real.png", grid)
         self._write("metrics.csv", self._csv(history, diagnose(self._model, history)))

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgan.data.pixels import are_points
+from jaxgan.data.pixels import are_vectors
 from jaxgan.errors import JaxganError
 from jaxgan.history import History
 from jaxgan.labels import num_classes
@@ -69,7 +69,7 @@ class OneRun:
     def member_picture(self, state: Any, rng: jax.Array) -> plots.Grid:
         """Samples of one member for a picture: with classes, a row for each class of images."""
         shape, classes = self._config.image_shape, num_classes(self._config)
-        if not classes or are_points(shape):
+        if not classes or are_vectors(shape):
             return plots.Grid(self._model.sample(state, rng, plots.samples_shown(shape)))
         labels = plots.class_rows(classes)
         return plots.class_grid(self._model.sample(state, rng, len(labels), labels), labels)
@@ -132,7 +132,7 @@ class Population(OneRun):
     def pictures(self, state: Any) -> plots.Grid:
         shape = self._config.image_shape
         n, classes = plots.samples_shown(shape), num_classes(self._config)
-        if are_points(shape):
+        if are_vectors(shape):
             classes = 0
         shown = min(len(self._members), _MEMBERS_SHOWN)
         state, rngs = first((state, self.rngs.pictures), shown)

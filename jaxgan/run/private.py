@@ -28,7 +28,6 @@ SECRET = "secret.key"
 """The file of the secret in a run folder."""
 _PUBLIC = (
     "the number of images and their shape",
-    "the range of their values: pixels are from 0 to 255",
     "all settings of the run, and what they were chosen by",
     "neighbouring data sets differ by one image, which is added or removed",
     "sums are computed in float32; their rounding is not counted",
@@ -126,7 +125,8 @@ def make_plan(
         raise JaxganError(_unreachable(settings, noise, rate, steps))
     unset = {k: v for k, v in model.private.settings.items() if not getattr(config, k)}
     config = dataclasses.replace(config, noise_multiplier=noise, **unset)
-    assumptions = [*_PUBLIC, *model.private.assumptions]
+    scale = "pixels are from 0 to 255" if config.bounded else "vectors were scaled without the data"
+    assumptions = [*_PUBLIC, f"the range of their values: {scale}", *model.private.assumptions]
     if classes:
         assumptions.append(f"the number of classes, {classes}, and their names")
     mechanism = Mechanism(rate, noise, steps)

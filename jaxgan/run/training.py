@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxgan import data, schedules
-from jaxgan.data.pixels import are_points
+from jaxgan.data.pixels import are_vectors
 from jaxgan.errors import JaxganError, LostProcessError, NonFiniteError
 from jaxgan.files import expand
 from jaxgan.history import mean_interval, member_history
@@ -582,8 +582,8 @@ def _check_evaluation(settings: TrainConfig, dataset: data.Dataset) -> None:
 
 def _no_scores(images: np.ndarray) -> str | None:
     """Why samples of a data set cannot be scored while a model trains, or None."""
-    if are_points(images.shape[1:]):
-        return "is for images; a run on ring or grid is scored without it"
+    if are_vectors(images.shape[1:]):
+        return "is for images; these data are vectors"
     least = 2 * evaluation.LEAST
     return None if len(images) >= least else f"needs at least {least} images, got {len(images)}"
 

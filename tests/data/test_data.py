@@ -542,3 +542,37 @@ def test_a_set_prepared_as_tfrecord_says_what_to_do(tmp_path):
 def test_a_set_that_is_not_prepared_needs_tensorflow(tmp_path):
     with pytest.raises(DataUnavailableError, match="only TensorFlow can prepare it"):
         data.load("tfds:cifar10", data_dir=tmp_path)
+
+
+def test_an_array_of_two_dimensions_is_vectors(tmp_path):
+    rows = np.random.default_rng(0).normal(0, 100, (30, 7))
+    np.savez(tmp_path / "rows.npz", images=rows, labels=np.arange(30) % 2)
+    dataset = data.load(tmp_path / "rows.npz")
+    assert dataset.images.shape == (30, 1, 1, 7)
+    assert dataset.images.dtype == np.float32
+    np.testing.assert_array_equal(dataset.images[:, 0, 0], rows.astype(np.float32))
+    np.save(tmp_path / "whole.npy", np.arange(12).reshape(6, 2))
+    np.testing.assert_array_equal(
+        data.load(tmp_path / "whole.npy").images[:, 0, 0, 1], 1 + 2 * np.arange(6)
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([[1.0, np.nan]]), "values that are not finite"),
+        (np.full((2, 2), 1e300), "values that are not finite"),
+        (np.array([["a"]]), r"must be numbers \[N, D\]"),
+        (np.zeros((0, 3)), r"must be numbers \[N, D\]"),
+    ],
+)
+def test_vectors_that_cannot_be_used_are_refused(rows, message, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    with pytest.raises(JaxganError, match=message):
+        data.load(tmp_path / "rows.npy")
+
+
+def test_vectors_have_no_size(tmp_path):
+    np.save(tmp_path / "rows.npy", np.zeros((3, 4)))
+    with pytest.raises(JaxganError, match="leave out --image-size"):
+        data.load(tmp_path / "rows.npy", image_size=8)

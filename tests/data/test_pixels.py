@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from jaxgan import JaxganError
-from jaxgan.data.pixels import are_points, to_float, to_uint8
+from jaxgan.data.pixels import are_vectors, to_float, to_uint8
 
 LEVELS = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
 
@@ -36,7 +36,7 @@ def test_other_types_are_refused():
         to_float(jnp.zeros((1, 2, 2, 1), jnp.int32))
 
 
-def test_points_are_images_of_one_pixel_with_two_channels():
-    assert are_points((1, 1, 2))
-    assert are_points([1, 1, 2])
-    assert not any(are_points(shape) for shape in ((1, 2, 1), (2, 1, 2), (1, 1, 3), (28, 28, 1)))
+def test_vectors_are_images_of_one_pixel():
+    assert are_vectors((1, 1, 2))
+    assert are_vectors([1, 1, 30])
+    assert not any(are_vectors(shape) for shape in ((1, 2, 1), (2, 1, 2), (28, 28, 1)))

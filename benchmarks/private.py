@@ -1,0 +1,260 @@
+"""How good are samples with differential privacy, and do they give their training images away?
+
+A model is trained on Fashion-MNIST with its labels. Classifiers are trained on 60,000 of its
+samples, and classify the real test images. The models:
+
+- gaussian E: the Gaussians at epsilon E. GAN E, diffusion E: DP-SGD, by the settings in RECIPES.
+- gaussian, reference, tuned, large, diffusion: the presets, without privacy.
+- SMOTE: new images between two neighbours of a class, by imbalanced-learn.
+- real images: the training images.
+
+delta is 1e-5. The classifiers are linear in the pixels, an MLP with one hidden layer, and the CNN
+of jaxgan's judges. Each is trained for 3,000 steps of 128 images. Columns:
+
+- linear, MLP, CNN: the share of test images that they classify correctly.
+- distance, recall: of 10,000 samples, by the judge of jaxgan (jaxgan.metrics).
+- AUC: of a membership attack. Somebody has 10,000 training images and 10,000 test images, and takes
+  those for training images that are near a sample (arXiv 1909.03935). He has 60,000 samples. .5 is
+  guessing. in features: the distances are those of the judge's features.
+- seconds: for training the model.
+
+With --validation the last 10,000 training images replace the test images, also in the attack: all
+settings were chosen by them. Rows are written to --json one by one; a later call makes only those
+that are missing.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import harness
+import jax
+import numpy as np
+import upsampling
+from imblearn.over_sampling import SMOTE
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, data
+from jaxgan.data.pixels import to_uint8
+from jaxgan.diffusion import DiffusionConfig
+from jaxgan.gaussian import GaussianConfig
+from jaxgan.history import mean_interval
+from jaxgan.metrics import evaluation
+from jaxgan.metrics.classifier import JudgeCNN
+from jaxgan.run import saved, training
+
+SAMPLES, HELD_OUT, SCORED, ATTACKED, STEPS = 60_000, 10_000, 10_000, 10_000, 3_000
+CHUNK = 1_000
+"""Samples drawn at a time."""
+PICTURED = 20
+DELTA = 1e-5
+COLUMNS = (
+    "method model, linear linear, mlp MLP, cnn CNN, distance distance, recall recall, "
+    "auc AUC, auc_features in features, seconds seconds"
+)
+PUBLISHED = """published, accuracy of a classifier at epsilon 1 / 10 (DPImageBench, arXiv 2503.14681):
+DP-MERF / DP-NTK / DP-Kernel / GS-WGAN / DP-GAN  66 / 64 / 69 / 53 / 73%, 61 to 76%
+DPDM (arXiv 2210.09929)                          76.4%, 85.4%
+DP-FETA (arXiv 2504.01395)                       81.5%, 87.3%
+FETA-Pro (arXiv 2601.06368)                      82.3%, -"""
+
+
+class Linear(nn.Module):
+    """Logits that are linear in the pixels."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        x = images.reshape(images.shape[0], -1)
+        return nn.Dense(self.classes)(x), x
+
+
+class MLP(nn.Module):
+    """Logits of a network with one hidden layer."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        x = nn.relu(nn.Dense(256)(images.reshape(images.shape[0], -1)))
+        return nn.Dense(self.classes)(x), x
+
+
+CLASSIFIERS: dict[str, Any] = {"linear": Linear, "mlp": MLP, "cnn": JudgeCNN}
+
+
+class Recipe(NamedTuple):
+    """What is trained."""
+
+    model: str
+    config: Any
+    settings: TrainConfig
+
+
+class Samples(NamedTuple):
+    """What the classifiers and the attack get."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    seconds: float
+    """The time of training."""
+
+
+RECIPES: dict[str, Recipe] = {
+    "GAN": Recipe("gan", GANConfig(), TrainConfig(steps=2_000, batch_size=512)),
+    "diffusion": Recipe("diffusion", DiffusionConfig(), TrainConfig(steps=1_000, batch_size=512)),
+    "gaussian": Recipe("gaussian", GaussianConfig(), PRESETS["gaussian"][1]),
+}
+"""The private models."""
+EPSILONS = (1, 3, 10)
+METHODS: Mapping[str, Recipe | None] = {
+    **{f"{name} {epsilon}": recipe for name, recipe in RECIPES.items() for epsilon in EPSILONS},
+    **{
+        name: Recipe(model, *PRESETS[name])
+        for name, model in (
+            ("gaussian", "gaussian"),
+            ("reference", "gan"),
+            ("tuned", "gan"),
+            ("large", "gan"),
+            ("diffusion", "diffusion"),
+        )
+    },
+    "SMOTE": None,
+    "real images": None,
+}
+
+
+def main() -> None:
+    args = parse()
+    header = harness.about(delta=DELTA)
+    train, test = (data.load("fashion_mnist", name, args.data_dir) for name in ("train", "test"))
+    if args.validation:
+        test = train._replace(images=train.images[-HELD_OUT:], labels=train.labels[-HELD_OUT:])
+        train = train._replace(images=train.images[:-HELD_OUT], labels=train.labels[:-HELD_OUT])
+    extractor = evaluation.make_extractor(train)
+    reference = evaluation.make_reference(extractor, train, None)
+    seeds = [str(seed) for seed in range(args.first, args.first + args.seeds)]
+    order = [f"{method} {seed}" for method in METHODS for seed in map(str, range(1000))]
+    rows = harness.Rows(args.json, header, ("method", "seed"), order)
+    wanted = {
+        f"{method} {seed}": settings_of(method) | {"validation": args.validation}
+        for seed in seeds
+        for method in args.methods
+    }
+
+    def measure(key: str) -> tuple[harness.Row, np.ndarray]:
+        method, _, seed = key.rpartition(" ")
+        found = generate(method, train, int(seed))
+        row: harness.Row = {"method": method, "seed": seed, "seconds": found.seconds}
+        given = upsampling.Upsampled(found.images, found.labels)
+        for name, classifier in CLASSIFIERS.items():
+            probabilities = upsampling.fit(classifier(10), given, int(seed), STEPS)(test.images)
+            row[name] = float((probabilities.argmax(axis=1) == test.labels).mean())
+        features = extractor.extract(found.images)
+        scores = evaluation.evaluate(reference, evaluation.first(features, SCORED))
+        for name, column in ((evaluation.FD, "distance"), ("recall", "recall")):
+            row[column] = next(v for k, v in scores.items() if k.startswith(f"{name}("))
+        members = np.random.default_rng(0).permutation(len(train.images))[:ATTACKED]
+        sides = train.images[members], test.images[:ATTACKED]
+        row["auc"] = attack(found.images, *sides)
+        features_of = [extractor.extract(images).features for images in sides]
+        row["auc_features"] = attack(features.features, *features_of)
+        return row, found.images[:PICTURED]
+
+    found = rows.complete(wanted, measure)
+    lines = []
+    for method in args.methods:
+        each = [row for row in found if row["method"] == method]
+        columns = [part.split()[0] for part in COLUMNS.split(", ")[1:]]
+        means = {column: mean_interval([row[column] for row in each]) for column in columns}
+        lines.append({"method": method} | means)
+    print(harness.table(COLUMNS, lines))
+    print(PUBLISHED)
+    if args.picture and (samples := rows.samples(found)):
+        last = {name.rpartition(" ")[0]: images for name, images in samples.items()}
+        harness.save_picture(args.picture, harness.draw_rows(last))
+
+
+def parse() -> argparse.Namespace:
+    parser = harness.make_parser(__doc__, "private.json", "fashion", seeds=3)
+    harness.add_names(parser, "--methods", METHODS)
+    parser.add_argument("--first", type=int, default=0, help="the first seed; default: 0")
+    text = "use held-out training images in place of the test images, to choose settings"
+    parser.add_argument("--validation", action="store_true", help=text)
+    return parser.parse_args()
+
+
+def settings_of(method: str) -> harness.Row:
+    """What a row depends on."""
+    recipe = METHODS[method]
+    if recipe is None:
+        return {"steps": STEPS}
+    run = harness.settings(recipe.config) | harness.settings(recipe.settings)
+    return run | {"classifier_steps": STEPS}
+
+
+def generate(method: str, train: data.Dataset, seed: int) -> Samples:
+    """Trains a model, and draws samples of all classes alike, in random order."""
+    started, recipe = time.perf_counter(), METHODS[method]
+    labels = train.labels
+    if recipe is not None:
+        images, labels, seconds = draw(recipe, epsilon_of(method), train, seed)
+    elif method == "SMOTE":
+        more = {label: n + SAMPLES // 10 for label, n in enumerate(np.bincount(labels))}
+        made: Any = SMOTE(sampling_strategy=more, random_state=seed)
+        flat, labels = made.fit_resample(train.images.reshape(len(labels), -1).astype("f4"), labels)
+        flat, labels = flat[len(train.images) :], labels[len(train.images) :]
+        images = np.round(flat).astype(np.uint8).reshape(-1, *train.images.shape[1:])
+        seconds = time.perf_counter() - started
+    else:
+        images, seconds = train.images, 0.0
+    shuffled = np.random.default_rng(seed).permutation(len(labels))[:SAMPLES]
+    return Samples(images[shuffled], labels[shuffled], seconds)
+
+
+def epsilon_of(method: str) -> float | None:
+    last = method.rpartition(" ")[2]
+    return float(last) if last.isdecimal() else None
+
+
+def draw(
+    recipe: Recipe, epsilon: float | None, train: data.Dataset, seed: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Trains as scripts/train.py does. The samples, their labels, and the seconds of training."""
+    model = MODELS[recipe.model]
+    with tempfile.TemporaryDirectory() as folder:
+        file, workdir = Path(folder) / "train.npz", Path(folder) / "run"
+        np.savez(file, images=train.images, labels=train.labels)
+        settings = recipe.settings
+        more: dict[str, Any] = {"dataset": str(file), "seed": seed, "conditional": True}
+        more |= {"epsilon": epsilon, "delta": DELTA, "evaluate": False}
+        started = time.perf_counter()
+        training.train(model, recipe.config, TrainConfig(**vars(settings) | more), workdir)
+        seconds = time.perf_counter() - started
+        state, _ = saved.load_state(model, workdir)
+    labels = np.arange(SAMPLES, dtype=np.int32) % 10
+    rng = jax.random.key(seed)
+    parts = [
+        to_uint8(model.sample(state, jax.random.fold_in(rng, at), CHUNK, labels[at : at + CHUNK]))
+        for at in range(0, SAMPLES, CHUNK)
+    ]
+    return np.concatenate(parts), labels, seconds
+
+
+def attack(samples: np.ndarray, members: np.ndarray, others: np.ndarray) -> float:
+    """The area under the ROC curve of the distance to the nearest sample."""
+    flat = [x.reshape(len(x), -1).astype(np.float32) for x in (samples, members, others)]
+    nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat[0])
+    distances = np.concatenate([nearest.kneighbors(x)[0][:, 0] for x in flat[1:]])
+    is_member = np.repeat([True, False], [len(members), len(others)])
+    return float(roc_auc_score(is_member, -distances))
+
+
+if __name__ == "__main__":
+    harness.main(main)
