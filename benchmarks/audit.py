@@ -35,6 +35,7 @@ import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxgan import MODELS, GANConfig, TrainConfig, gaussian, privacy
 from jaxgan.diffusion import DiffusionConfig
@@ -127,8 +128,8 @@ def audit(name: str, case: str, epsilon: float, runs: int, seed: int) -> Bounds:
     thresholds = np.quantile(first[0], np.linspace(0.5, 1, 200))
 
     def best(bound: Callable[[float, float], float]) -> float:
-        threshold = max(thresholds, key=lambda at: bound(*limits(*first, at)))
-        return bound(*limits(*second, threshold))
+        threshold = max(thresholds, key=lambda at: bound(*limits(first[0], first[1], at)))
+        return bound(*limits(second[0], second[1], threshold))
 
     if CASES[case] == SAMPLED:
         return Bounds(best(any_bound), None)
@@ -174,7 +175,8 @@ def scores(
     if name == "gaussian":
         settings = dataclasses.replace(settings, epochs=1, batch_size=n)
     settings = settings.fitted(n)
-    config, plan = private.make_plan(model, config, settings, n, 0, 1)
+    plan = private.make_plan(model, config, settings, n, 1)
+    config = plan.config
     rows = np.zeros((n, *config.image_shape), np.float32)
     rows[0] = LARGE
     members = make_runs(model, config, settings)
@@ -211,7 +213,7 @@ def score(name: str, start: Any, end: Any) -> jax.Array:
 def moment(state: Any) -> jax.Array:
     """Adam's first moment of the network that sees real rows, `[parameters]`."""
     learner = getattr(state, "discriminator", None) or state.denoiser
-    return jax.flatten_util.ravel_pytree(learner.opt_state.inner_state[0].mu)[0]
+    return ravel_pytree(learner.opt_state.inner_state[0].mu)[0]
 
 
 def make_step(name: str, case: str, has_canary: bool) -> loop.TrainStep:

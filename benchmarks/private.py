@@ -57,7 +57,7 @@ COLUMNS = (
     "method model, linear linear, mlp MLP, cnn CNN, distance distance, recall recall, "
     "auc AUC, auc_features in features, seconds seconds"
 )
-PUBLISHED = """published, accuracy of a classifier at epsilon 1 / 10 (DPImageBench, arXiv 2503.14681):
+PUBLISHED = """published, the accuracy of a classifier at epsilon 1 and 10 (arXiv 2503.14681):
 DP-MERF / DP-NTK / DP-Kernel / GS-WGAN / DP-GAN  66 / 64 / 69 / 53 / 73%, 61 to 76%
 DPDM (arXiv 2210.09929)                          76.4%, 85.4%
 DP-FETA (arXiv 2504.01395)                       81.5%, 87.3%
@@ -97,6 +97,13 @@ class Recipe(NamedTuple):
     settings: TrainConfig
 
 
+class Real(NamedTuple):
+    """Real images and their labels."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
 class Samples(NamedTuple):
     """What the classifiers and the attack get."""
 
@@ -133,12 +140,17 @@ METHODS: Mapping[str, Recipe | None] = {
 def main() -> None:
     args = parse()
     header = harness.about(delta=DELTA)
-    train, test = (data.load("fashion_mnist", name, args.data_dir) for name in ("train", "test"))
+    dataset = data.load("fashion_mnist", "train", args.data_dir)
     if args.validation:
-        test = train._replace(images=train.images[-HELD_OUT:], labels=train.labels[-HELD_OUT:])
-        train = train._replace(images=train.images[:-HELD_OUT], labels=train.labels[:-HELD_OUT])
-    extractor = evaluation.make_extractor(train)
-    reference = evaluation.make_reference(extractor, train, None)
+        dataset, held_out = (
+            dataset._replace(images=dataset.images[part], labels=np.asarray(dataset.labels)[part])
+            for part in (slice(-HELD_OUT), slice(-HELD_OUT, None))
+        )
+    else:
+        held_out = data.load("fashion_mnist", "test", args.data_dir)
+    train, test = (Real(x.images, np.asarray(x.labels)) for x in (dataset, held_out))
+    extractor = evaluation.make_extractor(dataset)
+    reference = evaluation.make_reference(extractor, dataset, None)
     seeds = [str(seed) for seed in range(args.first, args.first + args.seeds)]
     order = [f"{method} {seed}" for method in METHODS for seed in map(str, range(1000))]
     rows = harness.Rows(args.json, header, ("method", "seed"), order)
@@ -199,7 +211,7 @@ def settings_of(method: str) -> harness.Row:
     return run | {"classifier_steps": STEPS}
 
 
-def generate(method: str, train: data.Dataset, seed: int) -> Samples:
+def generate(method: str, train: Real, seed: int) -> Samples:
     """Trains a model, and draws samples of all classes alike, in random order."""
     started, recipe = time.perf_counter(), METHODS[method]
     labels = train.labels
@@ -224,7 +236,7 @@ def epsilon_of(method: str) -> float | None:
 
 
 def draw(
-    recipe: Recipe, epsilon: float | None, train: data.Dataset, seed: int
+    recipe: Recipe, epsilon: float | None, train: Real, seed: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Trains as scripts/train.py does. The samples, their labels, and the seconds of training."""
     model = MODELS[recipe.model]

@@ -144,8 +144,10 @@ class Mechanism(NamedTuple):
 
 
 @functools.lru_cache
-def epsilon(mechanism: Mechanism, delta: float) -> float:
+def epsilon(mechanism: Mechanism, delta: float, before: Mechanism | None = None) -> float:
     """The epsilon of a mechanism at this delta, if an image is added or removed.
+
+    With `before` it is that of both mechanisms together, on the same images.
 
     The accountant composes privacy loss distributions (PLD, arXiv 2106.08567). Its bound is an
     upper bound.
@@ -154,19 +156,26 @@ def epsilon(mechanism: Mechanism, delta: float) -> float:
       JaxganError: if dp-accounting is not installed.
     """
     accounting = _dp_accounting()
-    if not mechanism.steps:
+    if not mechanism.steps and before is None:
         return 0.0
     found = math.inf
     # The grid must be fine compared with epsilon. A fine grid is fast only if epsilon is small.
     for interval in (1e-3, 1e-4):
         if found == math.inf or found < 3:
             accountant = accounting.pld.PLDAccountant(value_discretization_interval=interval)
-            found = float(accountant.compose(_event(accounting, mechanism)).get_epsilon(delta))
+            accountant.compose(_event(accounting, mechanism, before))
+            found = float(accountant.get_epsilon(delta))
     return found
 
 
 @functools.lru_cache
-def noise_multiplier(wanted: float, delta: float, sampling_rate: float, steps: int) -> float:
+def noise_multiplier(
+    wanted: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    before: Mechanism | None = None,
+) -> float:
     """The smallest noise multiplier, within 0.2%, with which a run reaches an epsilon.
 
     Args:
@@ -174,6 +183,7 @@ def noise_multiplier(wanted: float, delta: float, sampling_rate: float, steps: i
       delta: in (0, 1).
       sampling_rate: the probability with which a step takes an image.
       steps: of the run.
+      before: a mechanism that has used the same images already. It must leave a part of epsilon.
 
     Raises:
       JaxganError: if dp-accounting is not installed.
@@ -184,11 +194,11 @@ def noise_multiplier(wanted: float, delta: float, sampling_rate: float, steps: i
 
     def excess(log_noise: float) -> float:
         mechanism = Mechanism(sampling_rate, math.exp(log_noise), steps)
-        return math.log(max(epsilon(mechanism, delta), 1e-9) / wanted)
+        return math.log(max(epsilon(mechanism, delta, before), 1e-9) / wanted)
 
     # The faster accountant, of Rényi divergences, gives an upper bound of the noise.
     high = 0.25
-    while _renyi(accounting, Mechanism(sampling_rate, high, steps), delta) > wanted:
+    while _renyi(accounting, Mechanism(sampling_rate, high, steps), delta, before) > wanted:
         high *= 1.25
     while excess(math.log(high)) > 0:  # an epsilon below the steps of the other accountant's grid
         high *= 1.5
@@ -197,21 +207,23 @@ def noise_multiplier(wanted: float, delta: float, sampling_rate: float, steps: i
         low, high = low / 1.5, low
     noise: Any = brentq(excess, math.log(low), math.log(high), xtol=5e-4)
     noise = math.exp(noise)
-    while epsilon(Mechanism(sampling_rate, noise, steps), delta) > wanted:
+    while epsilon(Mechanism(sampling_rate, noise, steps), delta, before) > wanted:
         noise *= 1.0005
     return noise
 
 
-def _renyi(accounting: Any, mechanism: Mechanism, delta: float) -> float:
+def _renyi(accounting: Any, mechanism: Mechanism, delta: float, before: Mechanism | None) -> float:
     # Whole orders: others take long, and warn where they do not converge.
     accountant = accounting.rdp.RdpAccountant(orders=range(2, 257))
-    return accountant.compose(_event(accounting, mechanism)).get_epsilon(delta)
+    return accountant.compose(_event(accounting, mechanism, before)).get_epsilon(delta)
 
 
-def _event(accounting: Any, mechanism: Mechanism) -> Any:
-    gaussian = accounting.GaussianDpEvent(mechanism.noise_multiplier)
-    sampled = accounting.PoissonSampledDpEvent(mechanism.sampling_rate, gaussian)
-    return accounting.SelfComposedDpEvent(sampled, mechanism.steps)
+def _event(accounting: Any, mechanism: Mechanism, before: Mechanism | None) -> Any:
+    events = []
+    for rate, noise, steps in filter(None, (before, mechanism)):
+        sampled = accounting.PoissonSampledDpEvent(rate, accounting.GaussianDpEvent(noise))
+        events.append(accounting.SelfComposedDpEvent(sampled, steps))
+    return accounting.ComposedDpEvent(events)
 
 
 @functools.cache

@@ -158,7 +158,14 @@ def main() -> int | None:
     names = [name for name in (options.model, options.preset) if name not in ("gan", "reference")]
     label = "".join(f"-{name}" for name in dict.fromkeys(names))
     try:
-        outcome = training.train(model, config, options.train, options.workdir, label=label)
+        outcome = training.train(
+            model,
+            config,
+            options.train,
+            options.workdir,
+            label=label,
+            gaussians=MODELS["gaussian"],
+        )
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         print_advice(*advice("diverged", options))

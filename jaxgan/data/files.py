@@ -199,8 +199,8 @@ def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
         images = images[..., None]
     if images.ndim != 4 or not images.size:
         raise JaxganError(
-            f"{name}: images must be [N, H, W] or [N, H, W, C], not empty, and vectors float [N, D]; got "
-            f"{list(images.shape)}"
+            f"{name}: images must be [N, H, W] or [N, H, W, C], not empty, and "
+            f"vectors float [N, D]; got {list(images.shape)}"
         )
     if images.shape[-1] not in (1, 3, 4):
         raise JaxganError(f"{name}: images must have 1, 3 or 4 channels, got {images.shape[-1]}")

@@ -9,19 +9,25 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxgan import privacy
+from jaxgan import privacy, schedules
+from jaxgan.data.dataset import Dataset
+from jaxgan.data.pixels import to_uint8
 from jaxgan.errors import JaxganError
 from jaxgan.files import disk_errors, write_atomically
-from jaxgan.model import Model
+from jaxgan.labels import fit_to_classes, num_classes
+from jaxgan.model import Model, Private
 from jaxgan.privacy import Mechanism
 from jaxgan.processes import agree, is_first, together
+from jaxgan.run import loop
+from jaxgan.run.devices import Layout
+from jaxgan.run.members import make_runs
 from jaxgan.run.settings import TrainConfig
 
 SECRET = "secret.key"
@@ -33,6 +39,11 @@ _PUBLIC = (
     "sums are computed in float32; their rounding is not counted",
     "noise is drawn in float32 by jax's threefry2x32, from 64 random bits of the system",
 )
+_START_SHARE = 1 / 3
+"""The epsilon of the Gaussians of a start, alone, by that of the run."""
+_START_BATCH, _START_SAMPLES = 256, 256 * 234
+_START = 2**31 + 2
+"""Folded into the key of the first member, for the Gaussians of a start."""
 _LEFT_OUT = ("real.png", "scores, verdict and diagnosis", "losses on real images", "best members")
 
 
@@ -47,10 +58,23 @@ class Plan(NamedTuple):
     """Of the batches, whose sizes are random."""
     members: int
     assumptions: tuple[str, ...]
+    config: Any
+    """The config of the model, with its noise."""
+    unset: tuple[str, ...]
+    """The fields of this config that only private training sets."""
+    start: Mechanism | None
+    """That of the Gaussians of `start_from_gaussians`."""
+    gaussians: Model | None
+    """Their Model."""
+
+    def described(self) -> dict[str, Any]:
+        """The mechanisms, for config.json."""
+        start = {} if self.start is None else {"start": self.start._asdict()}
+        return self.mechanism._asdict() | start
 
     def spent(self, steps: int) -> float:
-        """The epsilon of this many steps."""
-        return privacy.epsilon(self.mechanism._replace(steps=steps), _most(self.delta))
+        """The epsilon of this many steps, and of the start."""
+        return privacy.epsilon(self.mechanism._replace(steps=steps), _most(self.delta), self.start)
 
     def lines(self) -> list[str]:
         """What the run does for its budget, for people."""
@@ -59,7 +83,8 @@ class Plan(NamedTuple):
         taken = "all images" if rate == 1 else f"a random {rate:.2%} of the images"
         return [
             f"differential privacy: epsilon {self.epsilon:g}, delta {self.delta:g}{each}; "
-            f"{steps:,} step{'s' * (steps != 1)} over {taken}, noise multiplier {noise:.3g}"
+            f"{steps:,} step{'s' * (steps != 1)} over {taken}, noise multiplier {noise:.3g}",
+            *(["before that, epochs on samples of private Gaussians"] if self.start else []),
         ]
 
 
@@ -79,17 +104,22 @@ def without_real(model: Model) -> Model:
 
 
 def make_plan(
-    model: Model, config: Any, settings: TrainConfig, n: int, classes: int, members: int
-) -> tuple[Any, Plan]:
-    """The config with its noise, and the Plan, of a run that has an epsilon.
+    model: Model,
+    config: Any,
+    settings: TrainConfig,
+    n: int,
+    members: int,
+    gaussians: Model | None = None,
+) -> Plan:
+    """The Plan of a run that has an epsilon.
 
     Args:
       model: of the run.
       config: of the model, fitted to the data.
       settings: of the run, fitted to the data.
       n: the number of images.
-      classes: their number, if the model has classes.
       members: of the population.
+      gaussians: the Model for `settings.start_epochs`.
 
     Raises:
       JaxganError: if the budget cannot be reached, or if settings contradict it.
@@ -97,6 +127,42 @@ def make_plan(
     wanted, delta, steps = settings.epsilon, settings.delta, settings.all_steps(n)
     if model.private is None or wanted is None:
         raise JaxganError(f"the model {model.name} has no private training")
+    _check(model, model.private, config, settings, n)
+    start = None
+    if settings.start_epochs:
+        if gaussians is None:
+            raise JaxganError("start_epochs needs the model of the Gaussians: give `gaussians`")
+        share = privacy.noise_multiplier(_START_SHARE * wanted, _most(delta), 1.0, 1)
+        start = Mechanism(1.0, _rounded(share), 1)
+    rate = _rate(settings.batch_size, n)
+    noise = _rounded(privacy.noise_multiplier(wanted, _most(delta), rate, steps, start))
+    if noise > settings.batch_size:
+        raise JaxganError(_unreachable(settings, noise, rate, steps, start))
+    unset = {k: v for k, v in model.private.settings.items() if not getattr(config, k)}
+    config = dataclasses.replace(config, noise_multiplier=noise, **unset)
+    scale = "pixels are from 0 to 255" if config.bounded else "vectors were scaled without the data"
+    assumptions = [*_PUBLIC, f"the range of their values: {scale}", *model.private.assumptions]
+    classes = num_classes(config)
+    if classes:
+        assumptions.append(f"the number of classes, {classes}, and their names")
+    mechanism = Mechanism(rate, noise, steps)
+    return Plan(
+        wanted,
+        delta,
+        mechanism,
+        _places(mechanism, n, wanted, delta, members),
+        members,
+        tuple(assumptions),
+        config,
+        tuple(model.private.settings),
+        start,
+        gaussians,
+    )
+
+
+def _check(model: Model, of: Private, config: Any, settings: TrainConfig, n: int) -> None:
+    """Raises JaxganError if settings contradict epsilon."""
+    delta, steps = settings.delta, settings.all_steps(n)
     for name in ("evaluate_every", "stop_on_failure"):
         if getattr(settings, name):
             raise JaxganError(
@@ -111,35 +177,28 @@ def make_plan(
         )
     if not steps:
         raise JaxganError("a private run needs at least one step: give --epochs or --steps")
-    most = model.private.most_steps
-    if most is not None and steps > most:
+    if of.most_steps is not None and settings.start_epochs:
+        raise JaxganError(f"{model.name} needs no start: leave out start_epochs")
+    if of.most_steps is not None and steps > of.most_steps:
         raise JaxganError(
-            f"{model.name} takes {most} step over all images: leave out --steps, --epochs and "
-            "--batch-size with epsilon"
+            f"{model.name} takes {of.most_steps} step over all images: leave out --steps, "
+            "--epochs and --batch-size with epsilon"
         )
-    rate = _rate(settings.batch_size, n)
-    noise = privacy.noise_multiplier(wanted, _most(delta), rate, steps)
-    # Rounded up, so that another machine finds the same.
-    noise = math.ceil(noise * 1e4) / 1e4
-    if noise > settings.batch_size:
-        raise JaxganError(_unreachable(settings, noise, rate, steps))
-    unset = {k: v for k, v in model.private.settings.items() if not getattr(config, k)}
-    config = dataclasses.replace(config, noise_multiplier=noise, **unset)
-    scale = "pixels are from 0 to 255" if config.bounded else "vectors were scaled without the data"
-    assumptions = [*_PUBLIC, f"the range of their values: {scale}", *model.private.assumptions]
-    if classes:
-        assumptions.append(f"the number of classes, {classes}, and their names")
-    mechanism = Mechanism(rate, noise, steps)
-    places = _places(mechanism, n, wanted, delta, members)
-    return config, Plan(wanted, delta, mechanism, places, members, tuple(assumptions))
 
 
-def _unreachable(settings: TrainConfig, noise: float, rate: float, steps: int) -> str:
+def _rounded(noise: float) -> float:
+    """Rounded up, so that another machine finds the same."""
+    return math.ceil(noise * 1e4) / 1e4
+
+
+def _unreachable(
+    settings: TrainConfig, noise: float, rate: float, steps: int, start: Mechanism | None
+) -> str:
     """Why an epsilon cannot be reached, and what can."""
 
     def reached(steps: int) -> bool:
         most = Mechanism(rate, settings.batch_size, steps)
-        return privacy.epsilon(most, _most(settings.delta)) <= (settings.epsilon or 0)
+        return privacy.epsilon(most, _most(settings.delta), start) <= (settings.epsilon or 0)
 
     low, high = 0, steps
     while high - low > max(1, low // 20):
@@ -237,6 +296,80 @@ def _write_secret(file: Path, digest: str) -> None:
     partial.rename(file)
 
 
+def draw_from_gaussians(plan: Plan, dataset: Dataset, rng: jax.Array) -> dict[str, np.ndarray]:
+    """Fits private Gaussians to the real images: their samples as "image", and "label"."""
+    gaussians, start = plan.gaussians, plan.start
+    assert gaussians is not None
+    assert start is not None
+    fit_rng, sample_rng = jax.random.split(rng)
+    classes = num_classes(plan.config)
+    config = gaussians.fit_to(gaussians.config(), dataset)
+    config = fit_to_classes(config, dataset, conditional=classes > 0)
+    config = dataclasses.replace(config, noise_multiplier=start.noise_multiplier)
+    real = {"image": dataset.images} | ({"label": dataset.labels} if classes else {})
+    state, _ = gaussians.train_step(gaussians.create_state(fit_rng, config), real, fit_rng)
+    labels = np.arange(_START_SAMPLES, dtype=np.int32) % max(1, classes)
+    parts = []
+    for at in range(0, _START_SAMPLES, _START_BATCH):
+        wanted = labels[at : at + _START_BATCH] if classes else None
+        rng = jax.random.fold_in(sample_rng, at)
+        part = np.asarray(gaussians.sample(state, rng, _START_BATCH, wanted))
+        parts.append(to_uint8(part) if plan.config.bounded else part)
+    return {"image": np.concatenate(parts)} | ({"label": labels} if classes else {})
+
+
+def start_from_gaussians(
+    plan: Plan,
+    model: Model,
+    settings: TrainConfig,
+    dataset: Dataset,
+    fresh: Any,
+    rngs: jax.Array,
+    layout: Layout,
+    should_stop: Callable[[], bool],
+) -> Any:
+    """A state or a population that has learned from samples of private Gaussians.
+
+    It is `fresh` with other parameters. All members learn from the same samples.
+
+    Args:
+      plan: of the run.
+      model: of the run.
+      settings: of the run.
+      dataset: the real images.
+      fresh: the initial state or population of the run.
+      rngs: the secret keys of the run.
+      layout: of the run.
+      should_stop: as for `loop.fit`.
+    """
+    samples = draw_from_gaussians(plan, dataset, jax.random.fold_in(rngs.ravel()[0], _START))
+    plain = type(plan.config)()
+    unset = {name: getattr(plain, name) for name in ("noise_multiplier", *plan.unset)}
+    steps = settings.start_epochs * (_START_SAMPLES // _START_BATCH)
+    config = schedules.over(dataclasses.replace(plan.config, **unset), steps)
+    runs = make_runs(model, config, settings)
+    begun = loop.start_run(model.train_step, runs.create_state(), samples, _START_BATCH, layout)
+    learned = runs.fit(
+        model.train_step,
+        begun,
+        samples,
+        runs.rngs.training,
+        batch_size=_START_BATCH,
+        epochs=settings.start_epochs,
+        should_stop=should_stop,
+        progress=is_first(),
+        layout=layout,
+    )
+
+    # The configs of both states differ, and with them what is static in the trees.
+    own, structure = jax.tree.flatten_with_path(fresh)
+    leaves = [
+        new if {".params", ".ema"} & set(map(str, path)) else leaf
+        for (path, leaf), new in zip(own, jax.tree.leaves(learned.state), strict=True)
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
 def end(path: Path) -> None:
     """Deletes the secret of a run that has taken its last step."""
     if is_first():
@@ -269,11 +402,17 @@ def write_report(path: Path, plan: Plan, steps: int | None = None) -> Mapping[st
             "scores of evaluate.py on the real images are not covered by epsilon",
         ],
     }
+    if plan.start is not None:
+        report["start"] = {
+            "model": "Gaussians; the run has then learned from their samples",
+            "noise_multiplier": plan.start.noise_multiplier,
+            "sampling": "all images in one step",
+        }
     if plan.members > 1:
         together_ = plan.mechanism._replace(steps=steps * plan.members)
         report["all members together"] = {
             "members": plan.members,
-            "epsilon": privacy.epsilon(together_, _most(plan.delta)),
+            "epsilon": privacy.epsilon(together_, _most(plan.delta), plan.start),
             "note": "the cost of publishing several members, or one that real images have chosen",
         }
     with disk_errors(path):

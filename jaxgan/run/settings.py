@@ -68,6 +68,10 @@ class TrainConfig:
     delta: float = 1e-5
     """With --epsilon: the probability with which this bound may fail. It must be below
     1 / number of images."""
+    start_epochs: int = 0
+    """With --epsilon, for a GAN or a diffusion model: first train so many epochs on 59,904 samples
+    of private Gaussians. The Gaussians take a third of epsilon. To learn from their samples costs
+    nothing more."""
     conditional: bool = False
     """Train on the labels of the data too, so that samples of a wanted class can be drawn."""
 
@@ -82,6 +86,11 @@ class TrainConfig:
         epsilon, delta = self.epsilon, self.delta
         check_field(epsilon is None or 0 < epsilon <= 100, self, "epsilon", "above 0, at most 100")
         check_field(0 < delta < 1, self, "delta", "between 0 and 1")
+        start = self.start_epochs
+        check_field(start == 0 or is_size(start), self, "start_epochs", "a whole number, 0 or more")
+        check_field(
+            not start or epsilon is not None, self, "start_epochs", "0 in a run without epsilon"
+        )
         check_field(self.epochs is None or self.epochs >= 0, self, "epochs", "0 or more")
         check_field(0 <= self.seed < 2**32, self, "seed", "from 0 to 2**32 - 1")
         last = self.seed + (self.population or 1) - 1

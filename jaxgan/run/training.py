@@ -98,6 +98,7 @@ def train(
     workdir: str | Path | None = None,
     *,
     label: str = "",
+    gaussians: Model | None = None,
 ) -> Outcome:
     """Trains one run or a population of a model, or resumes it in its folder.
 
@@ -111,6 +112,7 @@ def train(
       workdir: the run folder; by default runs/DATASET or runs/DATASET_population. If that holds a
         run with other settings, a number follows: runs/DATASET-2.
       label: a text that follows DATASET in the name of the default folder.
+      gaussians: the Model of `jaxgan.gaussian`, for `settings.start_epochs`.
 
     Returns:
       The Outcome. The folder then contains config.json, metrics.csv, samples/, real.png,
@@ -123,7 +125,7 @@ def train(
       LostProcessError: if another process of the run is lost.
     """
     try:
-        return _prepare_and_train(model, config, settings, workdir, label)
+        return _prepare_and_train(model, config, settings, workdir, label, gaussians)
     except (RuntimeError, ValueError) as error:
         if not is_lost_process(error):
             raise
@@ -135,7 +137,12 @@ def train(
 
 
 def _prepare_and_train(
-    model: Model, config: Any, settings: TrainConfig, workdir: str | Path | None, label: str
+    model: Model,
+    config: Any,
+    settings: TrainConfig,
+    workdir: str | Path | None,
+    label: str,
+    gaussians: Model | None,
 ) -> Outcome:
     with together("load the data"):
         dataset = data.load(
@@ -150,13 +157,11 @@ def _prepare_and_train(
             raise JaxganError("clip_norm and noise_multiplier are for private runs: give epsilon")
         model = like_data(model, dataset.labels)
     else:
-        model, members = private.without_real(model), len(make_runs(model, config, settings).labels)
-        _print(["finding the noise for the budget: this takes some seconds"])
-        classes = num_classes(config)
-        config, plan = private.make_plan(model, config, settings, n, classes, members)
+        model, plan = private.without_real(model), _make_plan(model, config, settings, n, gaussians)
+        config = plan.config
     described = _describe(model, config, settings, dataset)
     if plan is not None:
-        described["privacy"] = plan.mechanism._asdict()
+        described["privacy"] = plan.described()
     free = _FREE | {f"{model.name}.{name}" for name in model.sampling}
     _check_alike(described)
     # All checks come before the folder is made. A run that cannot be trained leaves no folder.
@@ -165,14 +170,8 @@ def _prepare_and_train(
     runs = make_runs(model, schedules.over(config, settings.all_steps(n)), settings)
     layout = runs.make_layout(settings.devices)
     arrays = _arrays(dataset)
-    start = loop.start_run(
-        model.train_step,
-        runs.create_state(),
-        arrays,
-        settings.batch_size,
-        layout,
-        None if plan is None else plan.places,
-    )
+    state, places = runs.create_state(), None if plan is None else plan.places
+    start = loop.start_run(model.train_step, state, arrays, settings.batch_size, layout, places)
     if plan is None:
         _check_last_batch(model, start, arrays, settings.batch_size, layout)
     name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
@@ -194,6 +193,12 @@ def _prepare_and_train(
             steps = checkpoint.steps(path)
             where = f"the last checkpoint is of step {steps[0]}" if steps else "no checkpoint yet"
             raise NonFiniteError(f"{error}; {where}, in {path}") from error
+
+
+def _make_plan(model, config, settings, n, gaussians) -> private.Plan:
+    members = len(make_runs(model, config, settings).labels)
+    _print(["finding the noise for the budget: this takes some seconds"])
+    return private.make_plan(model, config, settings, n, members, gaussians)
 
 
 class _Training:
@@ -246,9 +251,12 @@ class _Training:
         with together(f"write to {path}"):
             public = self._plan is None
             self._journal.begin(run.history, self._saved_step, self._dataset, show_real=public)
-        rngs = self._runs.rngs.training
+        rngs, stopped = self._runs.rngs.training, lambda: bool(received) or self._failed
         if self._plan is not None and before < self._epochs:
             rngs = self._begin_private(self._plan)
+            if self._plan.start is not None and not self._saved_step:
+                _print([f"{self._settings.start_epochs} epochs on samples of private Gaussians:"])
+                run = run._replace(state=self._start_private(self._plan, run.state, rngs, stopped))
         run = self._runs.fit(
             self._model.train_step,
             run,
@@ -258,7 +266,7 @@ class _Training:
             epochs=self._epochs,
             measure=self._measure,
             on_epoch=self._on_epoch,
-            should_stop=lambda: bool(received) or self._failed,
+            should_stop=stopped,
             progress=is_first(),
             layout=self._layout,
             places=None if self._plan is None else self._plan.places,
@@ -421,6 +429,12 @@ class _Training:
         if is_first():
             private.write_report(path, plan)
         return rngs
+
+    def _start_private(self, plan: private.Plan, state: Any, rngs: jax.Array, stopped: Any) -> Any:
+        """The initial state, after it has learned from samples of private Gaussians."""
+        return private.start_from_gaussians(
+            plan, self._model, self._settings, self._dataset, state, rngs, self._layout, stopped
+        )
 
     def _end_private(self, plan: private.Plan, run: loop.Run) -> None:
         """Writes what the run has spent. After the last step it deletes the secret."""

@@ -9,10 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import assert_trees_equal
+from helpers import RNG, assert_trees_equal
 
-from jaxgan import MODELS, JaxganError, TrainConfig, data
+from jaxgan import MODELS, JaxganError, TrainConfig, data, privacy
 from jaxgan.run import checkpoint, loop, private, saved, training
+from jaxgan.run.devices import ONE_DEVICE
 
 SECRET = "00112233445566aa"
 
@@ -185,8 +186,8 @@ def test_the_steps_that_an_epsilon_allows_are_named(settings, tiny, tmp_path):
     fewer = dataclasses.replace(wanted, epochs=None, steps=int(steps.replace(",", "")) // 6 * 6)
     dataset = data.load(settings.dataset)
     plan = private.make_plan(
-        MODELS["gan"], tiny, fewer.fitted(len(dataset.images)), len(dataset.images), 0, 1
-    )[1]
+        MODELS["gan"], tiny, fewer.fitted(len(dataset.images)), len(dataset.images), 1
+    )
     assert plan.mechanism.noise_multiplier <= 10
 
 
@@ -218,3 +219,68 @@ def test_gain_is_refused(settings, tmp_path):
     settings = dataclasses.replace(settings, conditional=False)
     with pytest.raises(JaxganError, match="gain cannot be trained with differential privacy"):
         training.train(MODELS["gain"], MODELS["gain"].config(), settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize("population", [None, 2])
+def test_a_start_from_gaussians_costs_its_share(settings, tiny, tmp_path, population, monkeypatch):
+    monkeypatch.setattr(private, "_START_SAMPLES", 40)
+    monkeypatch.setattr(private, "_START_BATCH", 20)
+    started = []
+    draw = private.draw_from_gaussians
+    monkeypatch.setattr(
+        private, "draw_from_gaussians", lambda *a: started.append(draw(*a)) or started[-1]
+    )
+    settings = dataclasses.replace(settings, start_epochs=2, population=population)
+    options = {"gaussians": MODELS["gaussian"]}
+    training.train(MODELS["gan"], tiny, settings, tmp_path / "run", **options)
+    report = describe(tmp_path / "run")
+    assert 7.9 < report["spent"]["epsilon"] <= 8
+    # The Gaussians alone have a third of epsilon, by the closed form of one Gaussian mechanism.
+    noise = report["start"]["noise_multiplier"]
+    one = privacy.epsilon(private.Mechanism(1.0, noise, 1), 0.999 * 1e-4)
+    assert one == pytest.approx(8 / 3, rel=0.01)
+    (samples,) = started
+    assert samples["image"].shape == (40, 6, 5, 1)
+    assert samples["image"].dtype == np.uint8
+    np.testing.assert_array_equal(samples["label"], np.arange(40) % 3)
+    # The same command finds the finished run.
+    assert training.train(MODELS["gan"], tiny, settings, tmp_path / "run", **options).trained == 0
+    assert len(started) == 1
+
+
+def test_a_start_changes_the_parameters_and_nothing_else(settings, tiny):
+    """Training on samples of one grey level moves the networks; the optimizers begin anew."""
+    settings = dataclasses.replace(settings, start_epochs=1)
+    dataset = data.load(settings.dataset)
+    config = dataclasses.replace(tiny, image_shape=(6, 5, 1), num_classes=3)
+    plan = private.make_plan(MODELS["gan"], config, settings.fitted(60), 60, 1, MODELS["gaussian"])
+    fresh = MODELS["gan"].create_state(RNG, plan.config)
+    key = jax.random.key(1)
+    begun, again = (
+        private.start_from_gaussians(
+            plan, MODELS["gan"], settings, dataset, fresh, key, ONE_DEVICE, lambda: False
+        )
+        for _ in range(2)
+    )
+    assert_trees_equal(begun, again)
+    assert jax.tree.structure(begun) == jax.tree.structure(fresh)
+    for own, new in (
+        (fresh.generator, begun.generator),
+        (fresh.discriminator, begun.discriminator),
+    ):
+        assert not np.array_equal(*(jax.tree.leaves(x.params)[0] for x in (own, new)))
+        assert_trees_equal(own.opt_state, new.opt_state)
+    assert int(begun.step) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [("gaussian", "needs no start"), ("gan", "needs the model of the Gauss")]
+)
+def test_a_start_that_cannot_be_made_is_refused(model, message, settings, tiny, tmp_path):
+    settings = dataclasses.replace(settings, start_epochs=1)
+    config = tiny if model == "gan" else MODELS[model].config()
+    if model == "gaussian":
+        settings = dataclasses.replace(settings, epochs=1, batch_size=100)
+    with pytest.raises(JaxganError, match=message):
+        training.train(MODELS[model], config, settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
