@@ -32,7 +32,10 @@ def main() -> None:
     workdir = expand(options.workdir)
     model = saved.find_model(workdir, MODELS)
     if model.diagnose is None:
-        raise JaxganError(f"{workdir} holds a run of {model.name}, which has no diagnosis")
+        private = MODELS[model.name].diagnose is not None
+        why = "a diagnosis needs real images" if private else f"{model.name} has no diagnosis"
+        kind = "private run" if private else "run"
+        raise JaxganError(f"{workdir} holds a {kind} of {model.name}: {why}")
     config = saved.read_config(model, workdir)
     history = saved.read_history(model, workdir)
     if not history:

@@ -124,9 +124,9 @@ def create_states(model: Model, config: Any, members: Sequence[Member]) -> Any:
     names = [name for name in members[0] if name != "seed"]
     for name in names:
         if name not in model.hyperparameters:
-            raise JaxganError(
-                f"members cannot differ in {name!r}, only in {', '.join(model.hyperparameters)}"
-            )
+            known = ", ".join(model.hyperparameters)
+            only = f"only in {known}" if known else f"the members of {model.name} differ in seeds"
+            raise JaxganError(f"members cannot differ in {name!r}, {only}")
     for member in members:
         dataclasses.replace(config, **{name: member[name] for name in names})  # checks the values
     parts = []
@@ -213,7 +213,9 @@ def fit(
         on_epoch(run)
 
     options |= {"batch_size": batch_size, "layout": layout}
-    at_once = at_once or members_at_once(train_step, run, data, batch_size, layout)
+    at_once = at_once or members_at_once(
+        train_step, run, data, batch_size, layout, options.get("places")
+    )
     if at_once >= rngs.size:
         options |= {"measure": measure, "on_epoch": checked}
         return loop.fit(train_step, run, data, rngs, epochs=epochs, **options)
@@ -237,7 +239,12 @@ def fit(
 
 
 def members_at_once(
-    train_step: loop.TrainStep, run: loop.Run, data: Any, batch_size: int, layout: Layout
+    train_step: loop.TrainStep,
+    run: loop.Run,
+    data: Any,
+    batch_size: int,
+    layout: Layout,
+    places: int | None = None,
 ) -> int:
     """How many members the memory of the devices holds, estimated from the size of one."""
     devices = 1 if layout.mesh is None else layout.mesh.size
@@ -250,7 +257,7 @@ def members_at_once(
     # A step needs at most a few times the memory of the state. If that may be too much, it is
     # compiled to find out.
     if layout.vectorize and 10 * size * members > room:
-        size += _step_bytes(train_step, one, data, batch_size)
+        size += _step_bytes(train_step, one, data, batch_size, places)
     # The smallest number that any process has room for.
     return -int(agree([-max(1, int(room / size))])[0]) * devices
 
@@ -341,9 +348,12 @@ def _summary(members: Sequence[Member], row: Row, finite: np.ndarray) -> list[di
     return summary
 
 
-def _step_bytes(train_step, one, data, batch_size: int) -> int:
+def _step_bytes(train_step, one, data, batch_size: int, places: int | None) -> int:
     """The memory of a step of one member, without its state."""
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), data)
+    n = places or batch_size
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), data)
+    if places:
+        batch |= {"included": jax.ShapeDtypeStruct((n,), bool)}
     compiled = jax.jit(train_step).lower(one, batch, jax.random.key(0)).compile()
     analysis: Any = compiled.memory_analysis()
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes if analysis else 0

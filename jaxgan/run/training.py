@@ -192,6 +192,8 @@ def _prepare_and_train(
         except NonFiniteError as error:
             steps = checkpoint.steps(path)
             where = f"the last checkpoint is of step {steps[0]}" if steps else "no checkpoint yet"
+            if plan is not None:
+                where += f"; delete {private.SECRET} before you share it"
             raise NonFiniteError(f"{error}; {where}, in {path}") from error
 
 
