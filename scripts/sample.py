@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from jaxgan import MODELS, JaxganError, Model, cli, data
 from jaxgan.data.dataset import class_name
-from jaxgan.data.pixels import are_vectors, to_uint8
+from jaxgan.data.pixels import are_vectors, for_file, to_uint8
 from jaxgan.errors import NonFiniteError
 from jaxgan.files import (
     check_new_folder,
@@ -239,13 +239,9 @@ def interpolate(start: jax.Array, end: jax.Array) -> jax.Array:
 
 
 def save_arrays(out: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    if are_vectors(images.shape[1:]):
-        images = images[:, 0, 0]
-    elif images.shape[-1] == 1:
-        images = images[..., 0]
     more: dict[str, Any] = {} if labels is None else {"labels": labels}
     with new_file(out) as file:
-        np.savez_compressed(file, images=images, **more)
+        np.savez_compressed(file, images=for_file(images), **more)
 
 
 def save_folder(out: Path, images: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from jaxgan import JaxganError, cli, data
 from jaxgan.data.dataset import Dataset, class_name
+from jaxgan.data.pixels import for_file
 from jaxgan.files import (
     check_new_folder,
     check_writable,
@@ -68,7 +69,7 @@ def main() -> None:
 
     dataset = load(options)
     if not as_arrays and dataset.images.dtype != np.uint8:
-        raise JaxganError(f"points go into NAME.npz, not into a folder, {options.out}")
+        raise JaxganError(f"vectors go into NAME.npz, not into a folder, {options.out}")
     settings: dict[str, Any] = {"model": options.model, "steps": options.steps, "run": options.run}
     sampler = GenerativeSampler(**settings, random_state=options.seed, verbose=True)
     sampler.fit(dataset.images, dataset.labels)  # checks them, before it makes a folder
@@ -108,10 +109,10 @@ def load(options: Options) -> Dataset:
 
 
 def save_arrays(out: Path, images: np.ndarray, labels: np.ndarray, given: int) -> None:
-    images = images[..., 0] if images.shape[-1] == 1 else images
     generated = np.arange(len(images)) >= given
     with new_file(out) as file:
-        np.savez_compressed(file, images=images, labels=labels, generated=generated)
+        arrays = {"images": for_file(images), "labels": labels, "generated": generated}
+        np.savez_compressed(file, **arrays)
 
 
 def save_folder(

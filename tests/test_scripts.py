@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from helpers import ROOT, contents, here, picture, read_terminal, script, undescribed
 from PIL import Image
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression
 
 from jaxgan import MODELS, PRESETS, data, generate, loop, sample
 from jaxgan.adversarial import diagnostics
@@ -512,13 +514,31 @@ def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error)
 
     options = ("sample.py", "--workdir", workdir, "--num", 30)
     out, _ = here(*options, "--out", tmp_path / "a.npz")
-    assert "30 points in" in out
+    assert "30 vectors of 2 in" in out
     points = np.load(tmp_path / "a.npz")["images"]
-    assert (points.shape, points.dtype) == ((30, 1, 1, 2), np.float32)
+    assert (points.shape, points.dtype) == ((30, 2), np.float32)
     assert len(np.unique(points)) == 60
     here(*options, "--out", tmp_path / "a.png")
     np.testing.assert_array_equal(picture(tmp_path / "a.png"), plots.scatter(points, chosen))
-    assert "points go into NAME.npz or NAME.png" in user_error(*options, "--out", f"{tmp_path}/f/")
+    assert "vectors go into NAME.npz or NAME.png" in user_error(*options, "--out", f"{tmp_path}/f/")
+
+
+def test_a_table_of_people_becomes_one_that_may_be_shared(tmp_path):
+    """The example of scripts/README.md."""
+    rows, labels = load_breast_cancer(return_X_y=True)
+    rows = 2 * rows / rows.max(axis=0) - 1
+    np.savez(tmp_path / "people.npz", images=rows[::2], labels=labels[::2])
+    workdir, drawn = tmp_path / "run", tmp_path / "samples.npz"
+    options = ("--dataset", tmp_path / "people.npz", "--conditional", "--workdir", workdir)
+    here("train.py", *options, "--epsilon", 10, "--delta", 1e-4)
+    assert not (workdir / "real.png").exists()
+    here("sample.py", "--workdir", workdir, "--num", 1000, "--out", drawn)
+    samples = np.load(drawn)
+    assert samples["images"].shape == (1000, 30)
+    fitted = LogisticRegression(max_iter=5000).fit(samples["images"], samples["labels"])
+    assert fitted.score(rows[1::2], labels[1::2]) > 0.85
+    (tmp_path / "people.npz").unlink()  # a picture does not show the real rows
+    here("sample.py", "--workdir", workdir, "--out", tmp_path / "a.png")
 
 
 def test_a_terminal_gets_bars_and_a_failure_which_may_end_the_run(tmp_path, terminal, user_error):

@@ -54,6 +54,13 @@ def to_uint8(images: Any) -> np.ndarray:
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
+def for_file(images: np.ndarray) -> np.ndarray:
+    """Images `[N, H, W, C]` as array files hold them: vectors `[N, D]`, gray images `[N, H, W]`."""
+    if are_vectors(images.shape[1:]):
+        return images[:, 0, 0]
+    return images[..., 0] if images.shape[-1] == 1 else images
+
+
 def are_vectors(shape: Sequence[int]) -> bool:
     """Whether images of this shape, `(H, W, C)`, are vectors: one pixel with a channel for each
     value. Points in the plane are vectors of two values."""
