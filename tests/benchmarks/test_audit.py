@@ -38,3 +38,25 @@ def test_it_catches_what_is_broken_and_nothing_else(audit, run, tmp_path, monkey
     honest = rows[0]["gaussian"]
     assert 0.5 < honest < rows[0]["stated"] == 4
     assert "counted twice" in output
+
+
+def test_the_membership_attack_sees_copies_and_nothing_in_other_images():
+    private = importlib.import_module("private")
+    rng = np.random.default_rng(0)
+    members, others, new = (rng.integers(0, 256, (300, 6, 5, 1), np.uint8) for _ in range(3))
+    assert private.attack(members[::-1], members, others) == 1
+    assert private.attack(others, members, others) == 0
+    assert 0.4 < private.attack(new, members, others) < 0.6
+
+
+def test_smote_makes_samples_of_all_classes_between_two_images():
+    private = importlib.import_module("private")
+    rng, labels = np.random.default_rng(0), np.arange(100, dtype=np.int32) % 10
+    images = rng.integers(0, 2, (100, 3, 3, 1)).astype(np.uint8) * 20 + labels[:, None, None, None]
+    found = private.generate("SMOTE", private.Real(images, labels), seed=0)
+    assert len(found.images) == private.SAMPLES
+    np.testing.assert_array_equal(np.bincount(found.labels), 10 * [private.SAMPLES // 10])
+    # Each is between images of its class, which are 20 levels apart.
+    inside = found.images.astype(int) - found.labels[:, None, None, None]
+    assert inside.min() >= 0
+    assert inside.max() <= 20
