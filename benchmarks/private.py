@@ -114,11 +114,13 @@ class Samples(NamedTuple):
 
 
 RECIPES: dict[str, Recipe] = {
-    "GAN": Recipe("gan", GANConfig(), TrainConfig(steps=590, batch_size=512, start_epochs=5)),
+    "GAN": Recipe(
+        "gan", GANConfig(), TrainConfig(steps=590, batch_size=512, start_epochs=5, epsilon=10)
+    ),
     "diffusion": Recipe(
         "diffusion",
         DiffusionConfig(),
-        TrainConfig(steps=118, batch_size=512, start_epochs=5),
+        TrainConfig(steps=118, batch_size=512, start_epochs=5, epsilon=10),
     ),
     "gaussian": Recipe("gaussian", GaussianConfig(), PRESETS["gaussian"][1]),
 }
@@ -221,7 +223,7 @@ def generate(method: str, train: Real, seed: int) -> Samples:
     started, recipe = time.perf_counter(), METHODS[method]
     labels = train.labels
     if recipe is not None:
-        images, labels, seconds = draw(recipe, epsilon_of(method), train, seed)
+        images, labels, seconds = draw(recipe, train, seed)
     elif method == "SMOTE":
         more = {label: n + SAMPLES // 10 for label, n in enumerate(np.bincount(labels))}
         made: Any = SMOTE(sampling_strategy=more, random_state=seed)
@@ -235,14 +237,7 @@ def generate(method: str, train: Real, seed: int) -> Samples:
     return Samples(images[shuffled], labels[shuffled], seconds)
 
 
-def epsilon_of(method: str) -> float | None:
-    last = method.rpartition(" ")[2]
-    return float(last) if last.isdecimal() else None
-
-
-def draw(
-    recipe: Recipe, epsilon: float | None, train: Real, seed: int
-) -> tuple[np.ndarray, np.ndarray, float]:
+def draw(recipe: Recipe, train: Real, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Trains as scripts/train.py does. The samples, their labels, and the seconds of training."""
     model = MODELS[recipe.model]
     with tempfile.TemporaryDirectory() as folder:
@@ -250,7 +245,7 @@ def draw(
         np.savez(file, images=train.images, labels=train.labels)
         settings = recipe.settings
         more: dict[str, Any] = {"dataset": str(file), "seed": seed, "conditional": True}
-        more |= {"epsilon": epsilon, "delta": DELTA, "evaluate": False}
+        more |= {"delta": DELTA, "evaluate": False}
         started = time.perf_counter()
         settings = TrainConfig(**vars(settings) | more)
         training.train(model, recipe.config, settings, workdir, gaussians=MODELS["gaussian"])
