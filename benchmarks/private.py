@@ -113,22 +113,23 @@ class Samples(NamedTuple):
     """The time of training."""
 
 
+_DP_SGD = TrainConfig(batch_size=512, start_epochs=5, epsilon=10)
 RECIPES: dict[str, Recipe] = {
-    "GAN": Recipe(
-        "gan", GANConfig(), TrainConfig(steps=590, batch_size=512, start_epochs=5, epsilon=10)
-    ),
-    "diffusion": Recipe(
-        "diffusion",
-        DiffusionConfig(),
-        TrainConfig(steps=118, batch_size=512, start_epochs=5, epsilon=10),
-    ),
+    "GAN": Recipe("gan", GANConfig(), dataclasses.replace(_DP_SGD, steps=590)),
+    "diffusion": Recipe("diffusion", DiffusionConfig(), dataclasses.replace(_DP_SGD, steps=118)),
     "gaussian": Recipe("gaussian", GaussianConfig(), PRESETS["gaussian"][1]),
 }
 """The private models. Those with DP-SGD begin with samples of private Gaussians. They have as many
 steps as two CPU cores take in some minutes; the published ones have hours of GPUs."""
 EPSILONS = (1, 3, 10)
 METHODS: Mapping[str, Recipe | None] = {
-    **{f"{name} {epsilon}": recipe for name, recipe in RECIPES.items() for epsilon in EPSILONS},
+    **{
+        f"{name} {epsilon}": Recipe(
+            model, config, dataclasses.replace(settings, epsilon=float(epsilon))
+        )
+        for name, (model, config, settings) in RECIPES.items()
+        for epsilon in EPSILONS
+    },
     **{
         name: Recipe(model, *PRESETS[name])
         for name, model in (
@@ -213,7 +214,7 @@ def settings_of(method: str) -> harness.Row:
     """What a row depends on."""
     recipe = METHODS[method]
     if recipe is None:
-        return {"steps": STEPS}
+        return {"classifier_steps": STEPS}
     run = harness.settings(recipe.config) | harness.settings(recipe.settings)
     return run | {"classifier_steps": STEPS}
 
