@@ -24,6 +24,7 @@ that are missing.
 """
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from collections.abc import Mapping
