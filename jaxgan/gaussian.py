@@ -33,8 +33,8 @@ from jaxgan.shards import Shards
 _SHARES = {"counts": 0.01, "center": 0.01, "basis": 0.13, "means": 0.25, "covariances": 0.6}
 """The shares of the budget that the sums take. They add up to 1."""
 _CLASS_NOISE = 0.5
-"""How far noise may raise or lower the variances of a class, on average over the classes. The unit
-is the variance of all images. It sets the clipping norm in the sums of the classes."""
+"""Noise may change a variance of a class by this much, on average over the classes. The unit is the
+variance of all images. The clipping norm of the class sums follows from it."""
 _MARGIN = 0.999
 """Images are clipped to a little less than allowed, so that rounding does not exceed it."""
 
@@ -304,9 +304,11 @@ def _coefficients(batch: Any, config: GaussianConfig) -> tuple[jax.Array, jax.Ar
 
 
 def _clipped(x: jax.Array, reach: Any) -> jax.Array:
-    """The rows, scaled to at most this norm."""
+    """The rows, scaled to at most this norm. Rows whose norm is not finite become 0."""
     norms = jnp.sqrt(jnp.square(x).sum(axis=1, keepdims=True))
-    return x * jnp.minimum(1, reach / jnp.maximum(norms, 1e-12))
+    scaled = x * jnp.minimum(1, reach / jnp.maximum(norms, 1e-12))
+    # A huge row must not make the sum infinite or NaN, which would give it away.
+    return jnp.where(jnp.isfinite(norms), scaled, 0)
 
 
 def _principal(moments: jax.Array, d: int) -> tuple[jax.Array, jax.Array]:

@@ -27,6 +27,7 @@ _FLOATS_AT_ONCE = 2**24
 _TINY = 1e-30
 _MARGIN = 0.999
 """Gradients are clipped to a little less than allowed, so that rounding does not exceed it."""
+_MOST_NOISE = 1e6
 _NOISE = 2**31 + 1
 """Folded into the key of a step. Other keys come from splitting it."""
 
@@ -147,7 +148,7 @@ class Mechanism(NamedTuple):
 def epsilon(mechanism: Mechanism, delta: float, before: Mechanism | None = None) -> float:
     """The epsilon of a mechanism at this delta, if an image is added or removed.
 
-    With `before` it is that of both mechanisms together, on the same images.
+    If `before` is given, this is the epsilon of both mechanisms together.
 
     The accountant composes privacy loss distributions (PLD, arXiv 2106.08567). Its bound is an
     upper bound.
@@ -183,7 +184,7 @@ def noise_multiplier(
       delta: in (0, 1).
       sampling_rate: the probability with which a step takes an image.
       steps: of the run.
-      before: a mechanism that has used the same images already. It must leave a part of epsilon.
+      before: an earlier mechanism on the same images. Its own epsilon must be below `wanted`.
 
     Raises:
       JaxganError: if dp-accounting is not installed.
@@ -196,9 +197,13 @@ def noise_multiplier(
         mechanism = Mechanism(sampling_rate, math.exp(log_noise), steps)
         return math.log(max(epsilon(mechanism, delta, before), 1e-9) / wanted)
 
-    # The faster accountant, of Rényi divergences, gives an upper bound of the noise.
+    # The faster accountant, of Rényi divergences, gives an upper bound of the noise. Its own bound
+    # for much noise may stay above a small epsilon.
     high = 0.25
-    while _renyi(accounting, Mechanism(sampling_rate, high, steps), delta, before) > wanted:
+    while (
+        high < _MOST_NOISE
+        and _renyi(accounting, Mechanism(sampling_rate, high, steps), delta, before) > wanted
+    ):
         high *= 1.25
     while excess(math.log(high)) > 0:  # an epsilon below the steps of the other accountant's grid
         high *= 1.5
@@ -220,7 +225,7 @@ def _renyi(accounting: Any, mechanism: Mechanism, delta: float, before: Mechanis
 
 def _event(accounting: Any, mechanism: Mechanism, before: Mechanism | None) -> Any:
     events = []
-    for rate, noise, steps in filter(None, (before, mechanism)):
+    for rate, noise, steps in (one for one in (before, mechanism) if one and one.steps):
         sampled = accounting.PoissonSampledDpEvent(rate, accounting.GaussianDpEvent(noise))
         events.append(accounting.SelfComposedDpEvent(sampled, steps))
     return accounting.ComposedDpEvent(events)

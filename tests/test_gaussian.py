@@ -110,6 +110,16 @@ def test_an_outlier_is_clipped(digits):
     assert np.abs(drawn).mean() < 3
 
 
+@pytest.mark.parametrize("value", [3e38, 1e30])
+def test_a_huge_row_changes_no_sum_without_bound(value):
+    """Sums that are not finite would give it away."""
+    rows = np.random.default_rng(0).normal(0, 0.1, (300, 1, 1, 5)).astype(np.float32)
+    rows[0] = value
+    config = GaussianConfig((1, 1, 5), noise_multiplier=3.0, bounded=False)
+    state = fitted(config, rows)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
 def test_heavy_noise_leaves_finite_images(digits):
     config = dataclasses.replace(EXACT, num_classes=10, noise_multiplier=300.0, bounded=True)
     drawn = sample(fitted(config, digits), RNG, 20)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgan.data.dataset import Dataset
+from jaxgan.data.pixels import are_vectors
 from jaxgan.data.resizing import resize
 from jaxgan.errors import JaxganError, NoSplitError
 from jaxgan.files import expand
@@ -182,8 +183,8 @@ def _as_vectors(name: str, vectors: np.ndarray) -> np.ndarray:
         found = vectors.astype(np.float32)
     if not np.isfinite(found).all():
         raise JaxganError(
-            f"{name}: a vector has values that are not finite: leave out such rows, or fill them "
-            "up with scripts/impute.py"
+            f"{name}: a vector has a value that is missing, or too large for float32: leave out "
+            "such rows, or fill them in (scripts/impute.py does that for CSV files)"
         )
     return found[:, None, None]
 
@@ -204,6 +205,8 @@ def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
         )
     if images.shape[-1] not in (1, 3, 4):
         raise JaxganError(f"{name}: images must have 1, 3 or 4 channels, got {images.shape[-1]}")
+    if are_vectors(images.shape[1:]):
+        raise JaxganError(f"{name}: images of one pixel are no images; vectors are float [N, D]")
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):

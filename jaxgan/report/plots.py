@@ -121,12 +121,12 @@ def _named_rows(image: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.ndarray:
-    """Draws the first two values of vectors, as points in the plane over real ones.
+    """Draws vectors as points: their first two values. Real vectors lie below, in gray.
 
     Args:
       points: `[N, 1, 1, D]`, float. Points outside the axes are drawn on the frame, NaN not at all.
       real: `[R, 1, 1, D]`, drawn in gray below them. The axes depend on `real` alone, so that all
-        pictures have the same scale. Without it they depend on `points`.
+        pictures have the same scale. Without it they are about [-1, 1].
       columns: how many points share a panel; by default there is one panel.
 
     Returns:
@@ -136,13 +136,15 @@ def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.nda
     from matplotlib.figure import Figure
 
     points = _first_two(points).reshape(-1, columns or len(points), 2)
-    real = points.reshape(-1, 2) if real is None else _first_two(real)
-    low, high = real.min(axis=0), real.max(axis=0)
-    limits = (low + high) / 2 + 0.75 * (high - low).max() * np.array([[-1], [1]])
+    # Without real vectors the axes fit values in [-1, 1], so that all pictures have the same scale.
+    real = np.empty((0, 2)) if real is None else _first_two(real)
+    low, high = (real.min(axis=0), real.max(axis=0)) if len(real) else np.array([[-1.0], [1.0]])
+    side = (high - low).max() or 1.0
+    limits = np.broadcast_to((low + high) / 2, 2) + 0.75 * side * np.array([[-1], [1]])
     across = math.ceil(math.sqrt(len(points)))
     down = math.ceil(len(points) / across)
-    side = max(2.5, _MIN_WIDTH / 100 / across)
-    figure = Figure(figsize=(across * side, down * side), dpi=100, layout="constrained")
+    inches = max(2.5, _MIN_WIDTH / 100 / across)
+    figure = Figure(figsize=(across * inches, down * inches), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for i, panel in enumerate(points):
         axes = figure.add_subplot(down, across, i + 1, aspect="equal")
@@ -157,7 +159,7 @@ def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.nda
 
 
 def _first_two(vectors: Any) -> np.ndarray:
-    """The first two values of vectors `[N, 1, 1, D]`, `[N, 2]`. If D is 1 the second one is 0."""
+    """The first two values `[N, 2]` of vectors `[N, 1, 1, D]`. The second is 0 if D is 1."""
     flat = np.asarray(vectors).reshape(len(vectors), -1)
     return np.pad(flat, ((0, 0), (0, 1)))[:, :2]
 

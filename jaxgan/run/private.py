@@ -21,7 +21,7 @@ from jaxgan.data.dataset import Dataset
 from jaxgan.data.pixels import to_uint8
 from jaxgan.errors import JaxganError
 from jaxgan.files import disk_errors, write_atomically
-from jaxgan.labels import fit_to_classes, num_classes
+from jaxgan.labels import num_classes
 from jaxgan.model import Model, Private
 from jaxgan.privacy import Mechanism
 from jaxgan.processes import agree, is_first, together
@@ -40,7 +40,7 @@ _PUBLIC = (
     "noise is drawn in float32 by jax's threefry2x32, from 64 random bits of the system",
 )
 _START_SHARE = 1 / 3
-"""The epsilon of the Gaussians of a start, alone, by that of the run."""
+"""The Gaussians of a start get this share of the run's epsilon."""
 _START_BATCH, _START_SAMPLES = 256, 256 * 234
 _START = 2**31 + 2
 """Folded into the key of the first member, for the Gaussians of a start."""
@@ -63,7 +63,7 @@ class Plan(NamedTuple):
     unset: tuple[str, ...]
     """The fields of this config that only private training sets."""
     start: Mechanism | None
-    """That of the Gaussians of `start_from_gaussians`."""
+    """The mechanism of the Gaussians of `start_from_gaussians`, or None."""
     gaussians: Model | None
     """Their Model."""
 
@@ -297,15 +297,17 @@ def _write_secret(file: Path, digest: str) -> None:
 
 
 def draw_from_gaussians(plan: Plan, dataset: Dataset, rng: jax.Array) -> dict[str, np.ndarray]:
-    """Fits private Gaussians to the real images: their samples as "image", and "label"."""
+    """Fits private Gaussians to the real images. Returns samples of them, "image" and "label"."""
     gaussians, start = plan.gaussians, plan.start
     assert gaussians is not None
     assert start is not None
     fit_rng, sample_rng = jax.random.split(rng)
     classes = num_classes(plan.config)
-    config = gaussians.fit_to(gaussians.config(), dataset)
-    config = fit_to_classes(config, dataset, conditional=classes > 0)
-    config = dataclasses.replace(config, noise_multiplier=start.noise_multiplier)
+    config = dataclasses.replace(
+        gaussians.fit_to(gaussians.config(), dataset),
+        num_classes=classes,
+        noise_multiplier=start.noise_multiplier,
+    )
     real = {"image": dataset.images} | ({"label": dataset.labels} if classes else {})
     state, _ = gaussians.train_step(gaussians.create_state(fit_rng, config), real, fit_rng)
     labels = np.arange(_START_SAMPLES, dtype=np.int32) % max(1, classes)
@@ -330,7 +332,7 @@ def start_from_gaussians(
 ) -> Any:
     """A state or a population that has learned from samples of private Gaussians.
 
-    It is `fresh` with other parameters. All members learn from the same samples.
+    Only the parameters differ from `fresh`. All members learn from the same samples.
 
     Args:
       plan: of the run.
@@ -361,7 +363,7 @@ def start_from_gaussians(
         layout=layout,
     )
 
-    # The configs of both states differ, and with them what is static in the trees.
+    # The two states have different configs. So their trees differ, and only leaves can be copied.
     own, structure = jax.tree.flatten_with_path(fresh)
     leaves = [
         new if {".params", ".ema"} & set(map(str, path)) else leaf

@@ -69,9 +69,9 @@ class TrainConfig:
     """With --epsilon: the probability with which this bound may fail. It must be below
     1 / number of images."""
     start_epochs: int = 0
-    """With --epsilon, for a GAN or a diffusion model: first train so many epochs on 59,904 samples
-    of private Gaussians. The Gaussians take a third of epsilon. To learn from their samples costs
-    nothing more."""
+    """With --epsilon, for a GAN or a diffusion model: epochs on 59,904 samples of private Gaussians
+    before the first private step. The Gaussians take a third of epsilon. Training on their samples
+    costs no further epsilon."""
     conditional: bool = False
     """Train on the labels of the data too, so that samples of a wanted class can be drawn."""
 

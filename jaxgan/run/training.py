@@ -305,8 +305,11 @@ class _Training:
         leaves = jax.tree_util.tree_leaves_with_path(state)
         parameters = sum(x.size for path, x in leaves if ".params" in map(str, path)) // members
         of = f" of {parameters:,} parameters" if parameters else ""
+        what = f"images of {self._dataset.name}, {height}x{width}x{channels}"
+        if are_vectors(self._shape):
+            what = f"vectors of {self._dataset.name}, of {channels} values"
         return [
-            f"{n:,} images of {self._dataset.name}, {height}x{width}x{channels}; {self._epochs} "
+            f"{n:,} {what}; {self._epochs} "
             f"epoch{'s' * (self._epochs != 1)} of {steps} step{'s' * (steps != 1)}",
             f"{self._model.name}{of}, on {jax.devices()[0].device_kind}"
             + (f", {members} members" if members > 1 else ""),

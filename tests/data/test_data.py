@@ -560,10 +560,11 @@ def test_an_array_of_two_dimensions_is_vectors(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (np.array([[1.0, np.nan]]), "values that are not finite"),
-        (np.full((2, 2), 1e300), "values that are not finite"),
+        (np.array([[1.0, np.nan]]), "missing, or too large"),
+        (np.full((2, 2), 1e300), "missing, or too large"),
         (np.array([["a"]]), r"must be numbers \[N, D\]"),
         (np.zeros((0, 3)), r"must be numbers \[N, D\]"),
+        (np.zeros((4, 1, 1, 3), np.uint8), "images of one pixel are no images"),
     ],
 )
 def test_vectors_that_cannot_be_used_are_refused(rows, message, tmp_path):

@@ -492,3 +492,13 @@ def test_a_picture_of_points_is_a_scatter_plot_and_of_images_a_grid():
     np.testing.assert_array_equal(
         plots.picture(images, images, 2), plots.image_grid(images, columns=2)
     )
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_vectors_without_real_ones_are_drawn_on_fixed_axes(size):
+    one, two = (np.full((3, 1, 1, size), value, np.float32) for value in (0.0, 0.4))
+    two[0] = np.nan  # of a diverged member
+    first, second = (plots.scatter(vectors) for vectors in (one, two))
+    assert first.shape == second.shape
+    assert (first != second).any()
+    np.testing.assert_array_equal(first[-20:], second[-20:])

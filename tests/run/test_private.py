@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import signal
 import stat
 from pathlib import Path
 
@@ -281,3 +283,36 @@ def test_a_start_that_cannot_be_made_is_refused(model, message, settings, tiny, 
     with pytest.raises(JaxganError, match=message):
         training.train(MODELS[model], config, settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_stopped_in_its_start_begins_again(settings, tiny, tmp_path, known_secret):
+    settings = dataclasses.replace(settings, start_epochs=1)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = {"gaussians": MODELS["gaussian"]}
+    training.train(MODELS["gan"], tiny, settings, whole, **options)
+
+    def stop(*args, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return args[4]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(private, "start_from_gaussians", stop)
+        outcome = training.train(MODELS["gan"], tiny, settings, stopped, **options)
+    assert outcome.stopped_by == signal.SIGTERM
+    assert checkpoint.steps(stopped) == []
+    # The Gaussians alone have been paid for.
+    spent = describe(stopped)["spent"]
+    assert spent["steps"] == 0
+    assert spent["epsilon"] == pytest.approx(8 / 3, rel=0.01)
+    training.train(MODELS["gan"], tiny, settings, stopped, **options)
+    one, two = (saved.load_state(MODELS["gan"], folder)[0] for folder in (whole, stopped))
+    assert_trees_equal(one, two)
+
+
+def test_a_start_has_the_classes_of_the_model(settings, tiny):
+    """They are public. The labels of the data are not."""
+    settings = dataclasses.replace(settings, start_epochs=1)
+    config = dataclasses.replace(tiny, image_shape=(6, 5, 1), num_classes=5)
+    plan = private.make_plan(MODELS["gan"], config, settings.fitted(60), 60, 1, MODELS["gaussian"])
+    samples = private.draw_from_gaussians(plan, data.load(settings.dataset), RNG)
+    assert set(samples["label"]) == {0, 1, 2, 3, 4}
