@@ -13,13 +13,14 @@ of jaxgan's judges. Each is trained for 3,000 steps of 128 images. Columns:
 
 - linear, MLP, CNN: the share of test images that they classify correctly.
 - distance, recall: of 10,000 samples, by the judge of jaxgan (jaxgan.metrics).
-- AUC: of a membership attack. Somebody has 10,000 training images and 10,000 test images, and takes
-  those for training images that are near a sample (arXiv 1909.03935). He has 60,000 samples. .5 is
-  guessing. in features: the distances are those of the judge's features.
+- AUC: of a membership attack. Somebody has 60,000 samples, 10,000 training images and 10,000 test
+  images. He guesses that images near a sample are training images (arXiv 1909.03935). .5 is
+  guessing at random. It is the mean over all images: it hardly sees a few copies. in
+  features: the distances are those of the judge's features.
 - seconds: for training the model.
 
-With --validation the last 10,000 training images replace the test images, also in the attack: all
-settings were chosen by them. Rows are written to --json one by one; a later call makes only those
+With --validation the last 10,000 training images replace the test images, also in the attack. We
+chose all settings with them. Rows are written to --json one by one; a later call makes only those
 that are missing.
 """
 
@@ -59,10 +60,10 @@ COLUMNS = (
     "auc AUC, auc_features in features, seconds seconds"
 )
 PUBLISHED = """published, the accuracy of a classifier at epsilon 1 and 10 (arXiv 2503.14681):
-DP-MERF / DP-NTK / DP-Kernel / GS-WGAN / DP-GAN  66 / 64 / 69 / 53 / 73%, 61 to 76%
-DPDM (arXiv 2210.09929)                          76.4%, 85.4%
-DP-FETA (arXiv 2504.01395)                       81.5%, 87.3%
-FETA-Pro (arXiv 2601.06368)                      82.3%, -"""
+DP-MERF, DP-NTK, DP-Kernel, GS-WGAN, DP-GAN      66, 64, 69, 53, 73%; 61 to 76%
+DPDM (arXiv 2210.09929)                          76.4%; 85.4%
+DP-FETA (arXiv 2504.01395)                       81.5%; 87.3%
+FETA-Pro (arXiv 2601.06368)                      82.3%; -"""
 
 
 class Linear(nn.Module):

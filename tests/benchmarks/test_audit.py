@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxgan import JaxganError
+
 
 @pytest.fixture
 def audit():
@@ -28,7 +30,7 @@ def test_bounds_are_below_the_truth_and_near_it(audit):
 def test_it_catches_what_is_broken_and_nothing_else(audit, run, tmp_path, monkeypatch):
     cases = {k: v for k, v in audit.CASES.items() if k in ("nothing broken", "counted twice")}
     monkeypatch.setattr(audit, "CASES", cases)
-    options = ("--models", "gaussian", "--runs", "400", "--json", tmp_path / "audit.json")
+    options = ("--models", "gaussian", "--runs", "500", "--json", tmp_path / "audit.json")
     output = run(audit, *options).out
     rows = json.loads((tmp_path / "audit.json").read_text())["rows"]
     assert {row["case"]: row["verdict"] for row in rows} == {
@@ -60,3 +62,9 @@ def test_smote_makes_samples_of_all_classes_between_two_images():
     inside = found.images.astype(int) - found.labels[:, None, None, None]
     assert inside.min() >= 0
     assert inside.max() <= 20
+
+
+def test_too_few_runs_are_refused(audit, run):
+    """They could not catch anything."""
+    with pytest.raises(JaxganError, match="take more --runs"):
+        run(audit, "--runs", "100")
