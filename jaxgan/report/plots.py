@@ -126,7 +126,7 @@ def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.nda
     Args:
       points: `[N, 1, 1, D]`, float. Points outside the axes are drawn on the frame, NaN not at all.
       real: `[R, 1, 1, D]`, drawn in gray below them. The axes depend on `real` alone, so that all
-        pictures have the same scale. Without it they are about [-1, 1].
+        pictures have the same scale. Without it they depend on `points`.
       columns: how many points share a panel; by default there is one panel.
 
     Returns:
@@ -136,8 +136,8 @@ def scatter(points: Any, real: Any = None, columns: int | None = None) -> np.nda
     from matplotlib.figure import Figure
 
     points = _first_two(points).reshape(-1, columns or len(points), 2)
-    # Without real vectors the axes fit values in [-1, 1], so that all pictures have the same scale.
-    real = np.empty((0, 2)) if real is None else _first_two(real)
+    real = points.reshape(-1, 2) if real is None else _first_two(real)
+    real = real[np.isfinite(real).all(axis=1)]
     low, high = (real.min(axis=0), real.max(axis=0)) if len(real) else np.array([[-1.0], [1.0]])
     side = (high - low).max() or 1.0
     limits = np.broadcast_to((low + high) / 2, 2) + 0.75 * side * np.array([[-1], [1]])

@@ -177,7 +177,7 @@ def fit(
         does not raise: its metrics are NaN, and the others continue.
     """
     fitting = _Fitting(train_step, run, data, rng, batch_size, layout, places)
-    if fitting.epoch < epochs and not should_stop():
+    if fitting.epoch < epochs:
         fitting.compile()
     # A part of a population has a label, and a bar for each epoch.
     first, every = (fitting.epoch, 1) if label else (0, max(1, epochs // 50))

@@ -254,18 +254,16 @@ class _Training:
             public = self._plan is None
             self._journal.begin(run.history, self._saved_step, self._dataset, show_real=public)
         rngs, stopped = self._runs.rngs.training, lambda: bool(received) or self._failed
+        epochs = self._epochs
         if self._plan is not None and before < self._epochs:
-            rngs = self._begin_private(self._plan)
-            if self._plan.start is not None and not self._saved_step:
-                _print([f"{self._settings.start_epochs} epochs on samples of private Gaussians:"])
-                run = run._replace(state=self._start_private(self._plan, run.state, rngs, stopped))
+            run, rngs, epochs = self._begin_private(self._plan, run, stopped)
         run = self._runs.fit(
             self._model.train_step,
             run,
             _arrays(self._dataset),
             rngs,
             batch_size=settings.batch_size,
-            epochs=self._epochs,
+            epochs=epochs,
             measure=self._measure,
             on_epoch=self._on_epoch,
             should_stop=stopped,
@@ -427,19 +425,24 @@ class _Training:
             best = evaluation.best_row(run.history)
             self._folder.save(step, as_checkpoint(run), None if best is None else best["step"])
 
-    def _begin_private(self, plan: private.Plan) -> jax.Array:
-        """The secret keys of the run. Before its first step privacy.json is there."""
+    def _begin_private(
+        self, plan: private.Plan, run: loop.Run, stopped: Callable[[], bool]
+    ) -> tuple[loop.Run, jax.Array, int]:
+        """The run after its start from Gaussians, its secret keys, and how many epochs it trains.
+
+        Before the real images are used, privacy.json is there.
+        """
         dataset, path = self._dataset, self._folder.path
         rngs = private.secret_rngs(path, self._runs.rngs.training.shape, _digest(dataset))
         if is_first():
             private.write_report(path, plan)
-        return rngs
-
-    def _start_private(self, plan: private.Plan, state: Any, rngs: jax.Array, stopped: Any) -> Any:
-        """The initial state, after it has learned from samples of private Gaussians."""
-        return private.start_from_gaussians(
-            plan, self._model, self._settings, self._dataset, state, rngs, self._layout, stopped
+        if plan.start is None or self._saved_step:
+            return run, rngs, self._epochs
+        _print([f"{self._settings.start_epochs} epochs on samples of private Gaussians:"])
+        state = private.start_from_gaussians(
+            plan, self._model, self._settings, dataset, run.state, rngs, self._layout, stopped
         )
+        return run._replace(state=state), rngs, 0 if agree([stopped()])[0] else self._epochs
 
     def _end_private(self, plan: private.Plan, run: loop.Run) -> None:
         """Writes what the run has spent. After the last step it deletes the secret."""

@@ -313,7 +313,7 @@ def test_runs_that_cannot_be_evaluated_are_refused_in_one_line(plain, error, tmp
     for dataset in ("ring", "digits"):
         options = ("--dataset", dataset, *SMALL, "--epochs", 0)
         here("train.py", *options, "--workdir", tmp_path / dataset)
-    assert "a run on ring is scored by train.py" in error(tmp_path / "ring")
+    assert "ring contains vectors; evaluate.py scores images only" in error(tmp_path / "ring")
     assert "different data cannot be compared: digits, ring" in error(plain, tmp_path / "ring")
     assert "has no checkpoint yet" in error(tmp_path / "digits")
 

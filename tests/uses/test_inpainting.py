@@ -270,7 +270,7 @@ def test_masks_are_centred_random_or_a_picture(folder, tmp_path):
         (("--seed", -1), "--seed must be from 0"),
         (("digits.npy",), "are 6x6x1, and the run has images of 8x8x1: give images of that size"),
         (("wide.png",), "are 8x9x1, and the run has images of 8x8x1"),
-        (("ring",), "ring contains points"),
+        (("ring",), "ring contains vectors"),
         (("--mask", "random:1e-9"), "leaves no pixel missing"),
         (("--out", "wide.png"), "is a file: choose another --out"),
     ],
