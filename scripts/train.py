@@ -82,7 +82,8 @@ class Options:
     - The same command resumes a run that was stopped.
     - With more --epochs it continues a finished run.
     - --model diffusion --help shows the options of a diffusion model.
-    - Samples are not anonymous: they may show training images. With --epsilon they may be shared.
+    - Samples are not anonymous: they may show training images. A simple membership attack has an
+      AUC of .51 on samples of tuned; others may have more. With --epsilon they may be shared.
     """
 
     train: TrainConfig
