@@ -113,9 +113,7 @@ def main() -> None:
     print(f"{len(images)} {what} in {out}")
     if saved.read_settings(str(options.workdir)).epsilon is None:
         print("They are not anonymous: they may show training images (see train.py --epsilon).")
-        print(
-            "A simple membership attack on samples of tuned has an AUC of .51; others may have more."
-        )
+        print("A simple attack on samples of tuned has an AUC of .51; others may have more.")
 
 
 def wanted_labels(options: Options, classes: int) -> np.ndarray | None:
