@@ -14,8 +14,9 @@ READMES = [ROOT / "README.md", ROOT / "scripts" / "README.md"]
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    """Networks of one hidden layer by default, which compile faster."""
+def _small(monkeypatch, tmp_path):
+    """Networks of one hidden layer by default, which compile faster, and a folder for files."""
+    monkeypatch.chdir(tmp_path)
     small = {"generator_widths": (16,), "discriminator_widths": (16,)}
     config = functools.partial(jaxgan.GANConfig, **small, discriminator_dropout=(0.3,))
     monkeypatch.setattr(jaxgan, "GANConfig", config)
