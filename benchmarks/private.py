@@ -26,6 +26,7 @@ that are missing.
 
 import argparse
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Mapping
@@ -42,7 +43,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, data
-from jaxgan.data.pixels import to_uint8
 from jaxgan.diffusion import DiffusionConfig
 from jaxgan.gaussian import GaussianConfig
 from jaxgan.history import mean_interval
@@ -51,8 +51,6 @@ from jaxgan.metrics.classifier import JudgeCNN
 from jaxgan.run import saved, training
 
 SAMPLES, HELD_OUT, SCORED, ATTACKED, STEPS = 60_000, 10_000, 10_000, 10_000, 3_000
-CHUNK = 1_000
-"""Samples drawn at a time."""
 PICTURED = 20
 DELTA = 1e-5
 COLUMNS = (
@@ -255,12 +253,8 @@ def draw(recipe: Recipe, train: Real, seed: int) -> tuple[np.ndarray, np.ndarray
         seconds = time.perf_counter() - started
         state, _ = saved.load_state(model, workdir)
     labels = np.arange(SAMPLES, dtype=np.int32) % 10
-    rng = jax.random.key(seed)
-    parts = [
-        to_uint8(model.sample(state, jax.random.fold_in(rng, at), CHUNK, labels[at : at + CHUNK]))
-        for at in range(0, SAMPLES, CHUNK)
-    ]
-    return np.concatenate(parts), labels, seconds
+    sample = functools.partial(model.sample, state)
+    return evaluation.draw(sample, jax.random.key(seed), SAMPLES, labels), labels, seconds
 
 
 def attack(samples: np.ndarray, members: np.ndarray, others: np.ndarray) -> float:
