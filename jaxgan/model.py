@@ -113,8 +113,6 @@ class Private(NamedTuple):
     """Fields of the config that a private run sets, unless they are set already."""
     most_steps: int | None = None
     """How many steps are of use: more would share the budget and lose all but the last."""
-    assumptions: Sequence[str] = ()
-    """What is taken as public, beside what every run takes."""
 
 
 class Model(NamedTuple):

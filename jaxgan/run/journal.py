@@ -128,12 +128,9 @@ class Journal:
         self._classes = dataset.classes
         if show_real:
             self._real = plots.choose_real(images)
+            has_rows = num_classes(self._config) and not are_vectors(images.shape[1:])
             grid = plots.Grid(self._real)
-            if (
-                num_classes(self._config)
-                and labels is not None
-                and not are_vectors(images.shape[1:])
-            ):
+            if has_rows and labels is not None:
                 grid = plots.real_classes(images, labels)
             self._write_picture("real.png", grid)
         self._write("metrics.csv", self._csv(history, diagnose(self._model, history)))

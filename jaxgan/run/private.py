@@ -141,7 +141,7 @@ def make_plan(
     unset = {k: v for k, v in model.private.settings.items() if not getattr(config, k)}
     config = dataclasses.replace(config, noise_multiplier=noise, **unset)
     scale = "pixels are from 0 to 255" if config.bounded else "vectors were scaled without the data"
-    assumptions = [*_PUBLIC, f"the range of their values: {scale}", *model.private.assumptions]
+    assumptions = [*_PUBLIC, f"the range of their values: {scale}"]
     classes = num_classes(config)
     if classes:
         assumptions.append(f"the number of classes, {classes}, and their names")
