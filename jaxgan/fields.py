@@ -1,6 +1,7 @@
 """Checks of the fields of a config."""
 
 import dataclasses
+import difflib
 import math
 import numbers
 import typing
@@ -12,6 +13,8 @@ import flax.linen as nn
 from jaxgan import schedules
 from jaxgan.errors import JaxganError
 from jaxgan.learner import takes
+
+_WORDS = {"true": True, "false": False}
 
 
 def is_size(value: Any) -> bool:
@@ -44,6 +47,45 @@ def check_schedules(config: Any, names: Iterable[str]) -> None:
             raise JaxganError(f"{name}: {error}") from None
         in_range = all(0 <= end < math.inf for end in ends)
         check_field(in_range, config, name, "0 or more, and finite")
+
+
+def parse_value(config: Any, name: str, text: str) -> Any:
+    """The value of a field that a text stands for, such as 0.5, hinge, true or 64,128.
+
+    The default of the field says of which type it is. Numbers that change over the steps, such as
+    cosine:1:0.1, stay texts.
+
+    Args:
+      config: a dataclass, or its class.
+      name: of the field.
+      text: the value, as on a command line.
+
+    Raises:
+      JaxganError: if there is no such field, if its value cannot be written as a text, or if the
+        text is of another type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, n=1)
+        meant = f"; did you mean {near[0]}?" if near else f". It has {', '.join(fields)}"
+        raise JaxganError(f"the model has no setting {name!r}{meant}")
+    default = fields[name].default
+    try:
+        if isinstance(default, bool):
+            return _WORDS[text.lower()]
+        if isinstance(default, int):
+            return int(text)
+        if isinstance(default, float):
+            is_number = fields[name].type is float or ":" not in text
+            return float(text) if is_number else text
+        if isinstance(default, tuple):
+            return tuple(type(default[0])(part) for part in text.split(",")) if default else ()
+    except (KeyError, ValueError):
+        wanted = "true or false" if isinstance(default, bool) else f"like its default, {default!r}"
+        raise JaxganError(f"{name} must be {wanted}, got {text!r}") from None
+    if not isinstance(default, str):
+        raise JaxganError(f"{name} cannot be written as a text: set it in Python")
+    return text
 
 
 def check_module(name: str, module: Any, classes: int) -> None:
