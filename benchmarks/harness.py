@@ -5,6 +5,7 @@ the files of pictures smaller: `python benchmarks/harness.py FILE.png ...`
 """
 
 import argparse
+import dataclasses
 import hashlib
 import io
 import json
@@ -27,6 +28,7 @@ import optax
 import jaxgan
 from jaxgan.data import idx
 from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.fields import parse_value
 from jaxgan.files import write_atomically
 from jaxgan.metrics import parts
 from jaxgan.run import loop, population
@@ -37,6 +39,10 @@ RUNS = Path("runs")
 """The default folder of tables that resume, and the folder of all samples for pictures."""
 MOST_BYTES = 300_000
 """The limit for the file of a picture."""
+OF_DATA = ("image_shape", "bounded", "num_classes")
+"""Fields of a config that the data decide."""
+LINE_SECONDS = 60
+"""Off a terminal a line of progress is printed so often."""
 
 
 def make_parser(
@@ -85,6 +91,75 @@ def add_names(parser: argparse.ArgumentParser, option: str, known: Iterable[str]
 
     text = f"separated by commas; default: {','.join(known)}"
     parser.add_argument(option, type=parse, default=known, help=text)
+
+
+def add_methods(
+    parser: argparse.ArgumentParser, option: str, known: Iterable[str], fields: str
+) -> None:
+    """Adds an option that takes some of the known methods, and --method, which defines others.
+
+    `fields` says what another method is.
+    """
+    add_names(parser, option, known)
+    text = (
+        f"train a method of your own: {fields}. Several --method are several methods. Without "
+        f"{option} only they are trained. Example: --method 'mine: loss=hinge r1=0.5'"
+    )
+    form = "'NAME: FIELD=VALUE ...'"
+    parser.add_argument("--method", action="append", default=[], metavar=form, help=text)
+
+
+def define_methods(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    chosen: str,
+    known: Mapping[str, Any],
+    make: Callable[[dict[str, str]], Any],
+) -> dict[str, Any]:
+    """The known methods and those of --method, by name. The latter join the chosen ones.
+
+    Args:
+      parser: with the options of `add_methods`.
+      args: its arguments. args.CHOSEN gets the names of --method; it has only these, if the user
+        did not choose others.
+      chosen: the name of the option that chooses methods.
+      known: the known methods.
+      make: what a method is, by the texts of its fields.
+
+    Raises:
+      JaxganError: if a --method has another form, if its name exists, or if `make` refuses it.
+    """
+    own: dict[str, Any] = {}
+    for text in args.method:
+        name, colon, rest = (part.strip() for part in text.partition(":"))
+        pairs = [part.partition("=")[::2] for part in rest.split()]
+        fields, is_whole = dict(pairs), all(field and value for field, value in pairs)
+        if not (name and colon and is_whole) or "=" in name or len(fields) < len(pairs):
+            form = "'NAME: FIELD=VALUE FIELD=VALUE ...', each field once"
+            raise JaxganError(f"--method must be {form}; got {text!r}")
+        if name in known or name in own:
+            raise JaxganError(f"--method: there is a method {name!r} already: choose another name")
+        try:
+            own[name] = make(fields)
+        except JaxganError as error:
+            raise JaxganError(f"--method {name}: {error}") from None
+    by_default = getattr(args, chosen) is parser.get_default(chosen)
+    setattr(args, chosen, [*([] if own and by_default else getattr(args, chosen)), *own])
+    return {**known, **own}
+
+
+def parse_fields(config: Any, fields: Mapping[str, str], fixed: Iterable[str] = OF_DATA) -> Row:
+    """The values of texts, by the names of their fields. The config with them is checked.
+
+    Raises:
+      JaxganError: if a field is unknown, `fixed` or out of its range.
+    """
+    for name in fixed:
+        if name in fields:
+            raise JaxganError(f"{name} is fixed here: leave it out")
+    values = {name: parse_value(config, name, text) for name, text in fields.items()}
+    dataclasses.replace(config, **values)
+    return values
 
 
 def size(text: str) -> int:
@@ -152,6 +227,52 @@ def find_images(data_dir: str | None) -> tuple[np.ndarray, str]:
     if idx.find("fashion_mnist", "train", data_dir):
         return idx.load("fashion_mnist", "train", data_dir).images, "fashion_mnist"
     return np.random.default_rng(0).integers(0, 256, (60_000, 28, 28, 1), np.uint8), "random"
+
+
+class Progress:
+    """The progress over all work, with the time left: a bar on a terminal, else lines.
+
+    The time left is by the work of this call, not by that of an earlier one.
+
+    Args:
+      total: all work, in any unit.
+      done: the work that is done already.
+    """
+
+    def __init__(self, total: float, done: float):
+        from tqdm import tqdm
+
+        self._lines, self._at = not sys.stderr.isatty(), time.monotonic()
+        form = "{desc}{percentage:3.0f}% of all|{bar}| {elapsed}<{remaining}"
+        options: Any = {"dynamic_ncols": True, "delay": 1e-9}
+        if self._lines:
+            form = "{desc}{percentage:.0f}% of all is done, {elapsed} passed, {remaining} left"
+            options = {"file": io.StringIO(), "mininterval": math.inf}
+        options |= {"total": total, "initial": done, "smoothing": 0}
+        self._bar = tqdm(bar_format=form, **options)
+
+    def start(self, name: str, done: float) -> None:
+        """Begins the next part, when so much of the work is done."""
+        self._bar.set_description(name, refresh=False)
+        self._bar.n = done
+        self._bar.refresh()
+        self._say(0)
+
+    def add(self, work: float) -> None:
+        """Counts work as done."""
+        self._bar.update(min(work, self._bar.total - self._bar.n))
+        self._say(LINE_SECONDS)
+
+    def close(self) -> None:
+        """Ends it: all work is done."""
+        self._bar.update(self._bar.total - self._bar.n)
+        self._bar.close()
+
+    def _say(self, least: float) -> None:
+        """Prints a line, where there is no bar, if the last one is so many seconds old."""
+        if self._lines and time.monotonic() - self._at >= least:
+            note(str(self._bar))
+            self._at = time.monotonic()
 
 
 def in_turns(
@@ -227,6 +348,7 @@ def train(
     labels: np.ndarray | None = None,
     score: Callable[[Any, jax.Array], Row] | None = None,
     made: parts.Parts | None = None,
+    work: Progress | None = None,
     **options: Any,
 ) -> loop.Run | None:
     """A population, trained on one device with the options of `population.train_population`.
@@ -240,6 +362,7 @@ def train(
       labels: the classes of the images, or the modes of the points.
       score: `(state, rng) -> scores`, at half the epochs and at the end.
       made: the parts in which samples are counted; by default those of the images.
+      work: gets the steps of all members. It takes the place of the progress of this population.
       **options: of the training.
     """
     gan = jaxgan.MODELS["gan"]
@@ -247,6 +370,8 @@ def train(
     rngs, epochs = loop.make_rngs(list(seeds)).pictures, options["epochs"]
 
     def measure(run: loop.Run) -> Row:
+        if work is not None:
+            work.add(len(seeds) * math.ceil(len(images) / options["batch_size"]))
         wanted = [measure_one] if parts.is_due(run.history) else []
         if score is not None and len(run.history) in (-(-epochs // 2), epochs):
             wanted.append(score)
@@ -256,7 +381,7 @@ def train(
             found |= {name: [row[name] for row in rows] for name in rows[0]}
         return found
 
-    options = {"devices": 1, "measure": measure} | options
+    options = {"devices": 1, "measure": measure, "progress": work is None} | options
     try:
         return population.train_population(gan, config, images, seeds, **options)
     except NonFiniteError:
@@ -289,7 +414,7 @@ class Rows:
       path: the JSON file. An existing one keeps its header.
       header: from `about`.
       keys: the fields of a row that are its name.
-      order: all names, in the order of the file.
+      order: names in the order of the file. Others come last.
     """
 
     def __init__(self, path: Path, header: Row, keys: Sequence[str], order: Sequence[str]):
@@ -307,20 +432,31 @@ class Rows:
         return row
 
     def complete(
-        self, wanted: Mapping[str, Row], train: Callable[[str], tuple[Row, np.ndarray]]
+        self,
+        wanted: Mapping[str, Row],
+        train: Callable[..., tuple[Row, np.ndarray]],
+        work: float | None = None,
     ) -> list[Row]:
         """The rows of names with their settings; trains those that are not there.
 
-        `train` gives the row of a name and its samples.
+        `train` gives the row of a name and its samples. If `work` says how much work a row is, it
+        also gets the Progress over all rows, to which it adds its work.
         """
         found = {name: self.find(name, settings) for name, settings in wanted.items()}
         missing = [name for name, row in found.items() if row is None]
         print(f"{len(missing)} rows to train, {len(found) - len(missing)} found in {self.path}")
-        for name in missing:
-            note(f"training {name}")
-            row, samples = train(name)
+        done = len(found) - len(missing)
+        progress = Progress(len(found) * work, done * work) if work and missing else None
+        for i, name in enumerate(missing, done):
+            if work and progress:
+                progress.start(f"training {name}", i * work)
+            else:
+                note(f"training {name}")
+            row, samples = train(name, progress) if progress else train(name)
             row["settings"] = wanted[name]
             self.put(row, samples)
+        if progress:
+            progress.close()
         return [row for row in self.content["rows"] if self._name(row) in wanted]
 
     def put(self, row: Row, samples: np.ndarray, at: int = 0) -> None:
@@ -336,8 +472,9 @@ class Rows:
         if others:  # the header of the file does not hold for this row
             row["about"] = others
         rows = [old for old in self.content["rows"] if self._name(old) != self._name(row)]
+        places = {name: place for place, name in enumerate(self._order)}
         self.content["rows"] = sorted(
-            [*rows, row], key=lambda row: self._order.index(self._name(row))
+            [*rows, row], key=lambda row: places.get(self._name(row), len(places))
         )
         before = self._samples.pop(self._key(row), samples[:0])[:at]
         if len(before) == at:

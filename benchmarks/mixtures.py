@@ -24,6 +24,9 @@ modes, % quality, rev KL, round: means over the n seeds, ± half of the 95% inte
 share of such seeds; from, to: its 95% interval (Wilson). lr x: the factor. MB: the memory of a
 compiled step.
 
+--method trains a method of your own: 'NAME: FIELD=VALUE ...', fields of GANConfig that differ from
+those of "GAN". Its learning rates are tuned like those of the others.
+
 Rows are written to --json one by one; a later call trains only the rows that are missing. A data
 set takes about two hours on a CPU core (NPROC=1, with --data), or less than five minutes with
 --quick.
@@ -45,7 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 from harness import both
 
-from jaxgan import GANConfig, GANState, create_state, loop, sample, train_step
+from jaxgan import GANConfig, GANState, create_state, loop, sample, schedules, train_step
 from jaxgan.data.mixtures import MIXTURES, POINTS, load
 from jaxgan.history import mean_interval
 from jaxgan.metrics.modes import ModeScores, mode_scores
@@ -88,6 +91,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "relativistic+R1+R2+EMA": {"loss": "relativistic", **PENALTIES, "ema_decay": 0.99},
 }
 """Fields of GANConfig that each method has beside those of SHARED."""
+FIXED = ("generator_widths", "discriminator_widths", "discriminator_dropout", *harness.OF_DATA)
+"""Fields that a method cannot have: the networks and the data are the same for all."""
 QUICK = ("GAN", "PacGAN2", "relativistic+R1+R2+EMA")
 
 
@@ -172,7 +177,13 @@ def main() -> None:
     order = [f"{data} {method}" for data in MIXTURES for method in METHODS]
     rows = harness.Rows(args.json, header, ("data", "method"), order)
     wanted = {f"{d} {m}": settings(d, m, args) for d in args.data for m in args.methods}
-    found = rows.complete(wanted, lambda name: train_row(*name.split(" ", 1), args=args))
+    tuning = len(FACTORS) * len(TUNING_SEEDS) * half_as_long(args).steps
+
+    def train_one(name: str, work: harness.Progress) -> tuple[dict, np.ndarray]:
+        data, method = name.split(" ", 1)
+        return train_row(data, method, args, work)
+
+    found = rows.complete(wanted, train_one, tuning + args.seeds * args.steps)
     if args.rates:
         rates = measured_rates(args)
         for row in found:
@@ -189,7 +200,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = harness.make_parser(__doc__, "mixtures.json", seeds=10, steps=10_500, batch_size=128)
     parser.add_argument("--data", choices=[*MIXTURES], help="default: both")
-    harness.add_names(parser, "--methods", METHODS)
+    fields = "GAN, with other values of fields of GANConfig"
+    harness.add_methods(parser, "--methods", METHODS, fields)
     text = f"other defaults: 2 seeds, 1,000 steps, {', '.join(QUICK)}, mixtures_quick.json"
     parser.add_argument("--quick", action="store_true", help=text)
     parser.add_argument(
@@ -207,6 +219,11 @@ def parse() -> argparse.Namespace:
     if args.steps < least or not 4 <= args.batch_size <= most:
         parser.error(f"--steps must be {least} or more, --batch-size from 4 to {most}")
     args.steps = math.prod(epochs_and_steps(args))
+    args.fields = METHODS
+    plain = make_config("ring", "GAN", args)
+    args.fields = harness.define_methods(
+        parser, args, "methods", METHODS, lambda own: harness.parse_fields(plain, own, FIXED)
+    )
     return args
 
 
@@ -220,9 +237,10 @@ def make_config(data: str, method: str, args: argparse.Namespace) -> GANConfig:
     annealed = {k: v.format(steps=args.steps) for k, v in ANNEALED[data].items()}
     fields: dict[str, Any] = {
         name: value.format(steps=args.steps, **annealed) if isinstance(value, str) else value
-        for name, value in (SHARED | METHODS[method]).items()
+        for name, value in (SHARED | args.fields[method]).items()
     }
-    return GANConfig(image_shape=(1, 1, 2), bounded=False, **fields)
+    config = GANConfig(image_shape=(1, 1, 2), bounded=False, **fields)
+    return schedules.over(config, args.steps)
 
 
 def settings(data: str, method: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -233,9 +251,11 @@ def settings(data: str, method: str, args: argparse.Namespace) -> dict[str, Any]
     return harness.settings(config, **numbers, tuning=tuning)
 
 
-def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, np.ndarray]:
+def train_row(
+    data: str, method: str, args: argparse.Namespace, work: harness.Progress
+) -> tuple[dict, np.ndarray]:
     """Trains a population: its row, and the samples of the first member `[FRAMES, SHOWN, 2]`."""
-    factor, candidates = tune(data, method, args)
+    factor, candidates = tune(data, method, args, work)
     config = make_config(data, method, args)
     config = dataclasses.replace(config, **multiplied_rates(config, factor))
     epochs, _ = epochs_and_steps(args)
@@ -246,7 +266,7 @@ def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, n
         if len(run.history) % (epochs // (FRAMES - 1)) == 0:
             frames.append(points_of(population.member(run.state, 0)))
 
-    members = train(config, data, args, range(args.seeds), on_epoch=on_epoch)
+    members = train(config, data, args, range(args.seeds), on_epoch=on_epoch, work=work)
     frames += [members[0]] * (FRAMES - len(frames))  # if all have diverged
     row = {"data": data, "method": method, "seeds": args.seeds, **sum_up(members, data)}
     row |= {
@@ -259,14 +279,17 @@ def train_row(data: str, method: str, args: argparse.Namespace) -> tuple[dict, n
     return row, shown
 
 
-def tune(data: str, method: str, args: argparse.Namespace) -> tuple[float, list[dict[str, Any]]]:
+def tune(
+    data: str, method: str, args: argparse.Namespace, work: harness.Progress | None = None
+) -> tuple[float, list[dict[str, Any]]]:
     """The best of FACTORS, and the scores of each with each of TUNING_SEEDS."""
     args = half_as_long(args)
     config = make_config(data, method, args)
     factors, seeds = zip(*itertools.product(FACTORS, TUNING_SEEDS), strict=True)
     rates = [multiplied_rates(config, factor) for factor in factors]
     sweep = {name: [each[name] for each in rates] for name in RATES}
-    scores = [score(points, data) for points in train(config, data, args, seeds, **sweep)]
+    members = train(config, data, args, seeds, work=work, **sweep)
+    scores = [score(points, data) for points in members]
     candidates = []
     for i, factor in enumerate(FACTORS):
         found = scores[i * len(TUNING_SEEDS) :][: len(TUNING_SEEDS)]

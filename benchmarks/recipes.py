@@ -2,13 +2,15 @@
 
 All learn from Fashion-MNIST. Each recipe is trained with five seeds. Its samples are scored by two
 judges. The second judge has another shape and seed; no setting was chosen by it. real images: the
-scores of the test images. Printed are medians over the seeds; distance and recall with their range.
+scores of the test images. Printed are means over the seeds that have not diverged, ± half of the
+95% interval of the mean (Student's t).
 
 - Gaussian per class: the mean and the covariance of the pixels of each class.
 - SMOTE: points on the line between an image and one of its five nearest neighbours of its class
   (arXiv 1106.1813).
 - The others are presets of scripts/train.py. Diffusion has three predictions, each sampled in 10,
   50 and 1,000 steps. "latents x 1.5": with latents times this number (option --latent-scale).
+- --method trains a recipe of your own, such as --method 'mine: preset=large r1=0.2 steps=20000'.
 
 First all recipes train and sample in turns, which gives the seconds of this machine. They are those
 of one run alone. Nothing else should run at that time. The file also keeps the seconds of other
@@ -22,7 +24,7 @@ minutes.
 import argparse
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import harness
@@ -32,6 +34,7 @@ import numpy as np
 
 from jaxgan import MODELS, PRESETS, data, schedules
 from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.history import mean_interval
 from jaxgan.labels import fit_to_classes
 from jaxgan.metrics import evaluation
 from jaxgan.metrics.classifier import BUNDLED
@@ -47,7 +50,9 @@ SAMPLED, SAMPLING_ROUNDS = 1_000, 3
 POINTS = 10
 """Points of a curve."""
 CURVES = ("large", "diffusion-image")
-"""The recipes with a curve."""
+"""The recipes with a curve, beside those of --method."""
+SCORING = 30
+"""About how many seconds it takes to score a run, for the progress."""
 
 
 class Recipe(NamedTuple):
@@ -59,6 +64,8 @@ class Recipe(NamedTuple):
     """Fields of the config that differ from those of the preset."""
     samplings: Mapping[str, Mapping[str, Any]] = {"": {}}
     """Ways of sampling: the fields of the config by a name. The picture shows the last one."""
+    run: Mapping[str, Any] = {}
+    """Fields of TrainConfig that differ from those of the preset."""
 
 
 def _latents(scale: float) -> dict[str, dict[str, float]]:
@@ -142,26 +149,17 @@ def main() -> None:
         found[name] = row or {"recipe": name, "settings": described, "runs": []}
     machine = f"{header['device']}, {header['host']}"
     times = rows.content.setdefault("times", {}).setdefault(machine, {})
-    trained = [name for name in args.recipes if name in RECIPES]
+    trained = [name for name in args.recipes if name not in PLAIN]
     known = {k for k, v in times.items() if v["settings"] == found.get(k, {}).get("settings")}
     if args.times or not known.issuperset(trained):
         for name, measured in measure_times(trained, train, args).items():
             times[name] = measured | {"settings": found[name]["settings"], "about": header}
         rows.write()
-    missing = {name: range(len(row["runs"]), args.seeds) for name, row in found.items()}
-    if any(missing.values()):
+    if any(len(row["runs"]) < args.seeds for row in found.values()):
         references = [evaluation.make_reference(judge, train, test) for judge in judges]
         real = test.images[: args.num], None if test.labels is None else test.labels[: args.num]
         rows.content["real images"] = scores(references, *real)
-        for name, seeds in missing.items():
-            at_once = 1 if jax.default_backend() == "cpu" else max(1, len(seeds))
-            for start in seeds[::at_once]:
-                some = range(start, min(start + at_once, args.seeds))
-                harness.note(f"{name}, seeds {some.start} to {some.stop - 1}")
-                runs = make_runs(name, some, train, references, args)
-                for seed, (run, drawn) in zip(some, runs, strict=True):
-                    found[name]["runs"].append({"seed": seed} | run)
-                    rows.put(found[name], drawn, seed * PICTURED)
+        train_missing(rows, found, times, train, references, args)
     for judge in judges:
         print(f"\n{judge.name}, n={args.num:,}; seconds of {machine}")
         print(table(rows.content["real images"], found, times, judge.name))
@@ -172,9 +170,43 @@ def main() -> None:
         harness.save_picture(args.curves, draw_curves(found, times))
 
 
+def train_missing(
+    rows: harness.Rows,
+    found: Mapping[str, Any],
+    times: Mapping[str, Any],
+    train: data.Dataset,
+    references: list[evaluation.Reference],
+    args: argparse.Namespace,
+) -> None:
+    """Adds the missing runs to the rows. The unit of progress is a second, by the times."""
+    training = {name: times[name]["training"] if name in times else 0.0 for name in found}
+    seconds = {name: SCORING + training[name] for name in found}
+    for name in found.keys() & times.keys():
+        seconds[name] += sum(times[name]["sampling"].values())
+    missing = {name: range(len(row["runs"]), args.seeds) for name, row in found.items()}
+    total = args.seeds * sum(seconds.values())
+    done = total - sum(len(missing[name]) * seconds[name] for name in missing)
+    progress = harness.Progress(total, done)
+    for name, seeds in missing.items():
+        at_once = 1 if jax.default_backend() == "cpu" else max(1, len(seeds))
+        for start in seeds[::at_once]:
+            some = range(start, min(start + at_once, args.seeds))
+            progress.start(f"{name}, seeds {some.start} to {some.stop - 1}", done)
+            work = len(some) * training[name]
+            count = lambda share, work=work: progress.add(share * work)  # noqa: E731
+            runs = make_runs(name, some, train, references, args, count)
+            for seed, (run, drawn) in zip(some, runs, strict=True):
+                found[name]["runs"].append({"seed": seed} | run)
+                rows.put(found[name], drawn, seed * PICTURED)
+            done += len(some) * seconds[name]
+    progress.close()
+
+
 def parse() -> argparse.Namespace:
     parser = harness.make_parser(__doc__, "recipes.json", "any", seeds=5, num=evaluation.SAMPLES)
-    harness.add_names(parser, "--recipes", NAMES)
+    fields = "a preset (preset=NAME; default: reference), with other values of steps, batch_size, "
+    fields += "conditional and fields of its config"
+    harness.add_methods(parser, "--recipes", NAMES, fields)
     parser.add_argument("--steps", type=harness.size, help="of training; default: the preset's")
     judges = ",".join(BUNDLED)
     parser.add_argument("--judges", default=judges, help="names or files; default: %(default)s")
@@ -184,16 +216,31 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--curves", type=harness.output, help=text)
     args = parser.parse_args()
     args.judges = args.judges.split(",")
+    known = PLAIN | RECIPES
+    args.known = harness.define_methods(parser, args, "recipes", known, make_recipe)
     return args
+
+
+def make_recipe(fields: dict[str, str]) -> Recipe:
+    """The recipe of a --method."""
+    preset = fields.pop("preset", "reference")
+    if preset not in PRESETS:
+        raise JaxganError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
+    config, training = PRESETS[preset]
+    names = fields.keys() & {"steps", "batch_size", "conditional"}
+    run = harness.parse_fields(training, {name: fields.pop(name) for name in names})
+    conditional = run.pop("conditional", False)
+    return Recipe(preset, conditional, harness.parse_fields(config, fields), run=run)
 
 
 def prepare(name: str, train: data.Dataset, args: argparse.Namespace) -> Setup:
     """The model of a recipe, its data and the length of its training."""
-    recipe = RECIPES[name]
+    recipe = args.known[name]
     config, training = PRESETS[recipe.preset]
     model = next(model for model in MODELS.values() if isinstance(config, model.config))
     if args.steps:
         training = dataclasses.replace(training, steps=args.steps)
+    training = dataclasses.replace(training, **recipe.run)
     training = training.fitted(len(train.images))
     config = model.fit_to(dataclasses.replace(config, **recipe.changes), train)
     config = fit_to_classes(config, train, recipe.conditional)
@@ -210,7 +257,7 @@ def settings(name: str, train: data.Dataset, args: argparse.Namespace) -> dict[s
     if name in PLAIN:
         return more
     setup = prepare(name, train, args)
-    more |= {"samplings": RECIPES[name].samplings}
+    more |= {"samplings": args.known[name].samplings}
     return harness.settings(setup.config, epochs=setup.epochs, batch_size=setup.batch_size, **more)
 
 
@@ -224,12 +271,13 @@ def make_runs(
     train: data.Dataset,
     references: list[evaluation.Reference],
     args: argparse.Namespace,
+    count: Callable[[float], None],
 ) -> Iterator[Run]:
-    """A run of each seed, scored one by one."""
+    """A run of each seed, scored one by one. `count` gets each share of the training."""
     classes = 1 if train.labels is None else 1 + train.labels.max()
     wanted = np.random.default_rng(0).permutation(np.arange(args.num) % classes)
     if name not in PLAIN:
-        yield from train_runs(name, seeds, train, references, wanted, args)
+        yield from train_runs(name, seeds, train, references, wanted, args, count)
         return
     if train.labels is None:
         raise JaxganError(f"{name} needs labels, and {train.name} has none")
@@ -246,38 +294,32 @@ def train_runs(
     references: list[evaluation.Reference],
     wanted: np.ndarray,
     args: argparse.Namespace,
+    count: Callable[[float], None],
 ) -> Iterator[Run]:
     """Trains a population and scores its samples; with a curve also during training."""
-    recipe, setup = RECIPES[name], prepare(name, train, args)
+    recipe, setup = args.known[name], prepare(name, train, args)
     curves: list[list[dict[str, float]]] = [[] for _ in seeds]
-    in_training = evaluation.reference_in_training(train) if name in CURVES else None
+    in_training = evaluation.reference_in_training(train) if has_curve(name) else None
 
     def sample_of(state: Any) -> evaluation.Sample:
         return functools.partial(setup.model.sample, state)
 
     def measure(run: loop.Run) -> dict[str, Any]:
+        count(1 / setup.epochs)
         epoch = len(run.history)
         due = epoch * POINTS // setup.epochs > (epoch - 1) * POINTS // setup.epochs
         if in_training is not None and due:
             for state, curve in zip(harness.members(run), curves, strict=True):
-                point = evaluation.evaluate_in_training(
-                    in_training, sample_of(state), jax.random.key(2)
-                )
+                point = point_of_curve(in_training, sample_of(state))
                 if np.isfinite(list(point.values())).all():  # it has not diverged
-                    found = {key.partition("(")[0]: value for key, value in point.items()}
-                    curve.append({"share": epoch / setup.epochs} | found)
+                    curve.append({"share": epoch / setup.epochs} | point)
         return {}
 
     try:
+        options: Any = {"epochs": setup.epochs, "batch_size": setup.batch_size, "devices": 1}
+        options |= {"progress": False, "measure": measure}
         trained = population.train_population(
-            setup.model,
-            setup.config,
-            setup.data,
-            list(seeds),
-            epochs=setup.epochs,
-            batch_size=setup.batch_size,
-            devices=1,
-            measure=measure,
+            setup.model, setup.config, setup.data, list(seeds), **options
         )
         states = harness.members(trained)
     except NonFiniteError:
@@ -299,6 +341,16 @@ def train_runs(
             # images of equal latents.
             pictured = drawn[seeds[i] * PICTURED :][:PICTURED]
         yield entry, pictured
+
+
+def has_curve(name: str) -> bool:
+    return name in CURVES or name not in NAMES
+
+
+def point_of_curve(reference: evaluation.Reference, sample: evaluation.Sample) -> dict[str, float]:
+    """The scores of samples in training, by their short names."""
+    found = evaluation.evaluate_in_training(reference, sample, jax.random.key(2))
+    return {key.partition("(")[0]: value for key, value in found.items()}
 
 
 def scores(
@@ -327,7 +379,7 @@ def measure_times(
         one = harness.make_trainer(mine, some, setup.batch_size, setup.model.train_step)
         epochs = setup.epochs * len(train.images) / len(some["image"])
         training[name] = lambda one=one, epochs=epochs: one(1) * epochs
-        for label, fields in RECIPES[name].samplings.items():
+        for label, fields in args.known[name].samplings.items():
             other = state.replace(config=dataclasses.replace(setup.config, **fields))
 
             def draw(state: Any = other, model: Model = setup.model) -> float:
@@ -365,12 +417,10 @@ def table(
             line: dict[str, Any] = {"recipe": f"{name} {sampling}".strip()}
             for column in columns:
                 if values := [one[column] for one in each if column in one]:
-                    spread = harness.spread(values)
-                    ranged = column in ("fd", "recall")
-                    line[column] = spread if ranged else spread["median"]
+                    line[column] = mean_interval(values)
             if len(each) < len(row["runs"]):
                 line["recipe"] += f" ({len(row['runs']) - len(each)} diverged)"
-            if name in RECIPES:
+            if name not in PLAIN:
                 line["training"] = times[name]["training"]
                 line["sampling"] = times[name]["sampling"][sampling]
             lines.append(line)
@@ -388,7 +438,7 @@ def draw_curves(rows: Mapping[str, Any], times: Mapping[str, Any]) -> Any:
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = figure.subplots(1, 2)
-    for i, name in enumerate(name for name in rows if name in CURVES):
+    for i, name in enumerate(filter(has_curve, rows)):
         curves = [run.get("curve", []) for run in rows[name]["runs"]]
         curves = [curve for curve in curves if len(curve) == max(map(len, curves))]
         if not curves[0]:

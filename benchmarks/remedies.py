@@ -9,6 +9,9 @@ The reference has learning rates of 1e-3 and b1 of 0.9. Some methods have slow r
 of 0.5. Their names end with "slow rates". They stand beside the row "slow rates", the reference
 with these rates and no remedy.
 
+--method trains a method of your own: 'NAME: FIELD=VALUE ...', fields of GANConfig that differ from
+those of the reference.
+
 Rows are written to --json one by one; a later call trains only the rows that are missing. It takes
 about an hour on two CPU cores.
 """
@@ -22,7 +25,7 @@ import harness
 import jax
 import numpy as np
 
-from jaxgan import GANConfig, data, sample
+from jaxgan import GANConfig, data, sample, schedules
 from jaxgan.adversarial import diagnostics
 from jaxgan.data.pixels import to_uint8
 from jaxgan.history import finite_members, mean_interval
@@ -77,7 +80,11 @@ def main() -> None:
     print("mean ± half of its 95% interval, of the last epoch; n seeds have not diverged")
     rows = harness.Rows(args.json, header, ("method",), list(METHODS))
     wanted = {method: settings(method, images, args) for method in args.methods}
-    found = rows.complete(wanted, lambda method: train_row(method, load_real(args), args))
+    found = rows.complete(
+        wanted,
+        lambda method, work: train_row(method, load_real(args), args, work),
+        args.seeds * count_steps(images, args),
+    )
     print(harness.table(COLUMNS, [row | {"n": row["fd"]["n"]} for row in found]))
     if args.picture and (samples := rows.samples(found)):
         harness.save_picture(args.picture, harness.draw_rows(samples))
@@ -85,8 +92,13 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = harness.make_parser(__doc__, "remedies.json", "any", seeds=5, epochs=10)
-    harness.add_names(parser, "--methods", METHODS)
-    return parser.parse_args()
+    fields = "the reference, with other values of fields of GANConfig"
+    harness.add_methods(parser, "--methods", METHODS, fields)
+    args = parser.parse_args()
+    args.fields = harness.define_methods(
+        parser, args, "methods", METHODS, lambda own: harness.parse_fields(GANConfig(), own)
+    )
+    return args
 
 
 def load_real(args: argparse.Namespace) -> evaluation.Reference:
@@ -94,13 +106,17 @@ def load_real(args: argparse.Namespace) -> evaluation.Reference:
     return evaluation.make_reference(evaluation.make_extractor(dataset), dataset, None)
 
 
+def count_steps(images: np.ndarray, args: argparse.Namespace) -> int:
+    return args.epochs * math.ceil(len(images) / BATCH)
+
+
 def make_config(method: str, images: np.ndarray, args: argparse.Namespace) -> GANConfig:
-    steps = args.epochs * math.ceil(len(images) / BATCH)
+    steps = count_steps(images, args)
     fields: dict[str, Any] = {
         name: value.format(steps=steps) if isinstance(value, str) else value
-        for name, value in METHODS[method].items()
+        for name, value in args.fields[method].items()
     }
-    return GANConfig(image_shape=images.shape[1:], **fields)
+    return schedules.over(GANConfig(image_shape=images.shape[1:], **fields), steps)
 
 
 def settings(method: str, images: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
@@ -111,12 +127,12 @@ def settings(method: str, images: np.ndarray, args: argparse.Namespace) -> dict[
 
 
 def train_row(
-    method: str, real: evaluation.Reference, args: argparse.Namespace
+    method: str, real: evaluation.Reference, args: argparse.Namespace, work: harness.Progress
 ) -> tuple[dict, np.ndarray]:
     """Trains a population: its row, and SHOWN samples of each member."""
     config = make_config(method, real.images, args)
     options: Any = {"epochs": args.epochs, "batch_size": BATCH}
-    run = harness.train(config, real.images, range(args.seeds), **options)
+    run = harness.train(config, real.images, range(args.seeds), work=work, **options)
     row: dict[str, Any] = {"method": method, "seeds": args.seeds}
     if run is None:
         nothing = {name: mean_interval([]) for name in (*MEASURED, *SCORES)}

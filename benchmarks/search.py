@@ -5,6 +5,11 @@ median of its Fréchet distances. A trial ends after three epochs if its distanc
 the median of the others. All trials are written to --json, and a later call continues from there.
 A trial takes about a minute on two CPU cores.
 
+--space FILE searches another space: a TOML file, such as the one at the end of this text, which is
+searched without it. A line has values to choose from, or bounds, of a field of GANConfig or of b1
+and b2 (of both networks), dropout (a factor of the reference's rates) or falling_lr (the learning
+rates fall to 0). instance_noise always falls to 0. Other fields are those of the reference.
+
 Trials by hand are runs of `scripts/train.py --evaluate-every N`. --add adds their settings and
 scores to a log and prints it; without a run folder it only prints it:
 
@@ -14,42 +19,50 @@ It needs optuna: pip install -e '.[search]'
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import harness
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from remedies import BATCH, SCORES, load_real, scores_of
 
-from jaxgan import MODELS, GANConfig, JaxganError, loop
+from jaxgan import MODELS, GANConfig, JaxganError, loop, schedules
 from jaxgan.metrics import evaluation
 from jaxgan.run import checkpoint, saved
 
-SPACE: dict[str, optuna.distributions.BaseDistribution] = {
-    "loss": CategoricalDistribution(["non_saturating", "hinge", "relativistic"]),
-    "updates": CategoricalDistribution(["simultaneous", "alternating"]),
-    "generator_lr": FloatDistribution(1e-4, 2e-3, log=True),
-    "discriminator_lr": FloatDistribution(1e-4, 1e-2, log=True),
-    "b1": CategoricalDistribution([0.0, 0.5, 0.9]),
-    "b2": CategoricalDistribution([0.99, 0.999]),
-    "falling_lr": CategoricalDistribution([False, True]),
-    "dropout": FloatDistribution(0, 1),
-    "r1": FloatDistribution(0.01, 10, log=True),
-    "r2": CategoricalDistribution([0.0, 0.01, 0.1, 1.0]),
-    "instance_noise": CategoricalDistribution([0.0, 0.1, 0.3]),
-    "augment": FloatDistribution(0, 0.7),
-    "pac": CategoricalDistribution([1, 2]),
-    "ema_decay": CategoricalDistribution([0.99, 0.999, 0.9995]),
-}
-"""What is searched. dropout is a factor of the reference's rates. instance_noise falls to 0. With
-falling_lr the learning rates fall to 0 too."""
+SPACE = """\
+loss = ["non_saturating", "hinge", "relativistic"]
+updates = ["simultaneous", "alternating"]
+generator_lr = {low = 1e-4, high = 2e-3, log = true}
+discriminator_lr = {low = 1e-4, high = 1e-2, log = true}
+b1 = [0.0, 0.5, 0.9]
+b2 = [0.99, 0.999]
+falling_lr = [false, true]
+dropout = {low = 0.0, high = 1.0}
+r1 = {low = 0.01, high = 10.0, log = true}
+r2 = [0.0, 0.01, 0.1, 1.0]
+instance_noise = [0.0, 0.1, 0.3]
+augment = {low = 0.0, high = 0.7}
+pac = [1, 2]
+ema_decay = [0.99, 0.999, 0.9995]
+"""
+"""What is searched without --space."""
+OWN = ("falling_lr", "dropout", "b1", "b2")
+"""What can be searched beside fields of GANConfig."""
 KNOWN: list[dict[str, Any]] = [
     # The best of remedies.py, without dropout, and with smaller penalties.
     {"loss": "relativistic", "updates": "simultaneous", "generator_lr": 2e-4}
@@ -57,11 +70,13 @@ KNOWN: list[dict[str, Any]] = [
     | {"r1": r, "r2": r, "instance_noise": 0.0, "augment": 0.0, "pac": 1, "ema_decay": 0.999}
     for falling, dropout, r in ((False, 1, 1), (True, 0, 1), (True, 0, 0.1))
 ]
-"""The first trials."""
+"""The first trials, without --space."""
 PACKED_WIDTHS = (136, 128, 64)
 """Of a discriminator of two images at once: as many parameters as the reference's, within 2%."""
 EARLY = 3
 """The number of epochs after which a trial may end."""
+LEAST_TRIALS = 20
+"""Importances of fewer whole trials would be chance."""
 ADDED_SCORES = ("fd", "precision", "recall", "density", "coverage")
 COLUMNS = "trial trial, state state, fd fd, recall recall, coverage coverage, params settings"
 ADDED_COLUMNS = (
@@ -72,8 +87,10 @@ ADDED_COLUMNS = (
 
 def main() -> None:
     parser = harness.make_parser(__doc__, data="any", trials=60, seeds=2, epochs=10)
+    parser.epilog = f"the space without --space:\n\n{SPACE}"
     parser.set_defaults(json=harness.RUNS / "search.json")
     parser.add_argument("--add", nargs="*", type=Path, metavar="RUN", help="see above")
+    parser.add_argument("--space", type=Path, metavar="FILE", help="default: see below")
     args = parser.parse_args()
     header = harness.about()
     if args.add is None:
@@ -84,6 +101,7 @@ def main() -> None:
 
 def search(args: argparse.Namespace, header: dict[str, Any]) -> None:
     """Trials that Optuna suggests."""
+    space = read_space(args.space)
     real = load_real(args)
     log = load_log(args, header)
     trials = log["trials"]
@@ -94,12 +112,12 @@ def search(args: argparse.Namespace, header: dict[str, Any]) -> None:
         pruner=optuna.pruners.MedianPruner(n_startup_trials=8),
     )
     for trial in trials:
-        study.add_trial(as_optuna(trial))
-    for params in KNOWN[len(trials) :]:
+        study.add_trial(as_optuna(trial, space))
+    for params in [] if args.space else KNOWN[len(trials) :]:
         study.enqueue_trial(params)
     for i in range(len(trials), args.trials):
         harness.note(f"trial {i + 1} of {args.trials}")
-        trials.append(train_trial(study, real, args))
+        trials.append(train_trial(study, space, real, args))
         harness.write_json(args.json, log)
     print_summary(study, trials)
 
@@ -107,23 +125,64 @@ def search(args: argparse.Namespace, header: dict[str, Any]) -> None:
 def load_log(args: argparse.Namespace, header: dict[str, Any]) -> dict[str, Any]:
     """The file with the trials so far. Ends the program if they have other settings."""
     settings = {"dataset": args.dataset, "epochs": args.epochs, "seeds": args.seeds}
+    space = {"space": tomllib.loads(args.space.read_text())} if args.space else {}
     if not args.json.exists():
-        return {**header, **settings, "trials": []}
+        return {**header, **settings, **space, "trials": []}
     log = json.loads(args.json.read_text())
+    if log.get("space") != space.get("space"):
+        sys.exit(f"error: {args.json} has trials of another space: choose another --json")
     if any(log.get(name) != value for name, value in settings.items()):
         found = ", ".join(f"{name} {log.get(name)}" for name in settings)
         sys.exit(f"error: {args.json} has other settings ({found}): choose another --json")
     return log
 
 
-def as_optuna(trial: dict[str, Any]) -> FrozenTrial:
+def read_space(path: Path | None) -> dict[str, BaseDistribution]:
+    """The distributions of a file by their fields; without a file those of SPACE.
+
+    Raises:
+      JaxganError: if the file cannot be read, or if a line cannot be searched.
+    """
+    try:
+        lines = tomllib.loads(path.read_text() if path else SPACE).items()
+        if not lines:
+            raise ValueError("it is empty: give a line such as r1 = {low = 0.01, high = 10.0}")
+        space = {name: make_distribution(name, line) for name, line in lines}
+        # Each field at its ends, with the others at their first value.
+        first = {name: ends(one)[0] for name, one in space.items()}
+        for name, one in space.items() if path else ():
+            for value in ends(one):
+                make_config(first | {name: value}, np.zeros((1, 28, 28, 1), np.uint8), 1)
+    except (OSError, ValueError, JaxganError) as error:
+        raise JaxganError(f"--space {path}: {error}") from None
+    return space
+
+
+def make_distribution(name: str, line: Any) -> BaseDistribution:
+    """What a line of a space says: choices, or bounds."""
+    if isinstance(line, list) and all(isinstance(x, str | int | float) for x in line):
+        return CategoricalDistribution(line)
+    if not isinstance(line, dict) or not {"low", "high"} <= line.keys() <= {"low", "high", "log"}:
+        raise ValueError(f"{name} must be [VALUE, ...] or {{low = ..., high = ..., log = true}}")
+    if not all(isinstance(line[end], int | float) for end in ("low", "high")):
+        raise ValueError(f"{name}: low and high must be numbers")
+    is_whole = isinstance(getattr(GANConfig, name, None), int)
+    return (IntDistribution if is_whole else FloatDistribution)(**line)
+
+
+def ends(distribution: Any) -> tuple[Any, ...]:
+    """The choices, or the bounds."""
+    return getattr(distribution, "choices", None) or (distribution.low, distribution.high)
+
+
+def as_optuna(trial: dict[str, Any], space: dict[str, BaseDistribution]) -> FrozenTrial:
     """A trial of the file as Optuna knows it."""
     early, state = trial["early_fd"], TrialState[trial["state"]]
     return create_trial(
         state=state,
         value=trial["fd"] if state == TrialState.COMPLETE else None,
         params=trial["params"],
-        distributions=SPACE,
+        distributions=space,
         intermediate_values={} if early is None else {EARLY: early},
     )
 
@@ -131,26 +190,33 @@ def as_optuna(trial: dict[str, Any]) -> FrozenTrial:
 def make_config(params: dict[str, Any], images: np.ndarray, epochs: int) -> GANConfig:
     """The GAN of a trial, for a run of so many epochs."""
     steps = epochs * math.ceil(len(images) / BATCH)
-    fields, reference = dict(params), GANConfig()
-    falling, dropout, noise = (fields.pop(x) for x in ("falling_lr", "dropout", "instance_noise"))
-    moments = harness.both(b1=fields.pop("b1"), b2=fields.pop("b2"))
-    widths = PACKED_WIDTHS if params["pac"] == 2 else reference.discriminator_widths
-    return GANConfig(
-        image_shape=images.shape[1:],
-        **fields,
-        **moments,
-        discriminator_widths=widths,
-        discriminator_dropout=tuple(dropout * rate for rate in reference.discriminator_dropout),
-        lr_scale=f"cosine:1:0:{steps}" if falling else 1.0,
-        instance_noise=f"linear:{noise}:0:{steps}" if noise else 0.0,
-    )
+    reference = GANConfig()
+    # As texts, so that a space can have values such as "64,128".
+    texts = {name: str(value) for name, value in params.items() if name not in OWN}
+    for name in params.keys() & {"b1", "b2"}:
+        texts |= harness.both(**{name: str(params[name])})
+    fields = harness.parse_fields(reference, texts) | {"image_shape": images.shape[1:]}
+    if "dropout" in params:
+        factor = float(params["dropout"])
+        fields["discriminator_dropout"] = [factor * x for x in reference.discriminator_dropout]
+    if params.get("pac") == 2:
+        fields = {"discriminator_widths": PACKED_WIDTHS} | fields
+    if params.get("falling_lr"):
+        fields["lr_scale"] = "cosine:1:0"
+    noise = fields.get("instance_noise", 0.0)
+    if noise and not isinstance(noise, str):
+        fields["instance_noise"] = f"linear:{noise}:0"
+    return schedules.over(dataclasses.replace(reference, **fields), steps)
 
 
 def train_trial(
-    study: optuna.Study, real: evaluation.Reference, args: argparse.Namespace
+    study: optuna.Study,
+    space: dict[str, BaseDistribution],
+    real: evaluation.Reference,
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Trains the next trial and tells Optuna its result: its entry in the file."""
-    trial = study.ask(fixed_distributions=SPACE)
+    trial = study.ask(fixed_distributions=space)
     entry: dict[str, Any] = {"params": trial.params, "early_fd": None}
     started = time.perf_counter()
 
@@ -167,15 +233,17 @@ def train_trial(
                 raise optuna.TrialPruned
 
     found, state = dict.fromkeys(SCORES), TrialState.FAIL
-    config = make_config(trial.params, real.images, args.epochs)
     options: dict[str, Any] = {"epochs": args.epochs, "batch_size": BATCH, "on_epoch": look}
     try:
+        config = make_config(trial.params, real.images, args.epochs)
         run = harness.train(config, real.images, range(args.seeds), progress=False, **options)
         if run is not None:
             found = scores(run)
             state = TrialState.COMPLETE if math.isfinite(found["fd"]) else TrialState.FAIL
     except optuna.TrialPruned:
         state = TrialState.PRUNED
+    except JaxganError as error:  # settings that do not go together
+        harness.note(f"no GAN: {error}")
     study.tell(trial, found["fd"] if state == TrialState.COMPLETE else None, state)
     seconds = round(time.perf_counter() - started, 1)
     return entry | found | {"state": state.name, "seconds": seconds}
@@ -190,7 +258,9 @@ def print_summary(study: optuna.Study, trials: list[dict[str, Any]]) -> None:
     if done:
         number = min(done, key=lambda row: row["fd"])["trial"]
         print(f"the smallest distance: trial {number}. It is one trial, and may be so by chance")
-    if len({row["fd"] for row in done}) > 1:
+    if len(done) < LEAST_TRIALS:
+        print(f"no importances: they need {LEAST_TRIALS} whole trials, and there are {len(done)}")
+    elif len({row["fd"] for row in done}) > 1:
         print("importance (fANOVA):")
         for name, share in optuna.importance.get_param_importances(study).items():
             print(f"  {name:16} {share:.2f}")

@@ -1,5 +1,7 @@
 import argparse
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +57,61 @@ def test_an_unknown_name_is_named(harness, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--methods", "one,nonsense"])
     assert "unknown method 'nonsense'; known are one, two" in capsys.readouterr().err
+
+
+def defined(harness, *options):
+    """The names that are chosen, and all methods, by options of a benchmark that knows two."""
+    known = {"one": {}, "two": {"r2": 1.0}}
+    parser = argparse.ArgumentParser()
+    harness.add_methods(parser, "--methods", known, "other fields")
+    args = parser.parse_args(options)
+
+    def make(fields):
+        return harness.parse_fields(GANConfig(), fields)
+
+    methods = harness.define_methods(parser, args, "methods", known, make)
+    return args.methods, methods
+
+
+def test_methods_come_from_the_command_line(harness):
+    assert defined(harness) == (["one", "two"], {"one": {}, "two": {"r2": 1.0}})
+    mine = ["--method", "mine: loss=hinge  r1=cosine:1:0", "--method", "a b:generator_widths=8,4"]
+    chosen, methods = defined(harness, *mine)
+    assert chosen == ["mine", "a b"]  # and nothing else
+    assert list(methods) == ["one", "two", *chosen]
+    assert methods["mine"] == {"loss": "hinge", "r1": "cosine:1:0"}
+    assert methods["a b"] == {"generator_widths": (8, 4)}
+    assert defined(harness, *mine, "--methods", "two")[0] == ["two", "mine", "a b"]
+    # Also if these are the ones that are trained by default.
+    assert defined(harness, "--methods", "one,two", *mine)[0] == ["one", "two", "mine", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("method", "problem"),
+    [
+        ("mine loss=hinge", "must be 'NAME: FIELD=VALUE"),
+        ("mine r1=cosine:1:0", "must be 'NAME: FIELD=VALUE"),
+        (": loss=hinge", "must be 'NAME: FIELD=VALUE"),
+        ("mine: loss", "must be 'NAME: FIELD=VALUE"),
+        ("mine: loss=", "must be 'NAME: FIELD=VALUE"),
+        ("mine: r1=1 r1=2", "each field once; got 'mine: r1=1 r1=2'"),
+        ("two: r1=1", "there is a method 'two' already: choose another name"),
+        ("mine: los=hinge", "--method mine: .*'los'; did you mean loss"),
+        ("mine: r1=much", "--method mine: r1 must be .*'much'"),
+        ("mine: r1=-1", "--method mine: r1 must be 0 or more"),
+        ("mine: loss=hinge label_smoothing=0.1", "--method mine: label_smoothing needs a loss"),
+        ("mine: image_shape=8,8,1", "--method mine: image_shape is fixed here: leave it out"),
+    ],
+)
+def test_a_method_that_makes_no_sense_is_an_error_of_one_line(harness, method, problem):
+    with pytest.raises(JaxganError, match=problem) as error:
+        defined(harness, "--method", method)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_is_defined_once(harness):
+    with pytest.raises(JaxganError, match="there is a method 'mine' already"):
+        defined(harness, "--method", "mine: r1=1", "--method", "mine: r1=2")
 
 
 def test_an_error_that_the_user_can_fix_is_one_line(harness):
@@ -130,6 +187,71 @@ def test_rows_are_found_again(harness, tmp_path, monkeypatch, capsys):
     content = json.loads((tmp_path / "rows.json").read_text())
     assert content["versions"] == "1"
     assert [row.get("about") for row in content["rows"]] == [None, None, {"versions": "2"}]
+
+
+def test_rows_of_other_names_are_the_last_ones(harness, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def train(name):
+        data, method = name.split(" ", 1)
+        return {"data": data, "method": method}, np.arange(3)
+
+    make_rows(harness).complete({"r my own": {"r1": 1}}, train)
+    make_rows(harness).complete({"r other": {}, "r b": {}}, train)
+    names = [row["method"] for row in json.loads((tmp_path / "rows.json").read_text())["rows"]]
+    assert names == ["b", "my own", "other"]
+    (row,) = make_rows(harness).complete({"r my own": {"r1": 1}}, train)
+    assert row["method"] == "my own"
+    # The name alone does not say what the method is.
+    with pytest.raises(SystemExit, match="has r my own with other settings"):
+        make_rows(harness).complete({"r my own": {"r1": 2}}, train)
+
+
+def test_rows_that_are_there_count_as_done(harness, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(harness, "LINE_SECONDS", 0)
+
+    def train(name, progress):
+        progress.add(3)  # of ten: it has diverged
+        data, method = name.split()
+        return {"data": data, "method": method}, np.arange(3)
+
+    make_rows(harness).complete({"r a": {}}, train, 10)
+    capsys.readouterr()
+    wanted: dict = {f"r {name}": {} for name in "abcd"}
+    make_rows(harness).complete(wanted, train, 10)
+    shown = [line.partition("%")[0] for line in capsys.readouterr().err.splitlines()]
+    lines = {"b": (25, 32), "c": (50, 57), "d": (75, 82)}
+    assert shown == [f"training r {name}: {n}" for name, two in lines.items() for n in two]
+    make_rows(harness).complete(wanted, train, 10)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_time_left_is_by_the_work_of_this_call(harness, capsys):
+    progress = harness.Progress(10, 2)
+    progress.start("a", 2)
+    progress._bar.start_t -= 60  # a minute has passed
+    progress.add(4)
+    progress.start("b", 6)
+    first, second = capsys.readouterr().err.splitlines()  # none within LINE_SECONDS
+    assert first == "a: 20% of all is done, 00:00 passed, ? left"
+    assert second == "b: 60% of all is done, 01:00 passed, 01:00 left"
+
+
+def test_progress_is_a_bar_on_a_terminal(harness, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = harness.Progress(10, 2)
+    progress.start("training a", 2)
+    progress.add(9)  # more than there is, by rounding
+    assert progress._bar.n == 10
+    progress.close()
+    shown = sys.stderr.getvalue().strip().split("\r")  # pyright: ignore
+    assert shown[0].startswith("training a:  20% of all|")
+    assert shown[-1].startswith("training a: 100% of all|")
 
 
 def test_rows_do_not_need_their_samples(harness, tmp_path, monkeypatch, capsys):

@@ -18,12 +18,13 @@ from judges import make_judge
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import NearestNeighbors
 
-from jaxgan import PRESETS, GANConfig, TrainConfig, create_state, data
+from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig, create_state, data
 from jaxgan.adversarial import diagnostics
 from jaxgan.data.mixtures import RING
 from jaxgan.data.pixels import to_float
 from jaxgan.diffusion import DiffusionConfig
 from jaxgan.errors import NonFiniteError
+from jaxgan.history import mean_interval
 from jaxgan.model import Diagnosis, Finding
 from jaxgan.presets import COVERAGE
 
@@ -38,6 +39,37 @@ LABELS = 160
 
 def rows_in(path: Path) -> list[dict]:
     return json.loads(path.read_text())["rows"]
+
+
+class Work:
+    """In place of harness.Progress: all work, what was done before, and what is added."""
+
+    def __init__(self, total, done):
+        self.total, self.done, self.added = total, done, 0.0
+
+    def start(self, name, done):
+        pass
+
+    def add(self, work):
+        self.added += work
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def progress(monkeypatch):
+    """All Work of a benchmark."""
+    import harness
+
+    made = []
+
+    def make(*args):
+        made.append(Work(*args))
+        return made[-1]
+
+    monkeypatch.setattr(harness, "Progress", make)
+    return made
 
 
 class Line(nn.Module):
@@ -99,9 +131,9 @@ def test_rows_of_the_mixtures_are_trained_once(small_mixtures, run, monkeypatch,
     file, trained = tmp_path / "rows.json", []
     train_row = mixtures.train_row
 
-    def noted(data, method, args):
+    def noted(data, method, args, work):
         trained.append((data, method, args.seeds))
-        return train_row(data, method, args)
+        return train_row(data, method, args, work)
 
     monkeypatch.setattr(mixtures, "train_row", noted)
     monkeypatch.setattr(mixtures, "tune", lambda *_: (1.0, []))  # it has a test of its own
@@ -139,14 +171,16 @@ def test_rows_of_the_mixtures_are_trained_once(small_mixtures, run, monkeypatch,
     assert len(rows_in(file)) == 2
 
 
-def test_the_rates_of_a_method_are_tuned_on_other_seeds(small_mixtures, run, monkeypatch, tmp_path):
+def test_the_rates_of_a_method_are_tuned_on_other_seeds(
+    small_mixtures, run, progress, monkeypatch, tmp_path
+):
     mixtures, calls, file = small_mixtures, [], tmp_path / "rows.json"
     options = [*POINTS, "--seeds", "1", "--methods", "unrolled 0", "--json"]
     train = mixtures.train
 
-    def noted(config, data, args, seeds, **options):
+    def noted(config, data, args, seeds, work, **options):
         calls.append((config, args.steps, list(seeds), options))
-        return train(config, data, args, seeds, **options)
+        return train(config, data, args, seeds, work=work, **options)
 
     monkeypatch.setattr(mixtures, "train", noted)
     monkeypatch.setattr(mixtures, "FACTORS", (1e30, 0.5, 1e29))  # two that lead far away
@@ -165,6 +199,9 @@ def test_the_rates_of_a_method_are_tuned_on_other_seeds(small_mixtures, run, mon
     assert (row["seeds"], row["modes"]["half"], row["modes"]["n"]) == (1, None, 1)
     assert [candidate["factor"] for candidate in row["candidates"]] == [1e30, 0.5, 1e29]
     assert [sum(candidate["modes"]) > 0 for candidate in row["candidates"]] == [False, True, False]
+    (one,) = progress
+    # The seed, and half of the steps of two seeds of each factor.
+    assert (one.total, one.done, one.added) == (10 + 3 * 2 * 5, 0, 40)
     # A method whose seeds all diverge has a row.
     monkeypatch.setattr(mixtures, "FACTORS", (1e30, 1e29, 1e28))
     run(mixtures, *options, tmp_path / "diverged.json")
@@ -227,6 +264,32 @@ def test_what_seeds_say_together(mixtures):
     )
 
 
+def test_the_mixtures_take_methods_of_the_user(mixtures, run, monkeypatch, tmp_path):
+    configs, file = {}, tmp_path / "rows.json"
+
+    def train_row(data, method, args, work):
+        configs[method] = mixtures.make_config(data, method, args)
+        return {"data": data, "method": method}, np.zeros((6, 500, 2), np.float16)
+
+    monkeypatch.setattr(mixtures, "train_row", train_row)
+    mine = ("--method", "mine: r1=cosine:1:0 generator_lr=0.5")
+    out, _ = run(mixtures, *POINTS, "--json", file, *mine, "--methods", "R1", "--quick")
+    assert list(configs) == ["R1", "mine"]
+    lines = [line.split()[0] for line in out.splitlines() if line.endswith("ours")]
+    assert lines == ["R1", "mine"]
+    plain = {**mixtures.SHARED, "lr_scale": "cosine:1:0:10"}
+    more = {"image_shape": (1, 1, 2), "bounded": False, "r1": "cosine:1:0:10"}
+    assert configs["mine"] == GANConfig(**plain | more | {"generator_lr": 0.5})
+    configs.clear()
+    run(mixtures, *POINTS, "--json", file, "--quick", *mine)
+    assert not configs  # it is found again
+    for other in ("mine: r1=2", "mine: r1=-1", "other: discriminator_widths=8"):
+        with pytest.raises((SystemExit, JaxganError), match=r"other settings|0 or more|fixed"):
+            run(mixtures, *POINTS, "--json", file, "--quick", "--methods", "GAN", "--method", other)
+    assert not configs
+    assert [row["method"] for row in rows_in(file)] == ["R1", "mine"]
+
+
 def test_an_unknown_method_is_named(mixtures, run, capsys):
     with pytest.raises(SystemExit):
         run(mixtures, "--methods", "GAN,nonsense")
@@ -270,6 +333,29 @@ def test_a_remedy_whose_seeds_all_diverge_has_a_row(remedies, run, monkeypatch, 
     (row,) = rows_in(file)
     assert (row["diverged"], row["fd"]["mean"], row["steps_per_second"]) == (2, None, None)
     assert out.splitlines()[-1].split()[-2:] == ["0", "2"]  # n, diverged
+
+
+def test_the_remedies_take_methods_of_the_user(remedies, run, progress, monkeypatch, tmp_path):
+    made = []
+
+    def train(config, images, seeds, work, epochs, batch_size):
+        made.append(config)
+        work.add(len(seeds) * epochs * math.ceil(len(images) / batch_size))
+
+    monkeypatch.setattr(remedies.harness, "train", train)
+    options = ["--dataset", "digits", "--epochs", "2", "--seeds", "3", "--json"]
+    mine = "mine: updates=alternating instance_noise=linear:0.3:0"
+    out, _ = run(remedies, *options, tmp_path / "rows.json", "--method", mine)
+    steps = 2 * math.ceil(len(data.load("digits").images) / BATCH)
+    (config,) = made
+    noise = f"linear:0.3:0:{steps}"
+    more = {"updates": "alternating", "instance_noise": noise}
+    assert config == GANConfig(image_shape=(8, 8, 1), **more)
+    assert out.splitlines()[-1].startswith("mine ")
+    run(remedies, *options, tmp_path / "rows.json", "--methods", "EMA", "--method", mine)
+    # The second call finds one of two rows.
+    done = [(one.total, one.done, one.added) for one in progress]
+    assert done == [(3 * steps, 0, 3 * steps), (6 * steps, 3 * steps, 3 * steps)]
 
 
 def test_every_remedy_is_a_gan_that_can_be_built(remedies, monkeypatch):
@@ -398,9 +484,8 @@ def search(monkeypatch):
 
 def test_every_corner_of_what_is_searched_is_a_gan_that_can_be_built(search):
     images = np.zeros((500, 8, 8, 1), np.uint8)
-    for name, distribution in search.SPACE.items():
-        ends = getattr(distribution, "choices", None) or (distribution.low, distribution.high)
-        for value in ends:
+    for name, distribution in search.read_space(None).items():
+        for value in search.ends(distribution):
             search.make_config(search.KNOWN[0] | {name: value}, images, 10)
     params = search.KNOWN[0] | {"falling_lr": True, "instance_noise": 0.1, "dropout": 0.5}
     config = search.make_config(params | {"pac": 2}, images, 10)
@@ -448,11 +533,111 @@ def test_trials_of_the_search_are_logged_and_gone_on_with(search, run, monkeypat
     assert "3 whole trials" in out
     assert "the smallest distance: trial 0. It is one trial" in out
     # Optuna is told all that it would know, had it been one run.
-    told = search.as_optuna(trials[0])
+    space = search.read_space(None)
+    told = search.as_optuna(trials[0], space)
     assert (told.value, told.intermediate_values) == (first[0]["fd"], {1: first[0]["early_fd"]})
-    assert search.as_optuna(trials[1]).state.name == "FAIL"
+    assert search.as_optuna(trials[1], space).state.name == "FAIL"
     with pytest.raises(SystemExit, match=r"other settings \(dataset digits, epochs 2, seeds 2\)"):
         run(search, *options, "--seeds", 3)
+
+
+SPACE = """
+loss = ["non_saturating", "hinge"]
+label_smoothing = [0.0, 0.1]
+generator_widths = ["8", "8,4"]
+disc_steps = {low = 1, high = 3}
+r1 = {low = 0.01, high = 1.0, log = true}
+dropout = {low = 0.0, high = 0.5}
+b1 = [0.5]
+"""
+"""Of the fields of search.py some; the two of a loss with smoothing do not go together."""
+
+
+def test_the_space_of_the_search_comes_from_a_file(search, run, monkeypatch, tmp_path):
+    configs, file, log = [], tmp_path / "space.toml", tmp_path / "log.json"
+
+    def train(config, *_, **__):
+        configs.append(config)
+
+    monkeypatch.setattr(search.harness, "train", train)
+    file.write_text(SPACE)
+    options = ["--dataset", "digits", "--trials", 8, "--json", log]
+    out, err = run(search, *options, "--space", file)
+    content = json.loads(log.read_text())
+    assert content["space"]["r1"] == {"low": 0.01, "high": 1.0, "log": True}
+    params = [trial["params"] for trial in content["trials"]]
+    assert all(list(one) == list(content["space"]) for one in params)
+    together = [one for one in params if one["loss"] != "hinge" or not one["label_smoothing"]]
+    assert 0 < len(together) == len(configs) < 8
+    assert "no GAN: label_smoothing needs" in err  # of the others
+    assert {trial["state"] for trial in content["trials"]} == {"FAIL"}
+    for one, config in zip(together, configs, strict=True):
+        widths = tuple(map(int, one["generator_widths"].split(",")))
+        assert (config.disc_steps, config.r1) == (one["disc_steps"], one["r1"])
+        assert (config.generator_widths, config.discriminator_b1) == (widths, 0.5)
+        assert config.discriminator_dropout[0] == 0.5 * one["dropout"]
+        # What is not searched.
+        assert (config.generator_b2, config.ema_decay, config.lr_scale) == (0.999, 0, 1)
+    assert {type(one["disc_steps"]) for one in params} == {int}
+    assert "no importances: they need 20 whole trials, and there are 0" in out
+    # It continues, but not with another space.
+    run(search, *options[:3], 9, *options[4:], "--space", file)
+    assert len(json.loads(log.read_text())["trials"]) == 9
+    with pytest.raises(SystemExit, match="has trials of another space: choose another --json"):
+        run(search, *options)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("", "it is empty"),
+        ("r1 = ", "Invalid value"),
+        ("r3 = [1.0]", "'r3'"),
+        ("r1 = 0.5", "r1 must be .VALUE, ...."),
+        ("r1 = {low = 0.5}", "r1 must be .VALUE, ...."),
+        ("r1 = {low = 0.0, high = 1.0, step = 0.1}", "r1 must be .VALUE, ...."),
+        ('r1 = {low = "a", high = 1.0}', "r1: low and high must be numbers"),
+        ("r1 = {low = 2.0, high = 1.0}", "low"),
+        ("r1 = {low = 0.0, high = 1.0, log = true}", "low"),
+        ("r1 = []", "choices"),
+        ("r1 = [0.1, -1.0]", "r1 must be 0 or more"),
+        ("b1 = {low = 0.0, high = 1.0}", "generator_b1 must be in"),
+        ("dropout = {low = 0.0, high = 9.0}", "discriminator_dropout must be rates"),
+        ('dropout = ["a"]', "could not convert"),
+        ('loss = ["hing"]', "'hing'"),
+        ("image_shape = [1]", "image_shape is fixed here"),
+    ],
+)
+def test_a_space_that_makes_no_sense_is_an_error_of_one_line(search, run, tmp_path, line, problem):
+    (tmp_path / "space.toml").write_text(line)
+    with pytest.raises(JaxganError, match=f"^--space .*space.toml: .*{problem}") as error:
+        run(search, "--space", tmp_path / "space.toml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_space_that_is_not_there_is_an_error(search, run, capsys):
+    with pytest.raises(JaxganError, match=r"--space none.toml: .*No such file"):
+        run(search, "--space", "none.toml")
+    with pytest.raises(SystemExit):
+        run(search, "--help")
+    # The help shows what such a file looks like.
+    assert search.SPACE.strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n", [19, 20])
+def test_few_trials_have_no_importances(search, capsys, n):
+    space, trials = search.read_space(None), []
+    for i in range(n):
+        params = search.KNOWN[0] | {"r1": 0.1 + 0.1 * i}
+        scores = {"early_fd": None, "fd": float(i), "recall": 0.5, "coverage": 0.5}
+        trials.append({"params": params, "state": "COMPLETE", **scores, "seconds": 1})
+    study = search.optuna.create_study()
+    study.add_trials([search.as_optuna(trial, space) for trial in trials])
+    capsys.readouterr()
+    search.print_summary(study, trials)
+    out = capsys.readouterr().out
+    assert ("importance (fANOVA)" in out) == (n == 20)
+    assert ("no importances: they need 20 whole trials, and there are 19" in out) == (n == 19)
 
 
 def test_a_trial_that_is_worse_than_the_median_ends_early(search, run, monkeypatch, tmp_path):
@@ -576,7 +761,7 @@ def test_recipes_are_scored_by_two_judges(run, recipes, monkeypatch, tmp_path):
     assert "diffusion-image 3 steps" in out
     for judge in ("judge0", "judge1"):
         found = [one[""][f"fd({judge}, train, n=60)"] for one in by_recipe["smote"]]
-        text = recipes.harness.cell(recipes.harness.spread(found))
+        text = recipes.harness.cell(mean_interval(found))
         assert re.search(rf"{judge}, n=60;.*\n.*\n.*\nsmote +{re.escape(text)}", out)
     with pytest.raises(SystemExit, match="has smote with other settings: choose another"):
         run(recipes, *options, "--num", 61)
@@ -595,6 +780,67 @@ def test_a_recipe_that_diverges_has_runs_without_scores(run, recipes, monkeypatc
     assert row["runs"] == [{"seed": seed, "scores": scores} for seed in (0, 1)]
     assert "large latents x 1.5 (2 diverged)" in out
     assert "large (2 diverged)" in out
+
+
+def test_the_recipes_take_methods_of_the_user(run, recipes, progress, monkeypatch, tmp_path):
+    setups = {}
+
+    def train_population(model, config, data, seeds, measure, **options):
+        name = ("mine", "with classes")[len(setups)]
+        setups[name] = model.name, config, options["epochs"], options["batch_size"], set(data)
+        for epoch in range(options["epochs"]):
+            measure(recipes.loop.Run(None, None, [{}] * (epoch + 1), 0.0))
+        raise NonFiniteError("diverged")
+
+    def measure_times(names, *_):
+        return {name: {"training": 7.0, "sampling": {"": 2.0}} for name in names}
+
+    monkeypatch.setattr(recipes.population, "train_population", train_population)
+    monkeypatch.setattr(recipes, "measure_times", measure_times)
+    monkeypatch.setattr(recipes, "POINTS", 0)
+    mine = "mine: preset=diffusion lr=0.5 steps=60 batch_size=50"
+    classes = "with classes: loss=hinge conditional=true lr_scale=cosine:1:0"
+    options = [*QUICK, "--seeds", 1, "--judges", make_judge(tmp_path / "j.safetensors")]
+    options += ["--json", tmp_path / "rows.json", "--method", mine, "--method", classes]
+    out, _ = run(recipes, *options)
+    n = len(data.load("digits").images)
+    name, config, *rest = setups["mine"]
+    assert (name, config.lr, config.width) == ("diffusion", 0.5, 8)
+    assert rest == [math.ceil(60 / math.ceil(n / 50)), 50, {"image"}]
+    name, config, *rest = setups["with classes"]
+    # --steps 40 holds for a recipe without steps: four epochs of 12 batches.
+    more = {"loss": "hinge", "num_classes": 10, "lr_scale": "cosine:1:0:48"}
+    expected = GANConfig(image_shape=(8, 8, 1), **more)
+    assert (name, config, rest) == ("gan", expected, [4, 128, {"image", "label"}])
+    assert "mine (1 diverged)" in out
+    (one,) = progress
+    # In seconds: two runs with their scores. Those of training are added epoch by epoch.
+    assert (one.total, one.done) == (2 * (7 + 2 + recipes.SCORING), 0)
+    assert one.added == pytest.approx(2 * 7)
+    problems = {
+        "mine: lr=2": "'lr'",
+        "mine: preset=larger": "unknown preset 'larger'; known are reference, tuned",
+        "mine: batch_size=0": "batch_size must be a whole number above 0",
+        "smote: r1=1": "there is a method 'smote' already",
+        "mine: preset=large seed=1": "'seed'",
+    }
+    for method, problem in problems.items():
+        with pytest.raises(JaxganError, match=problem):
+            run(recipes, "--method", method)
+    with pytest.raises(SystemExit, match="has mine with other settings"):
+        run(recipes, *options[:-4], "--method", "mine: r1=1")
+
+
+def test_every_score_of_a_recipe_has_an_interval(recipes):
+    columns = ("fd", "precision", "recall", "density", "coverage", "memorisation")
+    floor = {f"{name}(j, train, n=9)": 1.0 for name in columns}
+    runs = [{"scores": {"": dict.fromkeys(floor, value)}} for value in (1.0, 2.0)]
+    rows = {"smote": {"runs": runs}, "gaussian-per-class": {"runs": runs[1:]}}
+    real, smote, one_seed = recipes.table(floor, rows, {}, "j").splitlines()[1:]
+    # 12.7 is the quantile of t with one degree of freedom; the deviation of the mean is 0.5.
+    assert smote.split() == ["smote", *["1.5", "±", "6.35"] * 6, "-", "-", "-"]
+    assert one_seed.split() == ["gaussian-per-class", *["2"] * 6, "-", "-", "-"]
+    assert real.split() == ["real", "images", *["1"] * 6, "-", "-", "-"]
 
 
 def test_smote_lies_between_images_of_a_class(recipes):
