@@ -94,6 +94,30 @@ def _judged(params, images: jax.Array, module: JudgeCNN) -> tuple[jax.Array, jax
     return features, nn.softmax(logits)
 
 
+def features(images: np.ndarray | jax.Array, judge: str | Path = BUNDLED[0]) -> np.ndarray:
+    """Features of images, by a judge. Most scores compare those of real and of generated images.
+
+    Args:
+      images: `[N, H, W, C]`, N >= 1, uint8 or float in [-1, 1]. The bundled judges take those of
+        Fashion-MNIST, `[N, 28, 28, 1]`.
+      judge: its name or file, as for `load_judge`.
+
+    Returns:
+      Float32 `[N, 128]`, >= 0.
+
+    Raises:
+      JaxganError: if there is no such judge, if there are no images, or if their shape is not that
+        of the judge.
+
+    >>> import numpy as np
+    >>> import jaxgan
+    >>> images = np.zeros((3, 28, 28, 1), np.uint8)
+    >>> jaxgan.metrics.features(images).shape
+    (3, 128)
+    """
+    return judge_images(load_judge(judge), np.asarray(images)).features
+
+
 def load_judge(name: str | Path) -> Judge:
     """A judge of `BUNDLED`, or one from a file of `scripts/train_judge.py`.
 

@@ -22,6 +22,12 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
       JaxganError: if a shape differs from these, or if a number is not finite.
 
     Source: Heusel et al. 2017 (arXiv 1706.08500); with Inception's features it is the FID.
+
+    >>> import numpy as np
+    >>> import jaxgan
+    >>> real = np.array([[0, 0], [0, 2], [2, 0], [2, 2]])
+    >>> round(jaxgan.metrics.frechet_distance(real, real + 3), 6)
+    18.0
     """
     real, fake = checked_features(real, fake)
     (mean, root), (other_mean, other_root) = _moments(real), _moments(fake)

@@ -25,6 +25,12 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
       JaxganError: if a shape differs from these, or if a number is not finite.
 
     Source: Binkowski et al. 2018 (arXiv 1801.01401); with Inception's features it is the KID.
+
+    >>> import numpy as np
+    >>> import jaxgan
+    >>> real = np.array([[0, 0], [0, 2], [2, 0], [2, 2]])
+    >>> round(jaxgan.metrics.kernel_distance(real, real + 3), 3)
+    4662.333
     """
     real, fake = checked_features(real, fake)
     with jax.enable_x64(True):
