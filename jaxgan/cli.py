@@ -3,20 +3,23 @@
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import logging
 import os
 import re
 import sys
 import time
+import traceback
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from jaxgan.errors import JaxganError, LostProcessError
-from jaxgan.files import cache_folder
+from jaxgan.files import cache_folder, expand
+from jaxgan.model import Model
 
 
 def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = None) -> Any:
@@ -41,7 +44,7 @@ def _join_lines(options: Any) -> None:
 
     docs = {
         param.arg_name: " ".join((param.description or "").split())
-        for kind in options.__mro__[:-1]
+        for kind in reversed(options.__mro__[:-1])
         for param in docstring_parser.parse_from_object(kind).params
     }
     for field in dataclasses.fields(options):
@@ -106,6 +109,47 @@ _OTHER_VALUES = {
     "float32": "f32",
 }
 """Names that other programs have for values, and the names here."""
+
+
+def load_config(where: str, models: Mapping[str, Model]) -> tuple[Model, Any]:
+    """Runs a Python file of the user's, and takes a config from it.
+
+    Args:
+      where: FILE.py:NAME, or FILE.py for the name "config".
+      models: a table such as `jaxgan.MODELS`.
+
+    Returns:
+      The model of the config, and the config.
+
+    Raises:
+      JaxganError: if the file cannot be run, or has no such config.
+    """
+    file, _, name = where.partition(":")
+    path, name = expand(file).absolute(), name or "config"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise JaxganError(f"--config must be FILE.py:NAME, got {where!r}")
+    module = importlib.util.module_from_spec(spec)
+    # Modules beside the file can be imported, as if it were run itself.
+    sys.path.insert(0, str(path.parent))
+    try:
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+    except FileNotFoundError as error:
+        raise JaxganError(f"--config: there is no file {error.filename}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = getattr(error, "lineno", None) or [*lines, 0][-1]
+        kind = "" if isinstance(error, JaxganError) else f"{type(error).__name__}: "
+        raise JaxganError(f"{file}, line {line}: {kind}{error}") from error
+    config = getattr(module, name, None)
+    for model in models.values():
+        if type(config) is model.config:
+            return model, config
+    known = ", ".join(model.config.__name__ for model in models.values())
+    got = "nothing" if config is None else type(config).__name__
+    raise JaxganError(f"{file} must have a config of this name, {name}: {known}; it has {got}")
 
 
 def main(run: Callable[[], int | None]) -> None:

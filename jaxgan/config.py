@@ -2,18 +2,29 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxgan import schedules
-from jaxgan.adversarial.losses import LOSSES
-from jaxgan.adversarial.penalties import PENALTIES
+from jaxgan.adversarial import losses
+from jaxgan.adversarial.penalties import PENALTIES, Penalty, Weights
 from jaxgan.errors import JaxganError
-from jaxgan.fields import check_choices, check_field, check_module, check_schedules, is_size
+from jaxgan.fields import (
+    check_choices,
+    check_field,
+    check_function,
+    check_module,
+    check_optimizer,
+    check_schedules,
+    documented,
+    is_size,
+)
 from jaxgan.schedules import Schedule
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
-class GANConfig:
+class GANConfig(Weights):
     """Everything that defines the two networks and how they learn.
 
     Frozen, hashable and compared by value. It is a static part of every state, and equal configs
@@ -56,10 +67,19 @@ class GANConfig:
     """Decay of the second moment in the discriminator's Adam."""
     adam_eps: float = 1e-7
     """Added to the root of the second moment in both Adams, after bias correction."""
-    loss: Literal[
-        "non_saturating", "minimax", "wasserstein", "hinge", "least_squares", "relativistic"
-    ] = "non_saturating"
-    """The adversarial loss (`jaxgan.adversarial.losses`)."""
+    max_grad_norm: float = 0.0
+    """The largest norm of a gradient of a batch. The gradient of each network is scaled down to
+    this norm before its optimizer gets it; 0 does not clip. For the norm of the gradients of single
+    images there is `clip_norm`."""
+    generator_optimizer: Any = None
+    """An optax.GradientTransformation in place of the generator's optimizer, such as
+    optax.adamw(1e-4). Leave out the settings that it replaces. Configs are equal if they have the
+    same object."""
+    discriminator_optimizer: Any = None
+    """The same in place of the discriminator's optimizer."""
+    loss: losses.AnyLoss = "non_saturating"
+    """The adversarial loss: a name in `jaxgan.adversarial.losses.LOSSES`; or a function
+    (real_logits, fake_logits) -> Losses of your own, or a `Loss`, as there."""
     label_smoothing: float = 0.0
     """In [0, 1). The discriminator's target on real images is 1 minus this."""
     updates: Literal["simultaneous", "alternating"] = "simultaneous"
@@ -80,22 +100,13 @@ class GANConfig:
     """Probability, in [0, 1], of each augmentation of real and generated images before the
     discriminator: translation and cutout (arXiv 2006.10738). From about 0.8 on the generator may
     learn to make augmented images (arXiv 2006.06676)."""
-    r1: Schedule = 0.0
-    """Weight of half the squared gradient norm on real images (arXiv 1801.04406; 10 there). All
-    penalties are computed at the images that the discriminator gets: augmented, noisy and packed.
-    With BatchNorm they use its running statistics, because one image has no statistics. So they act
-    on the discriminator as it is in evaluation, not in training."""
-    r2: Schedule = 0.0
-    """The same on generated images."""
-    gradient_penalty: Schedule = 0.0
-    """Weight of (gradient norm - 1)^2 at points between real and generated images (WGAN-GP, arXiv
-    1704.00028; 10 there)."""
-    dragan: Schedule = 0.0
-    """Weight of (gradient norm - 1)^2 at points near real images (arXiv 1705.07215; 10 there)."""
-    roth: Schedule = 0.0
-    """Weight of a penalty that approximates the effect of noise on images (arXiv 1705.09367)."""
-    weight_penalty: Schedule = 0.0
-    """Weight of the sum of the squares of the discriminator's kernels."""
+    augmentation: Any = None
+    """A function (images, probability, rng) -> images of your own, in place of translation and
+    cutout. It gets the value of `augment` as the probability (`jaxgan.adversarial.augmentation`).
+    """
+    penalties: tuple[tuple[Penalty, Schedule], ...] = ()
+    """Penalties of your own with their weights: {penalty: weight}, or such pairs. A penalty is a
+    function `Inputs -> [B]` (`jaxgan.adversarial.penalties`)."""
     weight_clip: float = 0.0
     """Clips the discriminator's parameters to plus and minus this; 0 does not clip (arXiv
     1701.07875; 0.01 there)."""
@@ -148,6 +159,8 @@ class GANConfig:
                 all(is_size(n) for n in getattr(self, name)), self, name, "whole numbers above 0"
             )
         object.__setattr__(self, "discriminator_dropout", tuple(self.discriminator_dropout))
+        pairs = self.penalties.items() if isinstance(self.penalties, Mapping) else self.penalties
+        object.__setattr__(self, "penalties", tuple(map(tuple, pairs)))
         check_field(len(self.image_shape) == 3, self, "image_shape", "(height, width, channels)")
         check_field(is_size(self.latent_dim), self, "latent_dim", "a whole number above 0")
         scale = self.latent_scale
@@ -173,6 +186,7 @@ class GANConfig:
                 check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         check_field(self.adam_eps > 0, self, "adam_eps", "above 0")
         self._check_ranges()
+        self._check_own_parts()
         self._check_combinations()
         for network in ("generator", "discriminator"):
             check_module(network, getattr(self, network), self.num_classes)
@@ -185,17 +199,32 @@ class GANConfig:
         check_field(steps == 0 or is_size(steps), self, "unroll_steps", "a whole number, 0 or more")
         for name in ("label_smoothing", "ema_decay"):
             check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
-        for name in ("weight_clip", "clip_norm", "noise_multiplier"):
+        for name in ("weight_clip", "max_grad_norm", "clip_norm", "noise_multiplier"):
             value = getattr(self, name)
             check_field(0 <= value < math.inf, self, name, "0 or more, and finite")
         check_schedules(self, ("instance_noise", "augment", *PENALTIES, "lr_scale"))
         check_field(max(schedules.ends(self.augment)) <= 1, self, "augment", "from 0 to 1")
         check_field(not schedules.is_zero(self.lr_scale), self, "lr_scale", "above 0 at some time")
 
+    def _check_own_parts(self) -> None:
+        losses.find(self.loss)
+        for penalty, weight in self.penalties:
+            check_function("a penalty", penalty, "Inputs -> [B]")
+            schedules.check("the weight of a penalty", weight)
+        if self.augmentation is not None:
+            check_function(
+                "augmentation", self.augmentation, "(images, probability, rng) -> images"
+            )
+        for network in ("generator", "discriminator"):
+            check_optimizer(self, f"{network}_optimizer", [f"{network}_{x}" for x in _OF_NETWORK])
+        if self.generator_optimizer is not None and self.discriminator_optimizer is not None:
+            check_optimizer(self, "generator_optimizer", ["optimizer", "adam_eps"])
+
     @property
-    def penalties(self) -> dict[str, Schedule]:
-        """The weights of the penalties, by their names."""
-        return {name: getattr(self, name) for name in PENALTIES}
+    def penalty_weights(self) -> dict[Penalty, Schedule]:
+        """The weights of all penalties."""
+        known = {penalty: getattr(self, name) for name, penalty in PENALTIES.items()}
+        return known | dict(self.penalties)
 
     def _check_combinations(self) -> None:
         """Refuses options that make no sense together."""
@@ -205,7 +234,7 @@ class GANConfig:
         bounds |= on - {"roth", "weight_penalty"}
         own = self.discriminator is not None
         adam = [name for name in _ADAM if getattr(self, name) != getattr(GANConfig, name)]
-        loss, private = LOSSES[self.loss], self.clip_norm > 0
+        loss, private = losses.find(self.loss), self.clip_norm > 0
         couples = "must not couple images: with clip_norm each gradient is that of one image"
         reasons = {
             "noise_multiplier has no effect without clip_norm (1 is usual)": (
@@ -252,3 +281,4 @@ class GANConfig:
 
 
 _ADAM = ("generator_b1", "discriminator_b1", "generator_b2", "discriminator_b2", "adam_eps")
+_OF_NETWORK = ("lr", "b1", "b2")

@@ -26,16 +26,35 @@ from jaxgan import privacy, samplers, schedules
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
-from jaxgan.fields import check_choices, check_field, check_module, check_schedules, is_size
+from jaxgan.fields import (
+    check_choices,
+    check_field,
+    check_module,
+    check_optimizer,
+    check_schedules,
+    documented,
+    is_size,
+)
 from jaxgan.history import History, member_history
+from jaxgan.inputs import check_rng, check_sampling, checks_inputs
 from jaxgan.labels import batch_labels, choose_labels
-from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward, takes
+from jaxgan.learner import (
+    Learner,
+    at_least_float32,
+    average,
+    create,
+    descend,
+    forward,
+    takes,
+    with_hyperparameters,
+)
 from jaxgan.model import Column, Curve, Diagnosis, Finding, Model, Network, Private
 from jaxgan.networks import MLPDenoiser
 from jaxgan.schedules import Schedule
-from jaxgan.shards import Shards
+from jaxgan.shards import Shards, on_any_mesh
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class DiffusionConfig:
     """Everything that defines a diffusion model, how it learns and how it samples.
@@ -64,6 +83,10 @@ class DiffusionConfig:
     """Decay of the second moment in Adam."""
     adam_eps: float = 1e-8
     """Added to the root of the second moment in Adam, after bias correction."""
+    optimizer: Any = None
+    """An optax.GradientTransformation in place of Adam, as in GANConfig."""
+    max_grad_norm: float = 0.0
+    """The largest norm of the gradient of a batch, which is scaled down to it; 0 does not clip."""
     ema_decay: float = 0.9995
     """Decay, in [0, 1), of an exponential moving average of the parameters, from which samples are
     drawn. With 0, samples come from the parameters themselves. In step t the decay is at most
@@ -133,7 +156,8 @@ class DiffusionConfig:
         check_field(self.adam_eps > 0, self, "adam_eps", "above 0")
         for name in ("b1", "b2", "ema_decay"):
             check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
-        for name in ("clip_norm", "noise_multiplier"):
+        check_optimizer(self, "optimizer", ("lr", "b1", "b2", "adam_eps"))
+        for name in ("max_grad_norm", "clip_norm", "noise_multiplier"):
             value = getattr(self, name)
             check_field(0 <= value < math.inf, self, name, "0 or more, and finite")
         bound = self.weight_bound
@@ -176,6 +200,8 @@ class DiffusionState(struct.PyTreeNode):
     config: DiffusionConfig = struct.field(pytree_node=False)
     ema: Any = None
     """The average of the parameters, if `config.ema_decay` is above 0."""
+    hyperparameters: Mapping[str, jax.Array] = struct.field(default_factory=dict)
+    """Values of fields of the config, as in GANState."""
 
     @property
     def step(self) -> jax.Array:
@@ -213,6 +239,7 @@ def create_state(rng: jax.Array, config: DiffusionConfig | None = None) -> Diffu
     Raises:
       JaxganError: if the denoiser does not give predictions of `config.image_shape`.
     """
+    check_rng(rng)
     config = config or DiffusionConfig()
     images, levels = jnp.zeros((2, *config.image_shape)), jnp.zeros(2)
     labels = jnp.zeros((2, config.num_classes)) if config.num_classes else None
@@ -258,7 +285,9 @@ class _Batch(NamedTuple):
     """For dropout in the denoiser."""
 
 
+@checks_inputs
 @functools.partial(jax.jit, static_argnames="axis_name")
+@on_any_mesh
 def train_step(
     state: DiffusionState, batch: Any, rng: jax.Array, *, axis_name: str | None = None
 ) -> tuple[DiffusionState, Any]:
@@ -273,7 +302,7 @@ def train_step(
         and, with `config.num_classes`, their labels as "label", int `[B]`. With `config.clip_norm`
         "included", bool `[B]`, says which images count.
       rng: a key. The step folds `state.step` into it, so every step may get the same key.
-      axis_name: inside a `shard_map`, the mesh axis (AxisType.Auto) over which the batch is split.
+      axis_name: inside a `shard_map`, the mesh axis over which the batch is split.
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
         All numbers are drawn as in a run without shards, but dropout in a denoiser of your own.
 
@@ -284,14 +313,14 @@ def train_step(
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
     """
-    config, shards = state.config, Shards(axis_name)
+    config, shards = with_hyperparameters(state), Shards(axis_name)
     scale = schedules.value(config.lr_scale, state.step)
     if config.clip_norm:
-        grads = _private_gradients(state, batch, rng, shards)
-        denoiser = descend(state.denoiser, grads, scale)
+        grads = _private_gradients(state, config, batch, rng, shards)
+        denoiser = descend(state.denoiser, grads, scale, max_norm=config.max_grad_norm)
         norms = optax.tree.norm(grads), optax.tree.norm(state.denoiser.params)
-        return _next_state(state, denoiser, shards), PrivateDiffusionMetrics(*norms)
-    batch = _draw_batch(state, batch, rng, shards)
+        return _next_state(state, config, denoiser, shards), PrivateDiffusionMetrics(*norms)
+    batch = _draw_batch(state, config, batch, rng, shards)
 
     def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Learner]]:
         learner = state.denoiser.replace(params=params)
@@ -299,9 +328,9 @@ def train_step(
         return losses.mean(), (losses, zero_loss, denoiser)
 
     (_, (losses, zero_loss, denoiser)), grads = shards.value_and_grad(loss)(state.denoiser.params)
-    denoiser = descend(denoiser, grads, scale)
+    denoiser = descend(denoiser, grads, scale, max_norm=config.max_grad_norm)
     metrics = _measure(losses, zero_loss, batch.t, optax.tree.norm(grads), config, shards)
-    return _next_state(state, denoiser, shards), metrics
+    return _next_state(state, config, denoiser, shards), metrics
 
 
 def sample(state: DiffusionState, rng: jax.Array, n: int, labels: Any = None) -> jax.Array:
@@ -319,6 +348,7 @@ def sample(state: DiffusionState, rng: jax.Array, n: int, labels: Any = None) ->
     Raises:
       JaxganError: if labels are out of range, or if there are labels and no classes.
     """
+    check_sampling(state, rng)
     latents = jax.random.normal(rng, (n, *state.config.image_shape))
     return generate(state, latents, jax.random.fold_in(rng, 0), labels)
 
@@ -367,11 +397,11 @@ def make_denoise(
     Raises:
       JaxganError: if a conditional model gets no labels and `config.label_dropout` is 0.
     """
-    config = state.config
+    config = with_hyperparameters(state)
     params = state.denoiser.params if state.ema is None else state.ema
     denoiser = state.denoiser.replace(params=params)
     one_hot = None if labels is None else jax.nn.one_hot(labels, config.num_classes)
-    if config.num_classes and labels is None and not config.label_dropout:
+    if config.num_classes and labels is None and not state.config.label_dropout:
         raise JaxganError("this model needs labels: it was trained with a label_dropout of 0")
 
     def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -383,7 +413,8 @@ def make_denoise(
             return _clean(output, x, t, config)
 
         clean = estimate(no_class if one_hot is None else one_hot)
-        if one_hot is not None and config.guidance != 1:
+        as_learned = not isinstance(config.guidance, jax.Array) and config.guidance == 1
+        if one_hot is not None and not as_learned:
             without = estimate(no_class)
             clean = without + config.guidance * (clean - without)
         return jnp.clip(clean, -1, 1) if config.bounded else clean
@@ -391,8 +422,9 @@ def make_denoise(
     return denoise, _shares(config)
 
 
-def _draw_batch(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shards) -> _Batch:
-    config = state.config
+def _draw_batch(
+    state: DiffusionState, config: DiffusionConfig, batch: Any, rng: jax.Array, shards: Shards
+) -> _Batch:
     images = batch_images(batch, config.image_shape)
     labels = batch_labels(batch, config.num_classes)
     if config.noise_draws > 1:
@@ -420,9 +452,11 @@ def _draw_batch(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shard
     return _Batch(images, noise, t, one_hot, shards.fold_in(keys.denoiser))
 
 
-def _private_gradients(state: DiffusionState, batch: Any, rng: jax.Array, shards: Shards) -> Any:
+def _private_gradients(
+    state: DiffusionState, config: DiffusionConfig, batch: Any, rng: jax.Array, shards: Shards
+) -> Any:
     """The gradients of the loss, clipped for each image over its noise draws, with noise."""
-    config, drawn = state.config, _draw_batch(state, batch, rng, shards)
+    drawn = _draw_batch(state, config, batch, rng, shards)
     if state.denoiser.collections:
         raise JaxganError(privacy.NO_STATISTICS.format("the denoiser"))
     n = drawn.t.shape[0] // config.noise_draws
@@ -459,7 +493,7 @@ def _losses(
     # Dividing an error of the image by s_t gives an error of v. At low levels s_t is almost 0. An
     # MLP does not copy an image exactly, so these levels would take most of the loss. So the weight
     # has a bound, much as in arXiv 2303.09556.
-    bound = config.weight_bound if config.bounded else max(config.weight_bound, 400)
+    bound = config.weight_bound if config.bounded else jnp.maximum(config.weight_bound, 400)
     target, weight = {
         "noise": (batch.noise, 1.0),
         "v": (a * batch.noise - s * batch.images, 1.0),
@@ -508,10 +542,13 @@ def _shares(config: DiffusionConfig) -> np.ndarray:
     return samplers.signal_shares(config.noise_schedule, config.noise_levels)
 
 
-def _next_state(state: DiffusionState, denoiser: Learner, shards: Shards) -> DiffusionState:
-    ema, decay = state.ema, state.config.ema_decay
+def _next_state(
+    state: DiffusionState, config: DiffusionConfig, denoiser: Learner, shards: Shards
+) -> DiffusionState:
+    ema = state.ema
     denoiser = denoiser.replace(collections=shards.mean(denoiser.collections))
-    ema = average(ema, denoiser.params, decay, state.step) if decay else ema
+    if ema is not None:
+        ema = average(ema, denoiser.params, config.ema_decay, state.step)
     return state.replace(denoiser=denoiser, ema=ema)
 
 
@@ -536,7 +573,8 @@ def _static_parts(config: DiffusionConfig) -> tuple[nn.Module, optax.GradientTra
     bounded = config.bounded and config.prediction == "image"
     denoiser = config.denoiser or MLPDenoiser(config.width, config.blocks, dtype, bounded)
     adam = optax.inject_hyperparams(optax.adam)
-    return denoiser, adam(config.lr, config.b1, config.b2, config.adam_eps)
+    own = config.optimizer
+    return denoiser, own or adam(config.lr, config.b1, config.b2, config.adam_eps)
 
 
 def _networks(config: DiffusionConfig) -> dict[str, Network]:
@@ -586,7 +624,10 @@ MODEL = Model(
     hyperparameters={
         name: (("denoiser", "opt_state", "hyperparams", leaf),)
         for name, leaf in (("lr", "learning_rate"), ("b1", "b1"), ("b2", "b2"))
-    },
+    }
+    | dict.fromkeys(
+        ("lr_scale", "max_grad_norm", "ema_decay", "weight_bound", "label_dropout", "guidance"), ()
+    ),
     curves=(
         Curve("loss", {"all noise levels": "loss"}),
         Curve(

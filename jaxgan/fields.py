@@ -1,12 +1,17 @@
-"""Checks of the fields of a config."""
+"""Fields of a config: their checks, their values as texts, and their help."""
 
+import ast
+import contextlib
 import dataclasses
 import difflib
-import math
+import inspect
+import itertools
 import numbers
+import sys
+import textwrap
 import typing
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
 
@@ -15,6 +20,7 @@ from jaxgan.errors import JaxganError
 from jaxgan.learner import takes
 
 _WORDS = {"true": True, "false": False}
+_Class = TypeVar("_Class", bound=type)
 
 
 def is_size(value: Any) -> bool:
@@ -41,12 +47,42 @@ def check_choices(config: Any) -> None:
 def check_schedules(config: Any, names: Iterable[str]) -> None:
     """Refuses fields that are not finite schedules of 0 or more."""
     for name in names:
-        try:
-            ends = schedules.ends(getattr(config, name))
-        except JaxganError as error:
-            raise JaxganError(f"{name}: {error}") from None
-        in_range = all(0 <= end < math.inf for end in ends)
-        check_field(in_range, config, name, "0 or more, and finite")
+        schedules.check(name, getattr(config, name))
+
+
+def check_function(name: str, function: Any, signature: str) -> None:
+    """Refuses what is not a hashable function."""
+    if not callable(function) or isinstance(function, type):
+        raise JaxganError(f"{name} must be a function {signature}, got {function!r}")
+    _check_hashable(name, function)
+
+
+def check_optimizer(config: Any, name: str, replaced: Iterable[str]) -> None:
+    """Accepts None or an optax optimizer. The fields that it replaces must have their defaults."""
+    optimizer = getattr(config, name)
+    if optimizer is None:
+        return
+    if isinstance(optimizer, type) or not all(hasattr(optimizer, x) for x in ("init", "update")):
+        raise JaxganError(
+            f"{name} must be an optax.GradientTransformation, such as optax.adam(1e-3), got "
+            f"{optimizer!r}"
+        )
+    _check_hashable(name, optimizer)
+    unused = [x for x in replaced if getattr(config, x) != getattr(type(config), x)]
+    if unused:
+        raise JaxganError(
+            f"{' and '.join(unused)} would have no effect: {name} is your own optimizer. Leave out "
+            "one of the two"
+        )
+
+
+def _check_hashable(name: str, part: Any) -> None:
+    try:
+        hash(part)
+    except TypeError as error:
+        raise JaxganError(
+            f"{name} must be hashable ({error}): give tuples in place of lists and dicts"
+        ) from error
 
 
 def parse_value(config: Any, name: str, text: str) -> Any:
@@ -112,3 +148,44 @@ def check_module(name: str, module: Any, classes: int) -> None:
             f"num_classes is {classes}, and the {name} does not take the classes: its __call__ "
             "needs an argument labels"
         )
+
+
+def documented(cls: _Class) -> _Class:
+    """Makes help() of a dataclass show its fields: their types, defaults and docstrings.
+
+    A field's docstring is a string after it, which Python drops. It is read from the source when
+    the docstring of the class is first read.
+    """
+    if sys.flags.optimize < 2:  # python -OO drops docstrings
+        cls.__doc__ = typing.cast(Any, _Docstring(cls, cls.__doc__))
+    return cls
+
+
+class _Docstring:
+    """The docstring of a class, which is written when it is first read."""
+
+    def __init__(self, cls: type, text: str | None):
+        self._class, self._text = cls, inspect.cleandoc(text or "")
+
+    def __get__(self, instance: Any, owner: Any) -> str:
+        text = self._text
+        # The source may be missing, or may have changed since the import.
+        with contextlib.suppress(Exception):
+            text = "\n".join([text, "", "Attributes:", *_describe_fields(self._class)])
+        self._class.__doc__ = text
+        return text
+
+
+def _describe_fields(cls: type) -> Iterator[str]:
+    """The lines of a docstring that describe the fields of a dataclass."""
+    types, texts = {}, {}
+    for kind in reversed(cls.__mro__[:-1]):  # all but object
+        body: Any = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+        for node, following in itertools.pairwise(body.body):
+            match node, following:
+                case ast.AnnAssign(), ast.Expr(ast.Constant(str(text))):
+                    name = ast.unparse(node.target)
+                    types[name], texts[name] = ast.unparse(node.annotation), inspect.cleandoc(text)
+    for field in dataclasses.fields(cls):
+        yield f"  {field.name} ({types[field.name]}, default {field.default!r}):"
+        yield textwrap.indent(texts[field.name], "    ")

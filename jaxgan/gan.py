@@ -14,6 +14,7 @@ finite derivatives.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,11 +32,20 @@ from jaxgan.config import GANConfig
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
+from jaxgan.inputs import check_rng, check_sampling, checks_inputs
 from jaxgan.labels import batch_labels, choose_labels
-from jaxgan.learner import Learner, at_least_float32, average, create, descend, forward
+from jaxgan.learner import (
+    Learner,
+    at_least_float32,
+    average,
+    create,
+    descend,
+    forward,
+    with_hyperparameters,
+)
 from jaxgan.model import Curve, Model, Network, Private
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
-from jaxgan.shards import Shards
+from jaxgan.shards import Shards, on_any_mesh
 
 
 class GANState(struct.PyTreeNode):
@@ -46,6 +56,10 @@ class GANState(struct.PyTreeNode):
     config: GANConfig = struct.field(pytree_node=False)
     ema: Any = None
     """The average of the generator's parameters, if `config.ema_decay` is above 0."""
+    hyperparameters: Mapping[str, jax.Array] = struct.field(default_factory=dict)
+    """Values of fields of the config, by name, that count in place of those in the config. They are
+    leaves, so that the members of a population may differ in them
+    (`jaxgan.population.with_hyperparameters`)."""
 
     @property
     def step(self) -> jax.Array:
@@ -67,6 +81,7 @@ def create_state(rng: jax.Array, config: GANConfig | None = None) -> GANState:
     Raises:
       JaxganError: if the networks of the config do not fit each other or `config.image_shape`.
     """
+    check_rng(rng)
     config = config or GANConfig()
     parts = _static_parts(config)
     generator_rng, discriminator_rng = jax.random.split(rng)
@@ -136,7 +151,9 @@ class _Outputs(NamedTuple):
     """The discriminator with updated collections."""
 
 
+@checks_inputs
 @functools.partial(jax.jit, static_argnames="axis_name")
+@on_any_mesh
 def train_step(
     state: GANState, batch: Any, rng: jax.Array, *, axis_name: str | None = None
 ) -> tuple[GANState, Any]:
@@ -153,7 +170,7 @@ def train_step(
         "label", int `[B]`; the generated images have the same labels. With `config.clip_norm`
         "included", bool `[B]`, says which images count.
       rng: a key. The step folds `state.step` into it, so every step may get the same key.
-      axis_name: inside a `shard_map`, the mesh axis (AxisType.Auto) over which the batch is split.
+      axis_name: inside a `shard_map`, the mesh axis over which the batch is split.
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
         The latents are those of a run without shards; other random numbers differ.
 
@@ -164,15 +181,14 @@ def train_step(
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
     """
-    config, shards = state.config, Shards(axis_name)
+    config, shards = with_hyperparameters(state), Shards(axis_name)
     batch = _draw_batch(state, batch, rng, shards)
     fake, generator = _fake_images(state.generator, batch)
 
     # The discriminator. The generator's gradient repeats its passes, and the compiler merges them:
     # the reference has 34 matrix products, as many as with shared passes.
-    outputs, disc_grads = _discriminator_gradients(state, fake, batch, shards)
-    scale = schedules.value(config.lr_scale, state.step)
-    discriminator = descend(outputs.discriminator, disc_grads, scale, config.weight_clip)
+    outputs, disc_grads = _discriminator_gradients(state, config, fake, batch, shards)
+    discriminator = _descend_discriminator(outputs.discriminator, disc_grads, config, state.step)
 
     # The generator, against the old or the updated discriminator.
     opponent = discriminator if config.updates == "alternating" else state.discriminator
@@ -181,12 +197,14 @@ def train_step(
 
     def update(generator: Learner) -> tuple[Learner, jax.Array]:
         (_, _), grads = shards.value_and_grad(loss)(generator.params, state.generator, opponent)
-        return descend(generator, grads, scale), optax.tree.norm(grads)
+        scale = schedules.value(config.lr_scale, state.step)
+        generator = descend(generator, grads, scale, max_norm=config.max_grad_norm)
+        return generator, optax.tree.norm(grads)
 
     generator, gen_norm = _every(config.disc_steps, state.step, update, generator)
     norms = (gen_norm, optax.tree.norm(disc_grads))
-    metrics = _measure(state, outputs, norms, shards)
-    return _next_state(state, generator, discriminator, shards), metrics
+    metrics = _measure(config, outputs, norms, shards)
+    return _next_state(state, config, generator, discriminator, shards), metrics
 
 
 def sample(state: GANState, rng: jax.Array, n: int, labels: Any = None) -> jax.Array:
@@ -205,6 +223,7 @@ def sample(state: GANState, rng: jax.Array, n: int, labels: Any = None) -> jax.A
     Raises:
       JaxganError: if labels are out of range, or if there are labels and no classes.
     """
+    check_sampling(state, rng)
     return _sample(state, rng, n, choose_labels(state.config.num_classes, n, labels))
 
 
@@ -233,7 +252,7 @@ def _generate(
     generator = state.generator
     if state.ema is not None:
         generator = generator.replace(params=state.ema)
-    latents = state.config.latent_scale * latents
+    latents = with_hyperparameters(state).latent_scale * latents
     images, _ = forward(generator, latents, rng, train=False, labels=labels)
     if images.shape[1:] != state.config.image_shape:
         raise JaxganError(
@@ -263,13 +282,13 @@ def _fake_images(generator: Learner, batch: _Batch) -> tuple[jax.Array, Learner]
 
 
 def _discriminator_gradients(
-    state: GANState, fake: jax.Array, batch: _Batch, shards: Shards
+    state: GANState, config: GANConfig, fake: jax.Array, batch: _Batch, shards: Shards
 ) -> tuple[_Outputs, Any]:
     """The outputs of the discriminator and the gradients of its objective.
 
     With `clip_norm` each real image has a gradient of its own, with the generated image beside it.
     """
-    config, discriminator = state.config, state.discriminator
+    discriminator = state.discriminator
     objective = functools.partial(_discriminator_objective, config=config)
     if not config.clip_norm:
         whole = functools.partial(objective, fake=fake, batch=batch)
@@ -349,7 +368,15 @@ def _penalty(
     penalty_inputs = penalties.Inputs(
         critic, discriminator.params, inputs.real, inputs.fake, batch.rngs.penalty, labels
     )
-    return penalties.weighted_sum(config.penalties, batch.step, penalty_inputs)
+    return penalties.weighted_sum(config.penalty_weights, batch.step, penalty_inputs)
+
+
+def _descend_discriminator(
+    discriminator: Learner, grads: Any, config: GANConfig, step: jax.Array
+) -> Learner:
+    """The discriminator after an update."""
+    scale = schedules.value(config.lr_scale, step)
+    return descend(discriminator, grads, scale, config.weight_clip, config.max_grad_norm)
 
 
 def _generator_loss(
@@ -383,8 +410,7 @@ def _unroll(
         now = batch._replace(step=learner.step)
         gradients = shards.value_and_grad(functools.partial(objective, batch=now))
         (_, _), grads = gradients(learner.params, learner)
-        scale = schedules.value(config.lr_scale, learner.step)
-        return descend(learner, grads, scale, config.weight_clip), None
+        return _descend_discriminator(learner, grads, config, learner.step), None
 
     return jax.lax.scan(update, discriminator, length=config.unroll_steps)[0]
 
@@ -404,8 +430,9 @@ def _discriminator_inputs(batch: _Batch, fake: jax.Array, config: GANConfig) -> 
     if not schedules.is_zero(config.augment):
         probability = schedules.value(config.augment, batch.step)
         real_rng, fake_rng = jax.random.split(rngs.augment)
-        real = augmentation.augment(real, probability, real_rng)
-        fake = augmentation.augment(fake, probability, fake_rng)
+        augment = config.augmentation or augmentation.augment
+        real = augment(real, probability, real_rng)
+        fake = augment(fake, probability, fake_rng)
     if not schedules.is_zero(config.instance_noise):
         deviation = schedules.value(config.instance_noise, batch.step)
         real_noise, fake_noise = jax.random.normal(rngs.noise, (2, *real.shape))
@@ -458,9 +485,13 @@ def _every(k: int, step: jax.Array, update: Any, generator: Learner) -> tuple[Le
 
 
 def _next_state(
-    state: GANState, generator: Learner, discriminator: Learner, shards: Shards
+    state: GANState,
+    config: GANConfig,
+    generator: Learner,
+    discriminator: Learner,
+    shards: Shards,
 ) -> GANState:
-    ema, decay = state.ema, state.config.ema_decay
+    ema = state.ema
     generator, discriminator = (
         learner.replace(collections=shards.mean(learner.collections))
         for learner in (generator, discriminator)
@@ -468,17 +499,16 @@ def _next_state(
     return state.replace(
         generator=generator,
         discriminator=discriminator,
-        ema=average(ema, generator.params, decay, state.step) if decay else ema,
+        ema=None if ema is None else average(ema, generator.params, config.ema_decay, state.step),
     )
 
 
 def _measure(
-    state: GANState,
+    config: GANConfig,
     outputs: _Outputs,
     gradient_norms: tuple[jax.Array, jax.Array],
     shards: Shards,
 ) -> Metrics | PrivateMetrics:
-    config = state.config
     real_logits, fake_logits = outputs.real_logits, outputs.fake_logits
     if real_logits is None or outputs.penalty is None:
         loss = losses.per_image(config.loss, fake_logits, fake_logits, 0.0).generator.mean()
@@ -559,6 +589,9 @@ def _static_parts(config: GANConfig) -> _StaticParts:
 
 
 def _optimizer(config: GANConfig, network: str) -> optax.GradientTransformation:
+    own = getattr(config, f"{network}_optimizer")
+    if own is not None:
+        return own
     lr = getattr(config, f"{network}_lr")
     if config.optimizer == "sgd":
         return optax.inject_hyperparams(optax.sgd)(lr)
@@ -595,7 +628,9 @@ def _equilibrium(config: GANConfig) -> dict[str, float]:
     if they have a value then."""
     generator, discriminator = losses.equilibrium(config.loss, config.label_smoothing)
     found = {"gen_loss": generator, "disc_loss": discriminator}
-    logit_of = losses.LOSSES[config.loss].equilibrium_logit
+    if math.isnan(discriminator):  # of a loss of your own it is not known
+        return {}
+    logit_of = losses.find(config.loss).equilibrium_logit
     if logit_of is not None:
         score = float(nn.sigmoid(logit_of(config.label_smoothing)))
         found |= {"real_score": score, "fake_score": score}
@@ -623,7 +658,14 @@ MODEL = Model(
         f"{network}_{field}": ((network, "opt_state", "hyperparams", leaf),)
         for network in ("generator", "discriminator")
         for field, leaf in (("lr", "learning_rate"), ("b1", "b1"), ("b2", "b2"))
-    },
+    }
+    | dict.fromkeys(
+        (
+            *("lr_scale", "max_grad_norm", "label_smoothing", "instance_noise", "augment"),
+            *(*penalties.PENALTIES, "weight_clip", "ema_decay", "latent_scale"),
+        ),
+        (),
+    ),
     curves=(
         Curve("loss", {"generator": "gen_loss", "discriminator": "disc_loss"}),
         Curve(

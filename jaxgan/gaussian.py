@@ -24,11 +24,12 @@ from flax import struct
 
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
-from jaxgan.fields import check_field, is_size
+from jaxgan.fields import check_field, documented, is_size
+from jaxgan.inputs import check_rng, check_sampling, checks_inputs
 from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.model import Column, Curve, Model, Private
 from jaxgan.privacy import noise_rng
-from jaxgan.shards import Shards
+from jaxgan.shards import Shards, on_any_mesh
 
 _SHARES = {"counts": 0.01, "center": 0.01, "basis": 0.13, "means": 0.25, "covariances": 0.6}
 """The shares of the budget that the sums take. They add up to 1."""
@@ -39,6 +40,7 @@ _MARGIN = 0.999
 """Images are clipped to a little less than allowed, so that rounding does not exceed it."""
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class GaussianConfig:
     """Everything that defines the Gaussians.
@@ -121,7 +123,7 @@ def create_state(rng: jax.Array, config: GaussianConfig | None = None) -> Gaussi
     Returns:
       The GaussianState at step 0.
     """
-    del rng
+    check_rng(rng)
     config = config or GaussianConfig()
     size = len(_transform(config))
     d, classes = min(config.components, size), max(1, config.num_classes)
@@ -135,7 +137,9 @@ def create_state(rng: jax.Array, config: GaussianConfig | None = None) -> Gaussi
     )
 
 
+@checks_inputs
 @functools.partial(jax.jit, static_argnames="axis_name")
+@on_any_mesh
 @jax.default_matmul_precision("highest")  # rounded products would exceed the bounds of the sums
 def train_step(
     state: GaussianState, batch: Any, rng: jax.Array, *, axis_name: str | None = None
@@ -196,6 +200,7 @@ def sample(state: GaussianState, rng: jax.Array, n: int, labels: Any = None) -> 
     Raises:
       JaxganError: if labels are out of range, or if there are labels and no classes.
     """
+    check_sampling(state, rng)
     return generate(state, jax.random.normal(rng, (n, state.means.shape[1])), None, labels)
 
 

@@ -27,17 +27,19 @@ from flax import struct
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
-from jaxgan.fields import check_field, is_size
-from jaxgan.learner import Learner, create, descend, forward
+from jaxgan.fields import check_field, check_optimizer, documented, is_size
+from jaxgan.inputs import check_rng, check_sampling, checks_inputs
+from jaxgan.learner import Learner, create, descend, forward, with_hyperparameters
 from jaxgan.model import Column, Curve, Model, Network
 from jaxgan.networks import MaskedMLP
-from jaxgan.shards import Shards
+from jaxgan.shards import Shards, on_any_mesh
 
 _NOISE = 0.01
 """Missing values are replaced by noise in [0, 0.01]. As in the paper, the networks see values in
 [0, 1]: a missing value then hardly acts on the first layer."""
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class GAINConfig:
     """Everything that defines a GAIN and how it learns. Frozen, hashable and compared by value.
@@ -58,6 +60,10 @@ class GAINConfig:
     """Decay of the second moment in both Adams."""
     adam_eps: float = 1e-8
     """Added to the root of the second moment in Adam, after bias correction."""
+    optimizer: Any = None
+    """An optax.GradientTransformation in place of both Adams, as in GANConfig."""
+    max_grad_norm: float = 0.0
+    """The largest norm of a gradient of a batch, which is scaled down to it; 0 does not clip."""
     reconstruction_weight: float = 100.0
     """Weight of the squared error of the known values in the generator's loss, for values in
     [0, 1]."""
@@ -80,8 +86,10 @@ class GAINConfig:
         for name in ("b1", "b2"):
             check_field(0 <= getattr(self, name) < 1, self, name, "in [0, 1)")
         check_field(self.adam_eps > 0, self, "adam_eps", "above 0")
-        weight = self.reconstruction_weight
-        check_field(0 <= weight < math.inf, self, "reconstruction_weight", "0 or more, and finite")
+        check_optimizer(self, "optimizer", ("lr", "b1", "b2", "adam_eps"))
+        for name in ("reconstruction_weight", "max_grad_norm"):
+            value = getattr(self, name)
+            check_field(0 <= value < math.inf, self, name, "0 or more, and finite")
         check_field(0 <= self.hint_rate <= 1, self, "hint_rate", "in [0, 1]")
         check_field(0 < self.missing_rate < 1, self, "missing_rate", "between 0 and 1")
 
@@ -92,6 +100,8 @@ class GAINState(struct.PyTreeNode):
     generator: Learner
     discriminator: Learner
     config: GAINConfig = struct.field(pytree_node=False)
+    hyperparameters: Mapping[str, jax.Array] = struct.field(default_factory=dict)
+    """Values of fields of the config, as in GANState."""
 
     @property
     def step(self) -> jax.Array:
@@ -126,6 +136,7 @@ def create_state(rng: jax.Array, config: GAINConfig | None = None) -> GAINState:
     Returns:
       The GAINState at step 0.
     """
+    check_rng(rng)
     config = config or GAINConfig()
     generator_rng, discriminator_rng = jax.random.split(rng)
     images = jnp.zeros((2, *config.image_shape))
@@ -159,7 +170,9 @@ class _Batch(NamedTuple):
     """1 where it is not told, else 0: only these values count in the adversarial losses."""
 
 
+@checks_inputs
 @functools.partial(jax.jit, static_argnames="axis_name")
+@on_any_mesh
 def train_step(
     state: GAINState, batch: Any, rng: jax.Array, *, axis_name: str | None = None
 ) -> tuple[GAINState, GAINMetrics]:
@@ -171,7 +184,7 @@ def train_step(
         and as "mask" which of their values are known, bool `[B, H, W, C]`. Missing values may be
         NaN. Without a mask, each step hides other values, a share of `config.missing_rate`.
       rng: a key. The step folds `state.step` into it, so every step may get the same key.
-      axis_name: inside a `shard_map`, the mesh axis (AxisType.Auto) over which the batch is split.
+      axis_name: inside a `shard_map`, the mesh axis over which the batch is split.
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
         All numbers are drawn as in a run without shards.
 
@@ -182,8 +195,8 @@ def train_step(
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if the mask does not fit.
     """
-    shards = Shards(axis_name)
-    batch = _draw_batch(state, batch, rng, shards)
+    config, shards = with_hyperparameters(state), Shards(axis_name)
+    batch = _draw_batch(state, config, batch, rng, shards)
     # Shares of the whole batch. It may have none.
     known_share, unhinted_share = (
         jnp.maximum(shards.mean(x.mean()), 1e-6) for x in (batch.known, batch.unhinted)
@@ -196,7 +209,7 @@ def train_step(
         return losses.mean() / unhinted_share, None
 
     (disc_value, _), disc_grads = shards.value_and_grad(disc_loss)(state.discriminator.params)
-    discriminator = descend(state.discriminator, disc_grads)
+    discriminator = descend(state.discriminator, disc_grads, max_norm=config.max_grad_norm)
 
     def gen_loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         output = _generate(state.generator.replace(params=params), batch)
@@ -205,10 +218,10 @@ def train_step(
         missing = batch.unhinted * (1 - batch.known)
         fooled = (missing * jax.nn.softplus(-logits)).mean() / unhinted_share
         error = (batch.known * jnp.square(output - batch.images)).mean() / known_share
-        return fooled + state.config.reconstruction_weight * error, (fooled, error)
+        return fooled + config.reconstruction_weight * error, (fooled, error)
 
     (_, parts), gen_grads = shards.value_and_grad(gen_loss)(state.generator.params)
-    generator = descend(state.generator, gen_grads)
+    generator = descend(state.generator, gen_grads, max_norm=config.max_grad_norm)
     fooled, error = shards.mean(parts)
     norms = (optax.tree.norm(gen_grads), optax.tree.norm(disc_grads))
     metrics = GAINMetrics(fooled, disc_value, error, *norms)
@@ -221,6 +234,7 @@ def sample(state: GAINState, rng: jax.Array, n: int) -> jax.Array:
     They hardly differ, since the noise of GAIN is small: it is made to fill in, not to make new
     images.
     """
+    check_sampling(state, rng)
     nothing = jnp.zeros((n, *state.config.image_shape))
     return impute(state, nothing, nothing > 0, rng)
 
@@ -250,8 +264,9 @@ def impute(
     return jnp.where(known, images, 2 * _generate(state.generator, batch) - 1)
 
 
-def _draw_batch(state: GAINState, batch: Any, rng: jax.Array, shards: Shards) -> _Batch:
-    config = state.config
+def _draw_batch(
+    state: GAINState, config: GAINConfig, batch: Any, rng: jax.Array, shards: Shards
+) -> _Batch:
     images = batch_images(batch, config.image_shape)
     rngs = jax.random.split(jax.random.fold_in(rng, state.step), len(StepKeys._fields))
     keys = StepKeys(*rngs)
@@ -302,8 +317,8 @@ def _static_parts(
     # In narrower layers all units may die.
     widths = config.widths or (max(16, math.prod(config.image_shape)),) * 2
     adam = optax.inject_hyperparams(optax.adam)
-    adam = adam(config.lr, config.b1, config.b2, config.adam_eps)
-    return MaskedMLP(widths, config.bounded), MaskedMLP(widths), adam
+    optimizer = config.optimizer or adam(config.lr, config.b1, config.b2, config.adam_eps)
+    return MaskedMLP(widths, config.bounded), MaskedMLP(widths), optimizer
 
 
 def _networks(config: GAINConfig) -> dict[str, Network]:
@@ -330,7 +345,8 @@ MODEL = Model(
             for network in ("generator", "discriminator")
         )
         for name, leaf in (("lr", "learning_rate"), ("b1", "b1"), ("b2", "b2"))
-    },
+    }
+    | dict.fromkeys(("max_grad_norm", "reconstruction_weight", "hint_rate", "missing_rate"), ()),
     curves=(
         Curve("loss", {"generator": "gen_loss", "discriminator": "disc_loss"}),
         Curve("squared error", {"known values": "known_error"}, scale="log"),

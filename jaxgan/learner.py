@@ -1,5 +1,6 @@
 """One network with its optimizer: `create`, `forward`, `descend`, `average`."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import optax
 from flax import struct
 from flax.training import train_state
 
+from jaxgan import schedules
 from jaxgan.errors import JaxganError
 
 
@@ -89,7 +91,27 @@ def forward(
     return outputs, learner.replace(collections={**learner.collections, **updates})
 
 
-def descend(learner: Learner, grads: Any, scale: Any = 1.0, clip: float = 0.0) -> Learner:
+def with_hyperparameters(state: Any) -> Any:
+    """The config of a state, with `state.hyperparameters` in place of its own values.
+
+    These are arrays. Such a config is for reading its fields alone: it is neither checked nor
+    hashable.
+
+    Raises:
+      JaxganError: if they have an `ema_decay`, and the state has no average.
+    """
+    if not state.hyperparameters:
+        return state.config
+    if "ema_decay" in state.hyperparameters and state.ema is None:
+        raise JaxganError("members that differ in ema_decay need one above 0 in their config")
+    config = copy.copy(state.config)
+    vars(config).update(state.hyperparameters)
+    return config
+
+
+def descend(
+    learner: Learner, grads: Any, scale: Any = 1.0, clip: Any = 0.0, max_norm: Any = 0.0
+) -> Learner:
     """Makes one update.
 
     Args:
@@ -97,10 +119,14 @@ def descend(learner: Learner, grads: Any, scale: Any = 1.0, clip: float = 0.0) -
       grads: gradients of its objective, a tree like its parameters.
       scale: a factor for the update.
       clip: keeps each parameter within plus and minus this; 0 does not clip.
+      max_norm: gradients with a larger norm are scaled down to it; 0 does not clip.
     """
     grads = jax.tree.map(at_least_float32, grads)
     # optax mixes types (its Adam takes a float to an integer power), strict promotion refuses it.
     with jax.numpy_dtype_promotion("standard"):
+        if not schedules.is_zero(max_norm):
+            clipping = optax.clip_by_global_norm(max_norm)
+            grads, _ = clipping.update(grads, clipping.init(learner.params))
         updates, opt_state = learner.tx.update(grads, learner.opt_state, learner.params)
 
     def move(param: jax.Array, update: jax.Array) -> jax.Array:
@@ -108,12 +134,12 @@ def descend(learner: Learner, grads: Any, scale: Any = 1.0, clip: float = 0.0) -
         return moved.astype(param.dtype)
 
     params = jax.tree.map(move, learner.params, updates)
-    if clip:
+    if not schedules.is_zero(clip):
         params = jax.tree.map(lambda p: jnp.clip(p, -clip, clip), params)
     return learner.replace(step=learner.step + 1, params=params, opt_state=opt_state)
 
 
-def average(mean: Any, params: Any, decay: float, step: jax.Array) -> Any:
+def average(mean: Any, params: Any, decay: Any, step: jax.Array) -> Any:
     """Updates an exponential moving average of parameters (arXiv 1806.04498).
 
     The decay is min(decay, (1 + step) / (10 + step)): a constant decay would keep the initial

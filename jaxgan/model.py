@@ -135,8 +135,10 @@ class Model(NamedTuple):
     networks: Callable[[Any], Mapping[str, Network]]
     """`config -> the networks by name`, for a summary."""
     hyperparameters: Mapping[str, tuple[tuple[str, ...], ...]]
-    """The config fields in which members of a population may differ. Each has the paths of its
-    leaves in a state, such as ("generator", "opt_state", "hyperparams", "learning_rate")."""
+    """The config fields in which members of a population may differ, since they do not change the
+    program. Each has the paths of its leaves in a state, such as ("generator", "opt_state",
+    "hyperparams", "learning_rate"). Without a path it is a leaf in `state.hyperparameters`; there 0
+    is another program, which leaves out what the field weighs."""
     curves: Sequence[Curve]
     """The panels of curves.png."""
     columns: Mapping[str, Column] = {}

@@ -50,9 +50,20 @@ def ends(schedule: Schedule) -> tuple[float, float]:
     return start, end
 
 
-def is_zero(schedule: Schedule) -> bool:
-    """Whether it is 0 at every step."""
-    return ends(schedule) == (0, 0)
+def is_zero(schedule: Any) -> bool:
+    """Whether it is 0 at every step. An array, which a population varies, never counts as 0."""
+    return not isinstance(schedule, jax.Array) and ends(schedule) == (0, 0)
+
+
+def check(name: str, schedule: Schedule) -> None:
+    """Raises a JaxganError unless the schedule is 0 or more, and finite, at every step."""
+    try:
+        first, last = ends(schedule)
+        ok = 0 <= first < math.inf and 0 <= last < math.inf
+    except JaxganError as error:
+        raise JaxganError(f"{name}: {error}") from None
+    if not ok:
+        raise JaxganError(f"{name} must be 0 or more, and finite, got {schedule!r}")
 
 
 def over(config: Any, steps: int) -> Any:

@@ -1,10 +1,35 @@
-"""How a training step works on its part of a batch inside `shard_map`."""
+"""How a training step works on a batch that is split over devices."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+_Step = TypeVar("_Step", bound=Callable[..., Any])
+
+
+def on_any_mesh(train_step: _Step) -> _Step:
+    """Lets a `train_step(state, batch, rng)` take arrays on a mesh with explicit axes.
+
+    With explicit axes jax asks at each sum over a split batch where the result shall be. Inside the
+    step they are automatic axes, and all results are replicated. It acts when the step is traced.
+    """
+
+    @functools.wraps(train_step)
+    def step(state: Any, batch: Any, rng: jax.Array, **options: Any) -> Any:
+        run = functools.partial(train_step, **options)
+        meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves((state, batch, rng)))
+        mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+        if mesh is not None:
+            whole = NamedSharding(mesh, PartitionSpec())
+            auto_axes: Any = jax.sharding.auto_axes
+            run = auto_axes(run, axes=mesh.explicit_axes, out_sharding=whole)
+        return run(state, batch, rng)
+
+    return step  # pyright: ignore
 
 
 class Shards(NamedTuple):

@@ -65,6 +65,8 @@ class Options:
     """The real images; by default those of the runs, or Fashion-MNIST without runs."""
     data_dir: str | None = None
     """The first place to look for its files; by default that of the first run."""
+    config: str | None = None
+    """FILE.py:NAME, as for train.py, of those runs that have parts of your own."""
     judge: str | None = None
     """A bundled judge, or the file of one (scripts/train_judge.py). The default is the bundled
     judge of the data set. If there is none, features are the principal components of the images."""
@@ -190,9 +192,10 @@ def draw(
     runs, and runs on data of other classes, have none.
     """
     drawn, wanted = {}, {}
+    own = cli.load_config(options.config, MODELS)[1] if options.config else None
     for workdir in options.workdirs:
         model = saved.find_model(workdir, MODELS)
-        state, epochs = saved.load_state(model, workdir)
+        state, epochs = saved.load_state(model, workdir, config=own)
         if epochs < 0:
             raise JaxganError(f"{workdir} has no checkpoint yet")
         rng, classes = jax.random.key(options.seed), None

@@ -58,6 +58,8 @@ class Options:
     """How many times each image is filled in."""
     member: int | None = None
     """Which member of a population; by default the best one."""
+    config: str | None = None
+    """FILE.py:NAME, as for train.py, of a run with parts of your own."""
     data_dir: str | None = None
     """The first place to look for the files of a data set."""
     seed: int = 0
@@ -73,7 +75,8 @@ def main() -> None:
     if not 0 <= options.seed < 2**32:
         raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
     model = saved.find_model(options.workdir, MODELS)
-    state, epochs = saved.load_state(model, options.workdir, options.member)
+    own = cli.load_config(options.config, MODELS)[1] if options.config else None
+    state, epochs = saved.load_state(model, options.workdir, options.member, config=own)
     if epochs < 0:
         raise JaxganError(f"{options.workdir} has no checkpoint yet: train it first")
     dataset = load_images(options, state.config.image_shape)

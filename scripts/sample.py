@@ -43,6 +43,8 @@ class Options:
     best: bool = False
     """Sample from the checkpoint with the smallest Fréchet distance (train.py --evaluate-every),
     not from the newest. The default member of a population is then the one with this distance."""
+    config: str | None = None
+    """FILE.py:NAME, as for train.py, of a run with parts of your own."""
     num: int = 64
     """How many images. With --label all it is rounded up to full rows."""
     seed: int = 0
@@ -173,7 +175,8 @@ def check(options: Options, out: Path, kind: str) -> None:
 def load(options: Options) -> tuple[Model, Any]:
     workdir = str(options.workdir)
     model = saved.find_model(workdir, MODELS)
-    state, epochs = saved.load_state(model, workdir, options.member, best=options.best)
+    own = cli.load_config(options.config, MODELS)[1] if options.config else None
+    state, epochs = saved.load_state(model, workdir, options.member, best=options.best, config=own)
     if epochs < 0:
         raise JaxganError(f"{workdir} has no checkpoint yet: train it, or wait for the first one")
     print(f"after {epochs} epochs")

@@ -11,6 +11,7 @@ gc.set_threshold(100_000)
 
 import argparse
 import dataclasses
+import functools
 import os
 import shlex
 import sys
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, cli, data
+from jaxgan.adversarial.losses import LOSSES
 from jaxgan.diffusion import DiffusionConfig
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.gaussian import GaussianConfig
@@ -29,7 +31,9 @@ from jaxgan.model import Model
 from jaxgan.presets import COVERAGE
 from jaxgan.processes import connect, is_first, together
 from jaxgan.report import texts, verdict
-from jaxgan.run import checkpoint, saved, training
+from jaxgan.run import checkpoint, saved, sweep, training
+
+OwnPart = Annotated[Any, tyro.conf.Suppress, tyro.conf.Fixed]
 
 NOT_ANONYMOUS = (
     "These samples are not anonymous: they may show what is special to one training image. "
@@ -43,12 +47,18 @@ class NetworkOptions(GANConfig):
     changes over the run: linear, cosine or exponential, such as cosine:1:0.1. KIND:START:END:STEPS
     changes over STEPS steps."""
 
-    # Not on the command line: the first three are fitted to the data, and modules come from Python.
+    loss: Literal[tuple(LOSSES)] = "non_saturating"  # pyright: ignore
+    """The adversarial loss (`jaxgan.adversarial.losses`)."""
+    # Not on the command line: the first three are fitted to the data, and --config has own parts.
     image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
     bounded: Annotated[bool, tyro.conf.Suppress] = True
     num_classes: Annotated[int, tyro.conf.Suppress] = 0
-    generator: Annotated[None, tyro.conf.Suppress] = None
-    discriminator: Annotated[None, tyro.conf.Suppress] = None
+    generator: OwnPart = None
+    discriminator: OwnPart = None
+    generator_optimizer: OwnPart = None
+    discriminator_optimizer: OwnPart = None
+    augmentation: OwnPart = None
+    penalties: OwnPart = ()
     noise_multiplier: Annotated[float, tyro.conf.Suppress] = 0.0
 
 
@@ -61,7 +71,8 @@ class DenoiserOptions(DiffusionConfig):
     image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
     bounded: Annotated[bool, tyro.conf.Suppress] = True
     num_classes: Annotated[int, tyro.conf.Suppress] = 0
-    denoiser: Annotated[None, tyro.conf.Suppress] = None
+    denoiser: OwnPart = None
+    optimizer: OwnPart = None
     noise_multiplier: Annotated[float, tyro.conf.Suppress] = 0.0
 
 
@@ -111,10 +122,19 @@ class Options:
     diffusion model. Its training takes as long as that of large. gaussian: one step over all
     images."""
 
+    config: str | None = None
+    """FILE.py:NAME, a config in a Python file of yours, such as my_gan.py:config. It may have parts
+    of your own: networks, optimizers, a loss. Other options can change its numbers. Give it to
+    sample.py and the other scripts too."""
+
     @property
-    def config(self) -> Any:
+    def model_config(self) -> Any:
         """The config of the model."""
-        return MODELS[self.model].config(**vars(self.network))
+        config = MODELS[self.model].config(**vars(self.network))
+        loss = getattr(own_config(self.config), "loss", None)
+        if loss is not None and not isinstance(loss, str):
+            config = dataclasses.replace(config, loss=loss)
+        return config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,22 +171,22 @@ def main() -> int | None:
     connect(options.coordinator, options.num_processes, options.process_id)
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    model, config = MODELS[options.model], options.config
+    model, config = MODELS[options.model], options.model_config
     if options.summary:
         print_summary(model, config, options.train)
         if options.train.epochs == 0:
             return 0
     names = [name for name in (options.model, options.preset) if name not in ("gan", "reference")]
     label = "".join(f"-{name}" for name in dict.fromkeys(names))
+    arguments = (model, config, options.train, options.workdir)
+    extras: dict[str, Any] = {"label": label, "gaussians": MODELS["gaussian"]}
+    swept = None
     try:
-        outcome = training.train(
-            model,
-            config,
-            options.train,
-            options.workdir,
-            label=label,
-            gaussians=MODELS["gaussian"],
-        )
+        if options.train.sweep:
+            swept = sweep.train(*arguments, **extras)
+            outcome = swept.groups[-1]
+        else:
+            outcome = training.train(*arguments, **extras)
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         print_advice(*advice("diverged", options))
@@ -176,7 +196,12 @@ def main() -> int | None:
         print(f"stopped by {outcome.stopped_by.name} {saved} in {outcome.workdir}; resume with:")
         print(f"  {shlex.join(['python', *sys.argv])}")
         return 128 + outcome.stopped_by
+    if swept is not None and len(swept.groups) > 1:
+        print_sweep(swept, options)
+        return None
     print_report(outcome)
+    if swept is not None:
+        print_sweep(swept, options)
     print_privacy(outcome, options)
     print_best(outcome)
     print_verdict(outcome, options)
@@ -210,6 +235,12 @@ def print_report(outcome: training.Outcome) -> None:
             "nearest to equilibrium": report.nearest_to_equilibrium,
         }
         print("\n".join(texts.report_lines(report.summary, named, outcome.labels)))
+
+
+def print_sweep(swept: sweep.Outcome, options: Options) -> None:
+    """The table of a sweep, and where its picture is."""
+    print("\n".join(texts.sweep_lines(swept.table, list(options.train.sweep_texts), sweep.SCORES)))
+    print(f"the table is {swept.workdir / 'sweep.csv'}, its picture sweep.png beside it")
 
 
 def print_privacy(outcome: training.Outcome, options: Options) -> None:
@@ -287,7 +318,7 @@ def presets(options: Options) -> tuple[str | None, str | None]:
     """The preset of these options if none was changed, and the one to try next, or None."""
     if options.model != "gan" or options.preset not in ("reference", "tuned", "large"):
         return None, None
-    if options.config == PRESETS[options.preset][0]:
+    if options.model_config == PRESETS[options.preset][0]:
         return options.preset, {"reference": "tuned", "tuned": "large"}.get(options.preset)
     return None, "tuned" if options.preset == "reference" else options.preset
 
@@ -303,27 +334,44 @@ def without(names: set[str]) -> list[str]:
     return kept
 
 
+@functools.cache
+def own_config(where: str | None) -> Any:
+    """The config in a file of the user's; None without one."""
+    models = {name: MODELS[name] for name in RUNS}
+    return None if where is None else cli.load_config(where, models)[1]
+
+
 def parse_options() -> Options:
     # The model and the preset give the defaults of the other options, also in --help.
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--preset", default="reference")
     first.add_argument("--model")
     first.add_argument("--epsilon")
+    first.add_argument("--config")
     known = first.parse_known_args()[0]
     network, train = PRESETS.get(known.preset, PRESETS["reference"])
+    # The parser refuses a preset that does not exist.
+    named = known.preset in PRESETS and known.preset != "reference"
+    given = f"--preset {known.preset}" if named else ""
+    if known.config is not None:
+        if given:
+            raise JaxganError(f"{given} and --config both name settings: leave one out")
+        given, network = f"--config {known.config}", own_config(known.config)
     (of_preset,) = (name for name in RUNS if type(network) is MODELS[name].config)
-    plain = known.preset == "reference" or known.preset not in PRESETS
-    model = known.model or ("gaussian" if known.epsilon and plain else of_preset)
+    model = known.model or ("gaussian" if known.epsilon and not given else of_preset)
     if model not in RUNS:
         model = of_preset  # the parser refuses it
     if model != of_preset:
-        if not plain:
-            raise JaxganError(f"--preset {known.preset} is for --model {of_preset}")
+        if given:
+            raise JaxganError(f"{given} is for --model {of_preset}")
         network, train = MODELS[model].config(), TrainConfig()
     if model == "gaussian":
         train = PRESETS["gaussian"][1]
     run, options_of = RUNS[model]
-    options = cli.parse(run, default=run(train, options_of(**vars(network)), model))
+    fields = dict(vars(network))
+    if not isinstance(fields.get("loss", ""), str):
+        fields["loss"] = "non_saturating"  # model_config puts the user's own in its place
+    options = cli.parse(run, default=run(train, options_of(**fields), model))
     if getattr(options.network, "guidance", 1) != 1 and not options.train.conditional:
         raise JaxganError("--guidance is for runs with classes: add --conditional")
     return options

@@ -25,7 +25,7 @@ def states(tiny):
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_all_matrix_products_are_of_the_precision(states, images, precision):
-    program = train_step.lower(states[precision], images, RNG).as_text()
+    program = jax.jit(train_step).lower(states[precision], images, RNG).as_text()
     operands = re.findall(r"dot_general.* : \((.*)\) ->", program)
     assert len(operands) > 10
     types = {kind for pair in operands for kind in re.findall(r"x([a-z]+\d+)>", pair)}

@@ -20,6 +20,7 @@ from helpers import (
 )
 
 from jaxgan import MODELS, create_state, train_step
+from jaxgan.labels import num_classes
 from jaxgan.run.population import member, with_hyperparameters
 
 SIZE = 16
@@ -98,6 +99,51 @@ def test_vmap_over_seeds_and_learning_rates_is_single_runs(model, config, batche
         kernels = jax.tree.leaves(getattr(many, learner).params)[-1]
     kernels = np.asarray(kernels)
     assert (kernels[0] != kernels[1]).any()
+
+
+HYPERPARAMETERS = {
+    "augment": (0.5, 0.9),
+    "ema_decay": (0.5, 0.05),
+    "guidance": (1.5, 3.0),
+    "label_dropout": (0.3, 0.6),
+    "latent_scale": (0.7, 1.3),
+    "max_grad_norm": (0.1, 0.3),
+    "missing_rate": (0.2, 0.5),
+    "weight_bound": (2.0, 8.0),
+    "weight_clip": (0.05, 0.2),
+}
+
+
+def test_vmap_over_hyperparameters_is_single_runs(model, config, batches):
+    names = [name for name, paths in model.hyperparameters.items() if not paths]
+    values = {name: HYPERPARAMETERS.get(name, (0.1, 0.4)) for name in names}
+    configs = [dataclasses.replace(config, **{k: v[i] for k, v in values.items()}) for i in (0, 1)]
+
+    @jax.jit
+    def create(values):
+        return with_hyperparameters(model, model.create_state(RNG, configs[0]), **values)
+
+    arrays = {name: jnp.array(both) for name, both in values.items()}
+    many = jax.vmap(create, axis_size=2)(arrays)
+    step = jax.vmap(model.train_step, in_axes=(0, None, None))
+    many, metrics = train(many, each(batches, 2), step=step)
+    labels = (0,) if num_classes(config) else ()
+    samples = jax.vmap(lambda state: model.sample(state, RNG, 4, *labels))(many)
+    found = []
+    for i in range(2):
+        single, history = train(
+            model.create_state(RNG, configs[i]), each(batches, 2), step=model.train_step
+        )
+        mine = member(many, i)
+        if names:
+            assert set(mine.hyperparameters) == set(names)
+            mine = mine.replace(hyperparameters={})
+        expected = model.sample(single, RNG, 4, *labels)
+        # Their optimizers are other objects, so their structures differ.
+        assert_trees_close(jax.tree.leaves((mine, samples[i])), jax.tree.leaves((single, expected)))
+        assert_trees_close(jax.tree.map(lambda x, i=i: x[:, i], metrics), history)
+        found.append(np.asarray(expected))
+    assert not names or (found[0] != found[1]).any()
 
 
 def test_scan_over_sharded_batches_is_n_calls_with_whole_ones(model, state, batches, plain):

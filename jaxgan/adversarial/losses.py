@@ -3,16 +3,22 @@
 Each loss is `(real_logits, fake_logits) -> Losses`, with the discriminator's logits `[B]` on real
 and on generated images. Losses and gradients are finite at any logit. Cross-entropies are written
 with softplus: -log s(x) = softplus(-x), where s is the sigmoid. `LOSSES` holds each loss with its
-properties.
+properties. A new loss is a function here and its line there.
+
+`GANConfig(loss=...)` also takes a function of your own, or a `Loss`, which says more about it.
 """
 
+import functools
+import inspect
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import relu, softplus
+
+from jaxgan.errors import JaxganError
 
 
 class Losses(NamedTuple):
@@ -101,17 +107,18 @@ class Loss(NamedTuple):
     """A loss and its properties."""
 
     function: Callable[..., Losses]
-    equilibrium_logit: Callable[[float], float] | None = lambda label_smoothing: 0.0
+    equilibrium_logit: Callable[[Any], Any] | None = lambda label_smoothing: 0.0
     """Label smoothing -> the best logit for an image that is as likely real as generated. None if
-    the loss depends on differences of logits alone: then all logits are equally good."""
+    it is not known, or if the loss depends on differences of logits alone: then all logits are
+    equally good."""
     takes_smoothing: bool = False
     """Whether it has labels and takes `label_smoothing`."""
     is_cross_entropy: bool = False
 
 
-def _cross_entropy_logit(label_smoothing: float) -> float:
+def _cross_entropy_logit(label_smoothing: Any) -> Any:
     target = (1 - label_smoothing) / 2
-    return math.log(target / (1 - target))
+    return jnp.log(target / (1 - target))
 
 
 LOSSES: dict[str, Loss] = {
@@ -129,37 +136,79 @@ LOSSES: dict[str, Loss] = {
 """The losses by their names."""
 
 
+AnyLoss = str | Loss | Callable[..., Losses]
+"""A name in LOSSES, or a loss of your own."""
+
+
+@functools.cache
+def find(loss: AnyLoss) -> Loss:
+    """The loss with its properties. Of a plain function the best logit is not known.
+
+    Raises:
+      JaxganError: if there is no loss with this name, or if it is no function.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str) and loss in LOSSES:
+        return LOSSES[loss]
+    if isinstance(loss, str) or not callable(loss):
+        raise JaxganError(
+            f"loss must be one of {', '.join(LOSSES)}, or a function (real_logits, fake_logits) -> "
+            f"Losses; got {loss!r}"
+        )
+    takes_smoothing = "label_smoothing" in inspect.signature(loss).parameters
+    return Loss(loss, equilibrium_logit=None, takes_smoothing=takes_smoothing)
+
+
 def per_image(
-    name: str, real_logits: jax.Array, fake_logits: jax.Array, label_smoothing: float = 0.0
+    loss: AnyLoss, real_logits: jax.Array, fake_logits: jax.Array, label_smoothing: Any = 0.0
 ) -> Losses:
-    """The loss with this name, `[B]` for each network. `label_smoothing` is that of `minimax`."""
-    loss = LOSSES[name]
-    options = {"label_smoothing": label_smoothing} if loss.takes_smoothing else {}
-    return loss.function(real_logits, fake_logits, **options)
+    """The losses of each image, `[B]` for each network. `label_smoothing` is that of `minimax`.
+
+    Raises:
+      JaxganError: if a loss of your own does not give `Losses` of two arrays `[B]`.
+    """
+    found = find(loss)
+    options = {"label_smoothing": label_smoothing} if found.takes_smoothing else {}
+    values = found.function(real_logits, fake_logits, **options)
+    shapes = [jnp.shape(value) for value in values] if isinstance(values, tuple) else []
+    if shapes != [real_logits.shape] * 2:
+        raise JaxganError(
+            "a loss must give Losses(generator, discriminator) with one value per image, "
+            f"{list(real_logits.shape)} each; {loss!r} gave "
+            f"{' and '.join(str(list(shape)) for shape in shapes) or type(values).__name__}"
+        )
+    return Losses(*values)
 
 
-def equilibrium(name: str, label_smoothing: float = 0.0) -> tuple[float, float]:
+def equilibrium(loss: AnyLoss, label_smoothing: float = 0.0) -> tuple[float, float]:
     """The losses of generator and discriminator if the discriminator cannot tell real images from
     generated ones.
 
     The discriminator's is the smallest one with one logit for all images: log 4 nats for the
-    cross-entropies (arXiv 1406.2661, theorem 1).
+    cross-entropies (arXiv 1406.2661, theorem 1). Both are NaN if the best logit is not known.
     """
-    logit_of = LOSSES[name].equilibrium_logit
-    logit = jnp.full(1, 0.0 if logit_of is None else logit_of(label_smoothing))
-    generator, discriminator = per_image(name, logit, logit, label_smoothing)
+    logit_of = find(loss).equilibrium_logit
+    if logit_of is None:
+        # If all logits are equally good, any of them will do.
+        logits = jnp.array([0.0, -10.0, 10.0])
+    else:
+        logits = jnp.full(1, logit_of(label_smoothing))
+    generator, discriminator = per_image(loss, logits, logits, label_smoothing)
+    if not jnp.allclose(discriminator, discriminator[0]):
+        return math.nan, math.nan
     return float(generator[0]), float(discriminator[0])
 
 
 def boundary(
-    name: str, real_mean: jax.Array, fake_mean: jax.Array, label_smoothing: float = 0.0
+    loss: AnyLoss, real_mean: jax.Array, fake_mean: jax.Array, label_smoothing: Any = 0.0
 ) -> jax.Array:
     """The logit above which the discriminator classifies an image as real, a scalar.
 
-    For losses that depend on differences of logits alone, it is the middle between the mean logits
-    of real and of generated images.
+    For losses that depend on differences of logits alone, or whose best logit is not known, it is
+    the middle between the mean logits of real and of generated images.
     """
-    logit_of = LOSSES[name].equilibrium_logit
+    logit_of = find(loss).equilibrium_logit
     if logit_of is None:
         return (real_mean + fake_mean) / 2
     return jnp.asarray(logit_of(label_smoothing), real_mean.dtype)

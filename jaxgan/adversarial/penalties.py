@@ -3,8 +3,12 @@
 A `critic` is the discriminator for one image: `[H, W, C]` -> a scalar logit. A penalty takes it and
 batches `[B, H, W, C]`, and gives one value per image, `[B]`, without its weight. A critic of a
 conditional GAN also takes the label of the image, and a penalty the labels `[B, ...]`.
+
+A new penalty is a function here and its line in `Weights`. `GANConfig(penalties=...)` takes
+functions `Inputs -> [B]` of your own, with their weights.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -94,25 +98,53 @@ class Inputs(NamedTuple):
     """One array, the labels of both the real and the generated images; or ()."""
 
 
-PENALTIES: dict[str, Callable[[Inputs], jax.Array]] = {
-    "r1": lambda x: zero_centered(x.critic, x.real, *x.labels),
-    "r2": lambda x: zero_centered(x.critic, x.fake, *x.labels),
-    "gradient_penalty": lambda x: gradient_penalty(
-        x.critic, x.real, x.fake, jax.random.split(x.rng)[0], *x.labels
-    ),
-    "dragan": lambda x: dragan(x.critic, x.real, jax.random.split(x.rng)[1], *x.labels),
-    "roth": lambda x: roth(x.critic, x.real, x.fake, *x.labels),
-    "weight_penalty": lambda x: weight_penalty(x.params),
+Penalty = Callable[[Inputs], jax.Array]
+
+
+def _weight(penalty: Penalty) -> Any:
+    return dataclasses.field(default=0.0, metadata={"penalty": penalty})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The table of all penalties: the weight of each, a field of GANConfig, and its function.
+
+    All penalties are computed at the images that the discriminator gets: augmented, noisy and
+    packed. With BatchNorm they use its running statistics, because one image has no statistics. So
+    they act on the discriminator as it is in evaluation, not in training.
+    """
+
+    r1: Schedule = _weight(lambda x: zero_centered(x.critic, x.real, *x.labels))
+    """Weight of half the squared gradient norm on real images (arXiv 1801.04406; 10 there)."""
+    r2: Schedule = _weight(lambda x: zero_centered(x.critic, x.fake, *x.labels))
+    """Weight of half the squared gradient norm on generated images."""
+    gradient_penalty: Schedule = _weight(
+        lambda x: gradient_penalty(x.critic, x.real, x.fake, jax.random.split(x.rng)[0], *x.labels)
+    )
+    """Weight of (gradient norm - 1)^2 at points between real and generated images (WGAN-GP, arXiv
+    1704.00028; 10 there)."""
+    dragan: Schedule = _weight(
+        lambda x: dragan(x.critic, x.real, jax.random.split(x.rng)[1], *x.labels)
+    )
+    """Weight of (gradient norm - 1)^2 at points near real images (arXiv 1705.07215; 10 there)."""
+    roth: Schedule = _weight(lambda x: roth(x.critic, x.real, x.fake, *x.labels))
+    """Weight of a penalty that approximates the effect of noise on images (arXiv 1705.09367)."""
+    weight_penalty: Schedule = _weight(lambda x: weight_penalty(x.params))
+    """Weight of the sum of the squares of the discriminator's kernels."""
+
+
+PENALTIES: dict[str, Penalty] = {
+    field.name: field.metadata["penalty"] for field in dataclasses.fields(Weights)
 }
-"""The penalties by name. The field of GANConfig with the same name is the weight."""
+"""The penalties by name."""
 
 
-def weighted_sum(weights: Mapping[str, Schedule], step: jax.Array, inputs: Inputs) -> jax.Array:
+def weighted_sum(weights: Mapping[Penalty, Schedule], step: jax.Array, inputs: Inputs) -> jax.Array:
     """The weighted sum of the penalties at a step, each a mean over the batch: a scalar."""
     total = jnp.zeros(())
-    for name, weight in weights.items():
+    for penalty, weight in weights.items():
         if not schedules.is_zero(weight):
-            total += schedules.value(weight, step) * PENALTIES[name](inputs).mean()
+            total += schedules.value(weight, step) * jnp.mean(penalty(inputs))
     return total
 
 

@@ -33,7 +33,18 @@ def batch_images(batch: Any, shape: Sequence[int]) -> jax.Array:
     Raises:
       JaxganError: if they have another shape, or if there are none.
     """
-    images = jnp.asarray(batch["image"] if isinstance(batch, Mapping) else batch)
+    given = batch
+    if isinstance(batch, Mapping):
+        if "image" not in batch:
+            names = ", ".join(map(repr, batch)) or "nothing"
+            raise JaxganError(f'a batch holds its images as "image"; this one has {names}')
+        given = batch["image"]
+    if isinstance(given, tuple | list) or not hasattr(given, "dtype"):
+        raise JaxganError(
+            'a batch is an array of images, or a dict with "image" (and "label"), not a '
+            f"{type(given).__name__}"
+        )
+    images = jnp.asarray(given)
     if images.ndim != 4 or images.shape[1:] != tuple(shape) or not images.shape[0]:
         raise JaxganError(
             f"a batch must be [B, {', '.join(map(str, shape))}] with B >= 1, "

@@ -14,7 +14,10 @@ import numpy as np
 from jaxgan.data.pixels import are_vectors, to_uint8
 from jaxgan.history import History
 from jaxgan.model import Curve
+from jaxgan.report.texts import short
 
+_MOST_LINES = 12
+"""A legend of more lines would hide them."""
 _MIN_WIDTH = 448
 """Small images are enlarged until the picture is about this wide, in pixels."""
 _CLASS_COLUMNS = 8
@@ -240,6 +243,51 @@ def curves_png(
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize="small", frameon=False
         )
+    return _saved(figure)
+
+
+def sweep_png(rows: Sequence[Mapping[str, Any]], names: Sequence[str], score: str) -> bytes:
+    """A score over the values of each swept setting, as a PNG file.
+
+    Each panel has one setting on its horizontal axis. A line is one combination of the others. The
+    bars are 95% intervals of the mean over the seeds.
+
+    Args:
+      rows: of the table of a sweep (`run.sweep.Outcome`).
+      names: the swept settings.
+      score: the name of the score.
+    """
+    figure, panels = _panels(1, len(names))
+    for axes, name in zip(np.ravel(panels), names, strict=True):
+        values = list(dict.fromkeys(row[name] for row in rows))
+        numbers = sorted(value for value in values if not isinstance(value, str | bool | tuple))
+        is_line = len(numbers) == len(values) > 1
+        lines: dict[str, list[Any]] = {}
+        for row in rows:
+            others = ", ".join(f"{k}={short(row[k])}" for k in names if k != name)
+            lines.setdefault(others, []).append(row)
+        for i, (others, found) in enumerate(lines.items()):
+            found = [row for row in found if row.get(score, {}).get("mean") is not None]
+            x = [row[name] if is_line else values.index(row[name]) + 0.05 * i for row in found]
+            mean, half = ([row[score][k] for row in found] for k in ("mean", "half"))
+            order = np.argsort(x)
+            axes.errorbar(
+                np.array(x)[order],
+                np.array(mean)[order],
+                np.array([h or 0.0 for h in half])[order],
+                marker=".",
+                capsize=3,
+                linestyle="-" if is_line else "",
+                label=others or None,
+            )
+        if not is_line:
+            axes.set_xticks(range(len(values)), [short(value) for value in values])
+        elif numbers[0] > 0 and numbers[-1] >= 10 * numbers[0]:
+            axes.set_xscale("log")
+        axes.set(xlabel=name, ylabel=score)
+        axes.grid(alpha=0.3)
+        if 1 < len(lines) <= _MOST_LINES:
+            axes.legend(fontsize="small")
     return _saved(figure)
 
 

@@ -107,6 +107,39 @@ def report_lines(
     return lines
 
 
+def sweep_lines(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], scores: Sequence[str]
+) -> list[str]:
+    """The table of a sweep: a line for each combination of settings.
+
+    A score is the mean over the members that have not diverged, ± half of its 95% interval.
+
+    Args:
+      rows: of the table (`run.sweep.Outcome`).
+      names: the swept settings.
+      scores: the names of the scores, the ones to show first. Three are shown.
+    """
+    shown = [name for name in scores if any(name in row for row in rows)][:3]
+    columns = [*names, "members", "diverged", "failed"]
+    lines = [[*columns, *shown]]
+    for row in rows:
+        lines.append([short(row[name]) for name in columns])
+        for name in shown:
+            mean, half = row.get(name, {}).get("mean"), row.get(name, {}).get("half")
+            text = "" if mean is None else f"{mean:.3g}"
+            lines[-1].append(text if half is None else f"{text} ± {half:.2g}")
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def short(value: Any) -> str:
+    """A setting as a short text."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def summary(networks: Mapping[str, Network], batch_size: int) -> str:
     """The layers of networks as tables, with the shapes and numbers of their parameters.
 

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgan.errors import NonFiniteError
+from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.history import finite_mean
+from jaxgan.inputs import check_scale
 from jaxgan.processes import agree
 from jaxgan.run.devices import ONE_DEVICE, Layout, fetch
 
@@ -74,6 +75,7 @@ def start_run(
 
     If `fit` has the same batch size and places, the step is traced once for both.
     """
+    check_scale(data, getattr(state, "config", None))
     n = places or batch_size
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), data)
     if places:
@@ -173,9 +175,15 @@ def fit(
       The run at its end, or where it was stopped.
 
     Raises:
+      JaxganError: if `run` is no Run.
       NonFiniteError: if a metric or a parameter is not finite. A diverged member of a population
         does not raise: its metrics are NaN, and the others continue.
     """
+    if not isinstance(run, Run):
+        raise JaxganError(
+            f"fit trains a Run, got {type(run).__name__}: give it start_run(train_step, state, "
+            "data, batch_size)"
+        )
     fitting = _Fitting(train_step, run, data, rng, batch_size, layout, places)
     if fitting.epoch < epochs:
         fitting.compile()

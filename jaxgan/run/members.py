@@ -106,9 +106,13 @@ class Population(OneRun):
         return population.create_states(self._model, self._config, self._members)
 
     def state_like(self) -> Any:
-        one = jax.eval_shape(
-            lambda rng: self._model.create_state(rng, self._config), self.rngs.init[0]
-        )
+        values = {name: 1.0 for name in self._members[0] if name != "seed"}
+
+        def create(rng: jax.Array) -> Any:
+            state = self._model.create_state(rng, self._config)
+            return population.with_hyperparameters(self._model, state, **values)
+
+        one = jax.eval_shape(create, self.rngs.init[0])
         members = len(self._members)
         # Each leaf is a view of a single zero. Orbax restores numpy leaves to the host's memory.
         return jax.tree.map(

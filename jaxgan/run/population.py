@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -122,11 +122,7 @@ def create_states(model: Model, config: Any, members: Sequence[Member]) -> Any:
     if not all(0 <= member["seed"] < 2**32 for member in members):
         raise JaxganError("seeds must be from 0 to 2**32 - 1")
     names = [name for name in members[0] if name != "seed"]
-    for name in names:
-        if name not in model.hyperparameters:
-            known = ", ".join(model.hyperparameters)
-            only = f"only in {known}" if known else f"the members of {model.name} differ in seeds"
-            raise JaxganError(f"members cannot differ in {name!r}, {only}")
+    check_hyperparameters(model, names)
     for member in members:
         dataclasses.replace(config, **{name: member[name] for name in names})  # checks the values
     parts = []
@@ -148,13 +144,21 @@ def _create(rngs: jax.Array, create_state: Callable[..., Any], config: Any) -> A
 def with_hyperparameters(model: Model, state: Any, **values: Any) -> Any:
     """The state with other hyperparameters, by their names in `model.hyperparameters`.
 
-    For the state of a population the values are `[members]`. The config of the state does not
-    change.
+    For the state of a population the values are `[members]`. `jax.vmap` carries them too. The
+    config of the state does not change.
 
     Raises:
-      JaxganError: if the state has no such leaf.
+      JaxganError: if the model has no such hyperparameter, or the state no such leaf.
     """
+    check_hyperparameters(model, values)
     wanted = {path: name for name in values for path in model.hyperparameters[name]}
+    others = {
+        name: jnp.asarray(v, jnp.float32)
+        for name, v in values.items()
+        if not model.hyperparameters[name]
+    }
+    if others:
+        state = state.replace(hyperparameters={**state.hyperparameters, **others})
     found = set()
 
     def replace(path: Any, leaf: Any) -> Any:
@@ -168,6 +172,15 @@ def with_hyperparameters(model: Model, state: Any, **values: Any) -> Any:
     for path in wanted.keys() - found:
         raise JaxganError(f"{wanted[path]} is no hyperparameter of this optimizer")
     return state
+
+
+def check_hyperparameters(model: Model, names: Iterable[str]) -> None:
+    """Raises a JaxganError unless the members of a population may differ in these."""
+    for name in names:
+        if name not in model.hyperparameters:
+            known = ", ".join(model.hyperparameters)
+            only = f"only in {known}" if known else f"the members of {model.name} differ in seeds"
+            raise JaxganError(f"members cannot differ in {name!r}, {only}")
 
 
 def make_rngs(members: Sequence[Member]) -> loop.RunKeys:
@@ -278,7 +291,7 @@ class Report(NamedTuple):
     worst: int | None
     """The worst member of those that have not diverged."""
     nearest_to_equilibrium: int | None
-    """The member with the smallest `Model.equilibrium_distance`; None if the model has none, or if
+    """The member with the smallest `Model.equilibrium_distance`; None if it is not known, or if
     all have diverged. It may be a bad one."""
     summary: list[dict[str, Any]]
     """A mapping for each combination of hyperparameters. It holds these, the numbers of members and
@@ -301,7 +314,8 @@ def make_report(
         best, worst = int(order[0]), int(order[-1])
     if finite.any() and model.equilibrium_distance is not None:
         distance = np.where(finite, model.equilibrium_distance(config, row), np.nan)
-        nearest = int(np.nanargmin(distance))
+        # Of a loss of your own the equilibrium is not known.
+        nearest = None if np.isnan(distance).all() else int(np.nanargmin(distance))
     return Report(
         np.flatnonzero(~finite).tolist(),
         np.flatnonzero(failed & finite).tolist(),

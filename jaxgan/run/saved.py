@@ -1,6 +1,7 @@
 """Reads a run folder: the settings of the run, and its state at a checkpoint."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,12 +64,12 @@ def read_classes(workdir: str | Path) -> list[str]:
 
 
 def read_config(model: Model, workdir: str | Path) -> Any:
-    """The config of the run in a folder. Your own modules are replaced by others.
+    """The config of the run in a folder. Stand-ins replace parts of your own, such as networks.
 
     Raises:
       JaxganError: if it is no run folder, or if this version does not know its settings.
     """
-    return _read(workdir, model.name, model.config, skip_modules=True)
+    return _read(workdir, model.name, model.config, own=_STAND_INS)
 
 
 def read_history(model: Model, workdir: str | Path) -> list[dict[str, Any]]:
@@ -93,7 +94,12 @@ def read_history(model: Model, workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def load_state(
-    model: Model, workdir: str | Path, member: int | None = None, *, best: bool = False
+    model: Model,
+    workdir: str | Path,
+    member: int | None = None,
+    *,
+    best: bool = False,
+    config: Any = None,
 ) -> tuple[Any, int]:
     """The trained state in a run folder, from the newest intact checkpoint or from the best one.
 
@@ -103,6 +109,8 @@ def load_state(
       member: which one of a population; by default the best (`population.make_report`).
       best: whether to take the checkpoint with the best scores (`evaluation.best_row`). The default
         member of a population is then the one with these scores.
+      config: of a run with parts of your own, such as networks: a config with the same parts. Its
+        other fields are not used.
 
     Returns:
       The state and the number of finished epochs. Without a checkpoint, the initial state and -1.
@@ -112,7 +120,7 @@ def load_state(
         member, or if `best` and no epoch has a finite score.
     """
     path = expand(workdir).absolute()
-    runs, like = _runs_and_checkpoint(model, workdir)
+    runs, like = _runs_and_checkpoint(model, workdir, config)
     # Without the sums of metrics, which other versions may have named differently.
     like = like._replace(arrays={"state": like.arrays["state"]})
     newest = checkpoint.restore(path, like)
@@ -132,15 +140,32 @@ def load_state(
     return state, len(history) if found else -1
 
 
-def checkpoint_like(model: Model, workdir: str | Path) -> checkpoint.Checkpoint:
+def checkpoint_like(model: Model, workdir: str | Path, config: Any = None) -> checkpoint.Checkpoint:
     """The shapes and dtypes of the checkpoints of a run, as `checkpoint.restore` needs them.
 
+    `config` is that of `load_state`.
+
     Raises:
-      JaxganError: if it is no run folder, if this version does not know its settings, or if its
-        networks are the user's own modules. For those, create the state in Python and give it to
-        `checkpoint.restore`.
+      JaxganError: if it is no run folder, if this version does not know its settings, or if it has
+        parts of your own, and `config` is missing or has others.
     """
-    return _runs_and_checkpoint(model, workdir)[1]
+    return _runs_and_checkpoint(model, workdir, config)[1]
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """The fields of a config as config.json holds them.
+
+    A part of your own, such as a network, is {"own": its repr, without addresses in memory}.
+    """
+    return {
+        field.name: _as_json(getattr(config, field.name)) for field in dataclasses.fields(config)
+    }
+
+
+def _as_json(value: Any) -> Any:
+    if callable(value) or isinstance(value, nn.Module) or hasattr(value, "update"):
+        return {_OWN: re.sub(r" at 0x[0-9a-f]+", "", repr(value))}
+    return [_as_json(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def as_checkpoint(run: loop.Run) -> checkpoint.Checkpoint:
@@ -181,8 +206,11 @@ def _is_row(row: Any) -> bool:
     )
 
 
-def _runs_and_checkpoint(model: Model, workdir: str | Path) -> tuple[OneRun, checkpoint.Checkpoint]:
-    config = _read(workdir, model.name, model.config)
+def _runs_and_checkpoint(
+    model: Model, workdir: str | Path, own: Any = None
+) -> tuple[OneRun, checkpoint.Checkpoint]:
+    own = {} if own is None else {x.name: getattr(own, x.name) for x in dataclasses.fields(own)}
+    config = _read(workdir, model.name, model.config, own)
     settings = _read(workdir, "train", TrainConfig)
     data: Any = checkpoint.read_config(workdir).get("data")
     n = data.get("images") if isinstance(data, Mapping) else None
@@ -205,19 +233,15 @@ def _section(workdir: str | Path, described: Mapping[str, Any], section: str) ->
     return found
 
 
-def _read(workdir: str | Path, section: str, kind: type, skip_modules: bool = False) -> Any:
-    """A section of config.json as a config of the class `kind`."""
+def _read(workdir: str | Path, section: str, kind: type, own: Mapping[str, Any] = {}) -> Any:
+    """A section of config.json as a config of the class `kind`, with these parts of your own."""
     described = checkpoint.read_config(workdir)
     version = str(described.get("jaxgan"))
     fields = _section(workdir, described, section)
     known = {field.name: field for field in dataclasses.fields(kind)}
-    for name, value in fields.items():
-        is_module = value is not None and name in known and known[name].type is Any
-        if is_module and not skip_modules:
-            raise JaxganError(
-                f"{workdir} was trained with your own {name}, which config.json cannot describe: "
-                "load it in Python with checkpoint.restore"
-            )
+    parts = {name: value for name, value in fields.items() if _is_own(value, known.get(name))}
+    if own is not _STAND_INS:
+        _check_own_parts(workdir, parts, own)
     # Fields of an earlier version that no longer exist are ignored. If they changed the shapes of
     # the state, its checkpoint is refused. Fields of a later version may change the samples.
     if _parsed(version) > _parsed(__version__) and fields.keys() - known.keys():
@@ -226,9 +250,7 @@ def _read(workdir: str | Path, section: str, kind: type, skip_modules: bool = Fa
             f"does not know {', '.join(sorted(fields.keys() - known.keys()))}"
         )
     values = {name: value for name, value in fields.items() if name in known}
-    if skip_modules:
-        own = [name for name in values if known[name].type is Any and values[name] is not None]
-        values |= dict.fromkeys(own, nn.Dense(1))
+    values |= {name: own.get(name, known[name].default) for name in parts.keys() & known.keys()}
     try:
         return kind(**values)
     except Exception as error:  # a damaged file may hold anything
@@ -236,6 +258,56 @@ def _read(workdir: str | Path, section: str, kind: type, skip_modules: bool = Fa
             f"{workdir} was written by jaxgan {version}, and this version cannot read its "
             f"settings ({error})"
         ) from error
+
+
+def _is_own(value: Any, field: Any) -> bool:
+    """Whether a value in config.json is a part of the user's own, or has such parts."""
+    if isinstance(value, list):
+        return any(_is_own(one, None) for one in value)
+    if isinstance(value, Mapping):
+        return _OWN in value
+    # Before version 0.11 it was a text.
+    return isinstance(value, str) and field is not None and field.type is Any
+
+
+def _check_own_parts(workdir: str | Path, parts: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raises a JaxganError unless `own` has the parts that config.json describes."""
+    names = ", ".join(parts)
+    if parts and not own:
+        raise JaxganError(
+            f"{workdir} was trained with your own {names}, which config.json cannot hold: give "
+            "--config FILE.py:NAME, or in Python load_state(..., config=)"
+        )
+    for name, described in parts.items():
+        now = _as_json(own.get(name))
+        if now != described and now != {_OWN: described}:
+            raise JaxganError(
+                f"{workdir} was trained with {name}={_text(described)}, and your config has "
+                f"{_text(now)}"
+            )
+
+
+def _text(described: Any) -> str:
+    return str(described[_OWN] if isinstance(described, Mapping) else described)
+
+
+class _AnyNetwork(nn.Module):
+    """A stand-in for a network."""
+
+    def __call__(self, inputs: Any, levels: Any = None, labels: Any = None) -> Any:
+        return inputs
+
+
+def _unknown_loss(real_logits: Any, fake_logits: Any) -> Any:
+    """A stand-in for a loss."""
+    return math.nan * fake_logits, math.nan * real_logits
+
+
+_OWN = "own"
+_STAND_INS = {
+    **dict.fromkeys(("generator", "discriminator", "denoiser"), _AnyNetwork()),
+    "loss": _unknown_loss,
+}
 
 
 def _parsed(version: str) -> tuple[int, ...]:

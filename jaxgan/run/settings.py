@@ -2,12 +2,14 @@
 
 import dataclasses
 
-from jaxgan.fields import check_field, is_size
+from jaxgan.errors import JaxganError
+from jaxgan.fields import check_field, documented, is_size
 
 MEMBERS = 100_000
 """The largest population. A list of more members would fill the memory before any is trained."""
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The settings of a run: its data, its length and what it writes.
@@ -50,9 +52,11 @@ class TrainConfig:
     """Train a population of this many members in one program, with the seeds SEED, SEED + 1, ...
     At most 100,000."""
     sweep: tuple[str, ...] = ()
-    """Hyperparameters in which the members of a population differ, as NAME=VALUE,VALUE,... For a
-    GAN NAME is generator_lr, generator_b1, generator_b2, or the same of the discriminator; for a
-    diffusion model lr, b1 or b2. Every combination is trained with every seed."""
+    """Settings to compare, as NAME=VALUE,VALUE,..., such as r1=0.1,1,10 or loss=hinge,minimax. NAME
+    is any setting of the model, or batch_size. Every combination is trained with every seed.
+    Learning rates, weights of penalties and other numbers share one program. Other values are
+    trained one after the other. At the end there are a table, sweep.csv, and a picture, sweep.png.
+    """
     devices: int | None = None
     """How many devices share the members of a population, or the images of each batch. The default
     is all devices for a population or for several processes, else one."""
@@ -99,9 +103,10 @@ class TrainConfig:
         check_field(members <= MEMBERS, self, "population", f"at most {MEMBERS:,}")
         # Lists (from JSON) would make it unhashable.
         object.__setattr__(self, "sweep", tuple(self.sweep))
-        check_field(
-            _parsed(self.sweep) is not None, self, "sweep", "NAME=VALUE,VALUE,..., a name once"
-        )
+        texts = _parsed(self.sweep)
+        known = all(all(values) and name for name, values in texts.items())
+        once = len(texts) == len(self.sweep)
+        check_field(known and once, self, "sweep", "NAME=VALUE,VALUE,..., a name once")
 
     def fitted(self, images: int) -> "TrainConfig":
         """The settings for a data set of this many images.
@@ -130,18 +135,27 @@ class TrainConfig:
         return (self.epochs or 0) * self.steps_per_epoch(images)
 
     @property
+    def sweep_texts(self) -> dict[str, list[str]]:
+        """The values of the sweep as they were written, by name."""
+        return _parsed(self.sweep)
+
+    @property
     def sweep_values(self) -> dict[str, list[float]]:
-        """The values of the sweep, by name."""
-        return _parsed(self.sweep) or {}
+        """The values of a sweep of numbers alone, by name.
 
-
-def _parsed(sweep: tuple[str, ...]) -> dict[str, list[float]] | None:
-    """("lr=1e-4,1e-3",) as {"lr": [1e-4, 1e-3]}; None if it has another form."""
-    parsed = {}
-    for entry in sweep:
-        name, _, values = entry.partition("=")
+        Raises:
+          JaxganError: if a value is not a number.
+        """
         try:
-            parsed[name] = [float(value) for value in values.split(",")]
-        except ValueError:
-            return None
-    return parsed if len(parsed) == len(sweep) else None
+            return {name: [float(x) for x in texts] for name, texts in self.sweep_texts.items()}
+        except ValueError as error:
+            raise JaxganError(
+                f"the members of a population differ in numbers alone ({error}): "
+                "jaxgan.run.sweep.train trains other values in groups"
+            ) from None
+
+
+def _parsed(sweep: tuple[str, ...]) -> dict[str, list[str]]:
+    """("lr=1e-4,1e-3",) as {"lr": ["1e-4", "1e-3"]}."""
+    entries = [entry.partition("=") for entry in sweep]
+    return {name: values.split(",") for name, _, values in entries}

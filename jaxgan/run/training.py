@@ -1,7 +1,6 @@
 """A whole run of a model in a folder: `train` starts or resumes it."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -34,14 +32,14 @@ from jaxgan.run.devices import Layout, local
 from jaxgan.run.journal import Events, Journal, diagnose
 from jaxgan.run.members import OneRun, make_runs
 from jaxgan.run.population import Report
-from jaxgan.run.saved import as_checkpoint, as_run
+from jaxgan.run.saved import as_checkpoint, as_json, as_run
 from jaxgan.run.settings import TrainConfig
 from jaxgan.version import __version__
 
 Scorer = Callable[[Any, jax.Array], dict[str, Any]]
 """`(state, rng) -> scores by name`."""
 
-_FREE = frozenset(
+FREE = frozenset(
     f"train.{name}"
     for name in (
         *("dataset", "data_dir", "epochs", "steps", "sample_every", "checkpoint_every"),
@@ -162,7 +160,7 @@ def _prepare_and_train(
     described = _describe(model, config, settings, dataset)
     if plan is not None:
         described["privacy"] = plan.described()
-    free = _FREE | {f"{model.name}.{name}" for name in model.sampling}
+    free = FREE | {f"{model.name}.{name}" for name in model.sampling}
     _check_alike(described)
     # All checks come before the folder is made. A run that cannot be trained leaves no folder.
     _check_evaluation(settings, dataset)
@@ -199,7 +197,7 @@ def _prepare_and_train(
 
 def _make_plan(model, config, settings, n, gaussians) -> private.Plan:
     members = len(make_runs(model, config, settings).labels)
-    _print(["finding the noise for the budget: this takes some seconds"])
+    print_lines(["finding the noise for the budget: this takes some seconds"])
     return private.make_plan(model, config, settings, n, members, gaussians)
 
 
@@ -241,13 +239,13 @@ class _Training:
         run = self._restore(start)
         before, self._saved_step = len(run.history), loop.step(run.state)
         if before < self._epochs:
-            _print(self._begin_lines(run.state))
+            print_lines(self._begin_lines(run.state))
             if self._plan is None:
                 with together("divide the data into parts"):
                     self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
             if settings.evaluate_every is not None:
                 self._load_reference()
-                _print(texts.score_lines(self._floor))
+                print_lines(texts.score_lines(self._floor))
         self._looked = before
         self._diagnose(run.history)
         with together(f"write to {path}"):
@@ -376,7 +374,7 @@ class _Training:
 
         scores = self._runs.evaluate(score_images, local(run.state))
         if every is not None:
-            _print(texts.score_lines(scores))
+            print_lines(texts.score_lines(scores))
         return scores | self._floor
 
     def _on_epoch(self, run: loop.Run) -> None:
@@ -404,7 +402,7 @@ class _Training:
         self._looked = len(run.history)
         self._diagnose(run.history)
         self._journal.write_table(run.history, self._diagnosis)
-        _print(self._new_findings(before, run.state))
+        print_lines(self._new_findings(before, run.state))
 
     def _diagnose(self, history: list[dict[str, Any]]) -> None:
         self._diagnosis = diagnose(self._model, history)
@@ -438,7 +436,7 @@ class _Training:
             private.write_report(path, plan)
         if plan.start is None or self._saved_step:
             return run, rngs, self._epochs
-        _print([f"{self._settings.start_epochs} epochs on samples of private Gaussians:"])
+        print_lines([f"{self._settings.start_epochs} epochs on samples of private Gaussians:"])
         state = private.start_from_gaussians(
             plan, self._model, self._settings, dataset, run.state, rngs, self._layout, stopped
         )
@@ -525,7 +523,7 @@ def _default_folder(name: str, described: dict[str, Any], free: frozenset[str]) 
     path = _numbered(name, int(agree([number])[0]))
     if changes:
         what = checkpoint.shortened(changes)
-        _print([f"runs/{name} holds another run ({what}): this one is in {path}"])
+        print_lines([f"runs/{name} holds another run ({what}): this one is in {path}"])
     return path
 
 
@@ -549,12 +547,13 @@ def _sampler(model: Model, state: Any) -> evaluation.Sample:
     return lambda rng, n: model.sample(state, rng, n)
 
 
-def _print(lines: list[str]) -> None:
+def print_lines(lines: list[str]) -> None:
+    """Prints lines in one process, above the bar of a run, if there is one."""
     if is_first() and lines:
         from tqdm import tqdm
 
         for line in lines:
-            tqdm.write(texts.wrapped(line))  # above the bar of the run, if there is one
+            tqdm.write(texts.wrapped(line))
         sys.stdout.flush()
 
 
@@ -619,8 +618,8 @@ def _describe(
     return {
         "jaxgan": __version__,
         "model": model.name,
-        model.name: _fields(config),
-        "train": _fields(settings),
+        model.name: as_json(config),
+        "train": as_json(settings),
         "data": {
             "name": dataset.name,
             "images": len(dataset.images),
@@ -635,12 +634,6 @@ def _digest(dataset: data.Dataset) -> str:
     if dataset.labels is not None:
         digest.update(dataset.labels.tobytes())
     return digest.hexdigest()
-
-
-def _fields(config: Any) -> dict[str, Any]:
-    """The fields of a config as JSON holds them; the user's own modules by their `repr`."""
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {name: repr(v) if isinstance(v, nn.Module) else v for name, v in values.items()}
 
 
 @contextlib.contextmanager

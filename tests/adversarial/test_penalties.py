@@ -150,14 +150,14 @@ def test_the_sum_is_weighted_and_of_means():
 
     @jax.jit
     def total(step):
-        return penalties.weighted_sum(config.penalties, step, inputs)
+        return penalties.weighted_sum(config.penalty_weights, step, inputs)
 
     on_scores = float(roth(LINEAR, REAL, FAKE).mean())
     rest = 0.5 * NORM**2 / 2 + 2 * (NORM - 1) ** 2 + (NORM - 1) ** 2 / 8 + on_scores / 16 + 16 / 32
     for step, weight in ((0, 1), (5, 2), (20, 3)):
         expected = weight * NORM**2 / 2 + rest
         np.testing.assert_allclose(total(jnp.int32(step)), expected, rtol=1e-5)
-    assert penalties.weighted_sum(GANConfig().penalties, jnp.int32(0), inputs) == 0
+    assert penalties.weighted_sum(GANConfig().penalty_weights, jnp.int32(0), inputs) == 0
 
 
 def test_the_gradient_is_that_of_the_logit_for_the_label_of_each_image():

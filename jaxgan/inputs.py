@@ -1,0 +1,84 @@
+"""Checks of what callers give to a model. They run on the host, and cost no step any time."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxgan.errors import JaxganError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def check_rng(rng: Any) -> None:
+    """Raises a JaxganError unless it is a key, or keys."""
+    dtype, shape = getattr(rng, "dtype", None), getattr(rng, "shape", ())
+    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    # Keys of the older kind, by jax.random.PRNGKey, are arrays.
+    if not is_key and not (dtype == np.uint32 and shape[-1:] == (2,)):
+        got = "a number" if shape == () else f"{dtype} of {list(shape)}"
+        raise JaxganError(f"rng must be a key, such as jax.random.key(0), got {got}")
+
+
+def check_sampling(state: Any, rng: Any) -> None:
+    """Raises a JaxganError if rng is no key, or if parameters are split over explicit axes."""
+    check_rng(rng)
+    for x in jax.tree.leaves(state):
+        placed = jax.typeof(x).sharding
+        explicit = {*getattr(placed.mesh, "explicit_axes", ())}
+        if explicit and explicit & {*jax.tree.leaves(tuple(placed.spec))}:
+            raise JaxganError(
+                "the parameters are split over a mesh with explicit axes: make it with "
+                "axis_types=(jax.sharding.AxisType.Auto,), or replicate them"
+            )
+
+
+def check_scale(batch: Any, config: Any) -> None:
+    """Raises a JaxganError if float images are in 0..1 or 0..255, in place of [-1, 1].
+
+    Args:
+      batch: images `[N, H, W, C]`, or a dict that holds them as "image". Arrays without values,
+        as inside jit, pass.
+      config: of the model. If it is not `bounded`, all values pass.
+    """
+    images: Any = batch.get("image") if isinstance(batch, Mapping) else batch
+    is_float = np.issubdtype(getattr(images, "dtype", np.uint8), np.floating)
+    if not is_float or isinstance(images, Tracer) or not getattr(config, "bounded", False):
+        return
+    # Looking at each jax array would wait for the device in each step.
+    seen = isinstance(images, jax.Array) and (
+        not images.is_fully_addressable or (images.shape, images.dtype) in _SEEN
+    )
+    if seen:
+        return
+    low, high = (float(x) for x in (images.min(), images.max())) if images.size else (0.0, 0.0)
+    # Images in [-1, 1] that come from bytes have no pixel that is 0 exactly.
+    unit = low == 0 and 0.5 < high <= 1
+    if unit or (low >= 0 and high > 1.5):
+        found, scaled = ("0 to 1", "2 * x - 1") if unit else ("0 to 255", "(x - 127.5) / 127.5")
+        raise JaxganError(
+            f"images must be float in [-1, 1], or uint8; these are floats from {low:g} to {high:g} "
+            f"and look like {found}: give {scaled}"
+        )
+    if isinstance(images, jax.Array):
+        _SEEN.add((images.shape, images.dtype))
+
+
+_SEEN: set[Any] = set()
+"""Shapes and types of jax arrays. Of each, one was checked."""
+
+
+def checks_inputs(train_step: _Function) -> _Function:
+    """Lets a `train_step(state, batch, rng)` check its rng, and the scale of its images."""
+
+    @functools.wraps(train_step)
+    def checked(state: Any, batch: Any, rng: Any, **options: Any) -> Any:
+        check_rng(rng)
+        check_scale(batch, state.config)
+        return train_step(state, batch, rng, **options)
+
+    return checked  # pyright: ignore

@@ -1,0 +1,235 @@
+"""Parts of the user's own: optimizers, losses, penalties, augmentation. And checks of inputs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import RNG, assert_trees_close, assert_trees_equal, train
+
+from jaxgan import MODELS, GANConfig, JaxganError, create_state, loop, sample, train_step
+from jaxgan.adversarial import augmentation, losses, penalties
+from jaxgan.run import saved
+
+
+@pytest.fixture(scope="module")
+def batches(images):
+    return [images[:8], images[8:16], images[16:24]]
+
+
+def arrays(state):
+    """What must be equal if two configs mean the same."""
+    return state.generator.params, state.discriminator.params, state.ema
+
+
+def trained(config, batches, model=MODELS["gan"]):
+    return train(model.create_state(RNG, config), batches, step=model.train_step)
+
+
+def own_hinge(real_logits, fake_logits):
+    return losses.hinge(real_logits, fake_logits)
+
+
+def own_r1(inputs):
+    return penalties.zero_centered(inputs.critic, inputs.real)
+
+
+def own_augment(images, probability, rng):
+    return augmentation.augment(images, probability, rng)
+
+
+def test_own_functions_train_as_those_of_the_library(tiny, batches):
+    known = {"loss": "hinge", "r1": 0.3, "augment": 0.5}
+    own = {"loss": own_hinge, "penalties": {own_r1: 0.3}, "augmentation": own_augment}
+    expected, metrics = trained(dataclasses.replace(tiny, **known), batches)
+    found, own_metrics = trained(dataclasses.replace(tiny, **own, augment=0.5), batches)
+    assert_trees_close(arrays(found), arrays(expected))
+    np.testing.assert_allclose(own_metrics.penalty, metrics.penalty, rtol=1e-5)
+    assert (np.asarray(metrics.penalty) > 0).all()
+    other, _ = trained(dataclasses.replace(tiny, **own | {"loss": losses.wasserstein}), batches)
+    assert not np.allclose(
+        jax.tree.leaves(arrays(other))[0], jax.tree.leaves(arrays(found))[0], atol=1e-5
+    )
+
+
+def test_an_own_augmentation_gets_the_images_the_probability_and_a_key(tiny, batches):
+    seen = []
+
+    def record(images, probability, rng):
+        seen.append((images.shape, probability, rng.dtype == RNG.dtype))
+        return jnp.zeros_like(images)
+
+    _, metrics = trained(dataclasses.replace(tiny, augmentation=record, augment=0.25), batches[:1])
+    assert set(seen) == {((8, *tiny.image_shape), 0.25, True)}
+    # Real and generated images look the same.
+    np.testing.assert_allclose(metrics.real_score, metrics.fake_score, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("gan", ("generator_optimizer", "discriminator_optimizer")),
+        ("diffusion", ("optimizer",)),
+        ("gain", ("optimizer",)),
+    ],
+)
+def test_any_optax_optimizer_takes_the_place_of_adam_in_each_model(name, fields, tiny, batches):
+    model = MODELS[name]
+    config = tiny if name == "gan" else model.config(image_shape=tiny.image_shape)
+    if name == "diffusion":
+        config = dataclasses.replace(config, width=16, blocks=1)
+    # The default optimizer, by optax itself, with clipping in front of it: that is max_grad_norm.
+    adam = optax.chain(
+        optax.clip_by_global_norm(0.01), optax.adam(1e-3, 0.9, 0.999, config.adam_eps)
+    )
+    own = dataclasses.replace(config, **dict.fromkeys(fields, adam))
+    expected, _ = trained(dataclasses.replace(config, max_grad_norm=0.01), batches, model)
+    found, _ = trained(own, batches, model)
+    unclipped, _ = trained(config, batches, model)
+    params = [
+        [one.params for one in vars(state).values() if hasattr(one, "params")]
+        for state in (found, expected, unclipped)
+    ]
+    assert_trees_close(params[0], params[1])
+    assert any(
+        (x != y).any()
+        for x, y in zip(jax.tree.leaves(params[0]), jax.tree.leaves(params[2]), strict=True)
+    )
+
+
+def test_equal_configs_with_own_parts_share_one_program(tiny, batches):
+    traced = []
+
+    def counted(real_logits, fake_logits):
+        traced.append(1)
+        return losses.hinge(real_logits, fake_logits)
+
+    schedule = optax.cosine_decay_schedule(1e-3, 100)
+    sgd = optax.chain(optax.clip(1.0), optax.sgd(schedule))
+    for _ in range(2):
+        config = dataclasses.replace(tiny, loss=counted, generator_optimizer=sgd)
+        trained(config, batches[:2])
+        traced.append(0)
+    first = traced.index(0)
+    assert first > 0
+    assert traced == [1] * first + [0, 0]
+
+
+def test_the_equilibrium_of_an_own_loss_is_known_if_the_loss_says_so(tiny):
+    found = MODELS["gan"].equilibrium
+    assert found(dataclasses.replace(tiny, loss=own_hinge)) == {}
+    known = losses.Loss(losses.hinge)
+    assert found(dataclasses.replace(tiny, loss=known)) == found(
+        dataclasses.replace(tiny, loss="hinge")
+    )
+    # It depends on differences of logits alone: all logits are equally good.
+    assert losses.equilibrium(losses.wasserstein) == (0, 0)
+    distance = MODELS["gan"].equilibrium_distance(
+        dataclasses.replace(tiny, loss=own_hinge), {"disc_loss": [1.0, 2.0]}
+    )
+    assert np.isnan(distance).all()
+
+
+ADAM = optax.adam(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss": "wgan"}, "loss must be one of minimax, .* or a function"),
+        ({"loss": 3}, "or a function"),
+        ({"generator_optimizer": "adam"}, r"an optax.GradientTransformation.*got 'adam'"),
+        ({"generator_optimizer": optax.adam}, "such as optax.adam"),
+        (
+            {"generator_optimizer": ADAM, "generator_lr": 1e-4},
+            "generator_lr would have no effect: generator_optimizer is your own",
+        ),
+        (
+            {"generator_optimizer": ADAM, "discriminator_optimizer": ADAM, "optimizer": "sgd"},
+            "optimizer would have no effect",
+        ),
+        ({"penalties": {"r3": 1.0}}, r"a penalty must be a function Inputs -> \[B\], got 'r3'"),
+        ({"penalties": {own_r1: -1.0}}, "the weight of a penalty must be 0 or more"),
+        ({"augmentation": 0.5}, "augmentation must be a function"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be 0 or more"),
+        ({"generator": lambda latents: latents}, "generator must be a Flax linen module"),
+    ],
+)
+def test_parts_of_the_wrong_kind_are_refused(fields, message):
+    with pytest.raises(JaxganError, match=message):
+        GANConfig(**fields)
+
+
+def test_a_loss_of_another_shape_is_refused(tiny, batches):
+    def mean(real_logits, fake_logits):
+        return losses.Losses(fake_logits.mean(), real_logits.mean())
+
+    with pytest.raises(
+        JaxganError, match=r"one value per image, \[8\] each; .* gave \[\] and \[\]"
+    ):
+        trained(dataclasses.replace(tiny, loss=mean), batches)
+    with pytest.raises(JaxganError, match=r"gave .*Tracer"):
+        trained(dataclasses.replace(tiny, loss=lambda real, fake: fake), batches)
+
+
+def test_config_json_holds_own_parts_without_addresses(tiny):
+    config = dataclasses.replace(
+        tiny, loss=own_hinge, penalties={own_r1: 0.5}, generator_optimizer=ADAM
+    )
+    described = saved.as_json(config)
+    assert described["loss"] == {"own": "<function own_hinge>"}
+    assert described["penalties"] == [[{"own": "<function own_r1>"}, 0.5]]
+    assert described["r1"] == 0
+    assert " at 0x" not in str(described)
+    assert "init_fn" in described["generator_optimizer"]["own"]
+
+
+UNIT = np.linspace(0, 1, 8 * 784, dtype=np.float32).reshape(8, 28, 28, 1)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"images": UNIT}, "holds its images as \"image\"; this one has 'images'"),
+        ((UNIT, None), "not a tuple"),
+        ([UNIT], "not a list"),
+        (UNIT, r"floats from 0 to 1 and look like 0 to 1: give 2 \* x - 1"),
+        ({"image": 255 * UNIT}, r"look like 0 to 255: give \(x - 127.5\) / 127.5"),
+        (UNIT.astype(np.int32), "uint8 or float"),
+    ],
+)
+def test_wrong_batches_are_refused_in_one_line(batch, message):
+    state = create_state(RNG)
+    for given in (batch, jax.tree.map(jnp.asarray, batch)):
+        for _ in range(2):  # the second time too
+            with pytest.raises(JaxganError, match=message) as error:
+                train_step(state, given, RNG)
+            assert "\n" not in str(error.value)
+
+
+def test_the_loop_refuses_unscaled_floats_and_states(small):
+    state = create_state(RNG, small)
+    data = np.linspace(0, 1, 8 * np.prod(small.image_shape), dtype=np.float32)
+    data = data.reshape(8, *small.image_shape)
+    with pytest.raises(JaxganError, match="look like 0 to 1"):
+        loop.start_run(train_step, state, {"image": data}, 4)
+    with pytest.raises(JaxganError, match="fit trains a Run, got GANState: give it start_run"):
+        loop.fit(train_step, state, 2 * data - 1, RNG, batch_size=4, epochs=1)
+    # Points may have any values.
+    points = dataclasses.replace(small, image_shape=(1, 1, 2), bounded=False)
+    loop.start_run(train_step, create_state(RNG, points), np.abs(data[:, :1, :1].repeat(2, 3)), 4)
+
+
+def test_a_number_is_no_key():
+    state = create_state(RNG)
+    for call in (
+        lambda: create_state(0, GANConfig()),
+        lambda: train_step(state, 2 * UNIT - 1, 0),
+        lambda: sample(state, 0, 4),
+    ):
+        with pytest.raises(JaxganError, match=r"rng must be a key, such as jax.random.key\(0\)"):
+            call()
+    old = jax.random.PRNGKey(5)
+    assert_trees_equal(create_state(old), state)
