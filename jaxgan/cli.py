@@ -140,7 +140,7 @@ def load_config(where: str, models: Mapping[str, Model]) -> tuple[Model, Any]:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        line = getattr(error, "lineno", None) or [*lines, 0][-1]
+        line = getattr(error, "lineno", None) or [0, *lines][-1]
         kind = "" if isinstance(error, JaxganError) else f"{type(error).__name__}: "
         raise JaxganError(f"{file}, line {line}: {kind}{error}") from error
     config = getattr(module, name, None)

@@ -13,6 +13,7 @@ from jaxgan.fields import (
     check_choices,
     check_field,
     check_function,
+    check_hashable,
     check_module,
     check_optimizer,
     check_schedules,
@@ -207,7 +208,7 @@ class GANConfig(Weights):
         check_field(not schedules.is_zero(self.lr_scale), self, "lr_scale", "above 0 at some time")
 
     def _check_own_parts(self) -> None:
-        losses.find(self.loss)
+        check_hashable("loss", losses.find(self.loss))
         for penalty, weight in self.penalties:
             check_function("a penalty", penalty, "Inputs -> [B]")
             schedules.check("the weight of a penalty", weight)

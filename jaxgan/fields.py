@@ -54,7 +54,7 @@ def check_function(name: str, function: Any, signature: str) -> None:
     """Refuses what is not a hashable function."""
     if not callable(function) or isinstance(function, type):
         raise JaxganError(f"{name} must be a function {signature}, got {function!r}")
-    _check_hashable(name, function)
+    check_hashable(name, function)
 
 
 def check_optimizer(config: Any, name: str, replaced: Iterable[str]) -> None:
@@ -67,7 +67,7 @@ def check_optimizer(config: Any, name: str, replaced: Iterable[str]) -> None:
             f"{name} must be an optax.GradientTransformation, such as optax.adam(1e-3), got "
             f"{optimizer!r}"
         )
-    _check_hashable(name, optimizer)
+    check_hashable(name, optimizer)
     unused = [x for x in replaced if getattr(config, x) != getattr(type(config), x)]
     if unused:
         raise JaxganError(
@@ -76,7 +76,8 @@ def check_optimizer(config: Any, name: str, replaced: Iterable[str]) -> None:
         )
 
 
-def _check_hashable(name: str, part: Any) -> None:
+def check_hashable(name: str, part: Any) -> None:
+    """Refuses a part of a config that has no hash."""
     try:
         hash(part)
     except TypeError as error:

@@ -8,7 +8,6 @@ properties. A new loss is a function here and its line there.
 `GANConfig(loss=...)` also takes a function of your own, or a `Loss`, which says more about it.
 """
 
-import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -140,7 +139,6 @@ AnyLoss = str | Loss | Callable[..., Losses]
 """A name in LOSSES, or a loss of your own."""
 
 
-@functools.cache
 def find(loss: AnyLoss) -> Loss:
     """The loss with its properties. Of a plain function the best logit is not known.
 

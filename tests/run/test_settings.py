@@ -8,7 +8,8 @@ from jaxgan import JaxganError, TrainConfig
     [
         ("population", 0),
         ("sweep", ("generator_lr",)),
-        ("sweep", ("generator_lr=fast",)),
+        ("sweep", ("generator_lr=1,",)),
+        ("sweep", ("=1",)),
         ("sweep", ("generator_lr=1", "generator_lr=2")),
         ("devices", -1),
         ("batch_size", 0),
@@ -34,6 +35,10 @@ def test_a_sweep_is_read_by_name():
     assert settings.sweep_values == {"generator_lr": [1e-4, 1e-3], "generator_b1": [0.5]}
     assert hash(settings) == hash(TrainConfig(sweep=settings.sweep))
     assert TrainConfig().sweep_values == {}
+    words = TrainConfig(sweep=["loss=hinge,minimax"])
+    assert words.sweep_texts == {"loss": ["hinge", "minimax"]}
+    with pytest.raises(JaxganError, match="differ in numbers alone"):
+        words.sweep_values  # noqa: B018
 
 
 @pytest.mark.parametrize(
