@@ -31,7 +31,7 @@ from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.fields import parse_value
 from jaxgan.files import write_atomically
 from jaxgan.metrics import parts
-from jaxgan.run import loop, population
+from jaxgan.run import loop, population, sweep
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -39,10 +39,8 @@ RUNS = Path("runs")
 """The default folder of tables that resume, and the folder of all samples for pictures."""
 MOST_BYTES = 300_000
 """The limit for the file of a picture."""
-OF_DATA = ("image_shape", "bounded", "num_classes")
-"""Fields of a config that the data decide."""
 LINE_SECONDS = 60
-"""Off a terminal a line of progress is printed so often."""
+"""Seconds between lines of progress, if stderr is no terminal."""
 
 
 def make_parser(
@@ -120,11 +118,11 @@ def define_methods(
 
     Args:
       parser: with the options of `add_methods`.
-      args: its arguments. args.CHOSEN gets the names of --method; it has only these, if the user
-        did not choose others.
+      args: its arguments. args.CHOSEN gets the names of --method too. If the user chose no known
+        methods, it has these alone.
       chosen: the name of the option that chooses methods.
       known: the known methods.
-      make: what a method is, by the texts of its fields.
+      make: makes a method from the texts of its fields.
 
     Raises:
       JaxganError: if a --method has another form, if its name exists, or if `make` refuses it.
@@ -143,12 +141,15 @@ def define_methods(
             own[name] = make(fields)
         except JaxganError as error:
             raise JaxganError(f"--method {name}: {error}") from None
+    # argparse gives the default object itself.
     by_default = getattr(args, chosen) is parser.get_default(chosen)
     setattr(args, chosen, [*([] if own and by_default else getattr(args, chosen)), *own])
     return {**known, **own}
 
 
-def parse_fields(config: Any, fields: Mapping[str, str], fixed: Iterable[str] = OF_DATA) -> Row:
+def parse_fields(
+    config: Any, fields: Mapping[str, str], fixed: Iterable[str] = sweep.OF_DATA
+) -> Row:
     """The values of texts, by the names of their fields. The config with them is checked.
 
     Raises:
@@ -269,7 +270,7 @@ class Progress:
         self._bar.close()
 
     def _say(self, least: float) -> None:
-        """Prints a line, where there is no bar, if the last one is so many seconds old."""
+        """Prints a line if there is no bar, and the last line is `least` seconds old."""
         if self._lines and time.monotonic() - self._at >= least:
             note(str(self._bar))
             self._at = time.monotonic()

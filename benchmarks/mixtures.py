@@ -52,7 +52,7 @@ from jaxgan import GANConfig, GANState, create_state, loop, sample, schedules, t
 from jaxgan.data.mixtures import MIXTURES, POINTS, load
 from jaxgan.history import mean_interval
 from jaxgan.metrics.modes import ModeScores, mode_scores
-from jaxgan.run import population
+from jaxgan.run import population, sweep
 
 SAMPLES = 2_500
 """Of each seed, as in the published tables."""
@@ -91,7 +91,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "relativistic+R1+R2+EMA": {"loss": "relativistic", **PENALTIES, "ema_decay": 0.99},
 }
 """Fields of GANConfig that each method has beside those of SHARED."""
-FIXED = ("generator_widths", "discriminator_widths", "discriminator_dropout", *harness.OF_DATA)
+FIXED = ("generator_widths", "discriminator_widths", "discriminator_dropout", *sweep.OF_DATA)
 """Fields that a method cannot have: the networks and the data are the same for all."""
 QUICK = ("GAN", "PacGAN2", "relativistic+R1+R2+EMA")
 

@@ -111,26 +111,25 @@ _OTHER_VALUES = {
 """Names that other programs have for values, and the names here."""
 
 
-def load_config(where: str, models: Mapping[str, Model]) -> tuple[Model, Any]:
-    """Runs a Python file of the user's, and takes a config from it.
+def load_config(where: str | None, models: Mapping[str, Model]) -> Any:
+    """Runs a Python file of the user's, and takes a config of one of the models from it.
 
     Args:
-      where: FILE.py:NAME, or FILE.py for the name "config".
+      where: FILE.py:NAME, or FILE.py for the name "config"; None gives None.
       models: a table such as `jaxgan.MODELS`.
-
-    Returns:
-      The model of the config, and the config.
 
     Raises:
       JaxganError: if the file cannot be run, or has no such config.
     """
+    if where is None:
+        return None
     file, _, name = where.partition(":")
     path, name = expand(file).absolute(), name or "config"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise JaxganError(f"--config must be FILE.py:NAME, got {where!r}")
     module = importlib.util.module_from_spec(spec)
-    # Modules beside the file can be imported, as if it were run itself.
+    # Like a script, the file can import modules beside it.
     sys.path.insert(0, str(path.parent))
     try:
         sys.modules[path.stem] = module
@@ -144,12 +143,12 @@ def load_config(where: str, models: Mapping[str, Model]) -> tuple[Model, Any]:
         kind = "" if isinstance(error, JaxganError) else f"{type(error).__name__}: "
         raise JaxganError(f"{file}, line {line}: {kind}{error}") from error
     config = getattr(module, name, None)
-    for model in models.values():
-        if type(config) is model.config:
-            return model, config
-    known = ", ".join(model.config.__name__ for model in models.values())
-    got = "nothing" if config is None else type(config).__name__
-    raise JaxganError(f"{file} must have a config of this name, {name}: {known}; it has {got}")
+    kinds = [model.config for model in models.values()]
+    if type(config) not in kinds:
+        known = " or ".join(kind.__name__ for kind in kinds)
+        got = "nothing" if config is None else type(config).__name__
+        raise JaxganError(f"{name} in {file} must be a {known}, got {got}")
+    return config
 
 
 def main(run: Callable[[], int | None]) -> None:

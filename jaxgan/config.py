@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from jaxgan import schedules
@@ -69,18 +69,17 @@ class GANConfig(Weights):
     adam_eps: float = 1e-7
     """Added to the root of the second moment in both Adams, after bias correction."""
     max_grad_norm: float = 0.0
-    """The largest norm of a gradient of a batch. The gradient of each network is scaled down to
-    this norm before its optimizer gets it; 0 does not clip. For the norm of the gradients of single
-    images there is `clip_norm`."""
+    """A larger gradient of a batch is scaled down to this norm before the optimizer gets it; 0 does
+    not clip. `clip_norm` is for the gradients of single images."""
     generator_optimizer: Any = None
     """An optax.GradientTransformation in place of the generator's optimizer, such as
-    optax.adamw(1e-4). Leave out the settings that it replaces. Configs are equal if they have the
-    same object."""
+    optax.adamw(1e-4). Leave out the settings that it replaces. Two configs are equal only if they
+    hold the same optimizer object."""
     discriminator_optimizer: Any = None
     """The same in place of the discriminator's optimizer."""
     loss: losses.AnyLoss = "non_saturating"
-    """The adversarial loss: a name in `jaxgan.adversarial.losses.LOSSES`; or a function
-    (real_logits, fake_logits) -> Losses of your own, or a `Loss`, as there."""
+    """The adversarial loss: a name in `LOSSES`, a function (real_logits, fake_logits) -> Losses, or
+    a `Loss` (all in `jaxgan.adversarial.losses`)."""
     label_smoothing: float = 0.0
     """In [0, 1). The discriminator's target on real images is 1 minus this."""
     updates: Literal["simultaneous", "alternating"] = "simultaneous"
@@ -103,11 +102,11 @@ class GANConfig(Weights):
     learn to make augmented images (arXiv 2006.06676)."""
     augmentation: Any = None
     """A function (images, probability, rng) -> images of your own, in place of translation and
-    cutout. It gets the value of `augment` as the probability (`jaxgan.adversarial.augmentation`).
+    cutout (`jaxgan.adversarial.augmentation`). The probability is `augment`, which must not be 0.
     """
     penalties: tuple[tuple[Penalty, Schedule], ...] = ()
-    """Penalties of your own with their weights: {penalty: weight}, or such pairs. A penalty is a
-    function `Inputs -> [B]` (`jaxgan.adversarial.penalties`)."""
+    """Penalties of your own with their weights: {penalty: weight}, or pairs (penalty, weight). A
+    penalty is a function `Inputs -> [B]` (`jaxgan.adversarial.penalties`)."""
     weight_clip: float = 0.0
     """Clips the discriminator's parameters to plus and minus this; 0 does not clip (arXiv
     1701.07875; 0.01 there)."""
@@ -161,6 +160,10 @@ class GANConfig(Weights):
             )
         object.__setattr__(self, "discriminator_dropout", tuple(self.discriminator_dropout))
         pairs = self.penalties.items() if isinstance(self.penalties, Mapping) else self.penalties
+        is_pairs = isinstance(pairs, Iterable) and all(
+            isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs
+        )
+        check_field(is_pairs, self, "penalties", "{penalty: weight}, or pairs (penalty, weight)")
         object.__setattr__(self, "penalties", tuple(map(tuple, pairs)))
         check_field(len(self.image_shape) == 3, self, "image_shape", "(height, width, channels)")
         check_field(is_size(self.latent_dim), self, "latent_dim", "a whole number above 0")
@@ -255,6 +258,9 @@ class GANConfig(Weights):
             "or clip_norm": private and self.spectral_norm,
             "augment is for images, and the data are points: leave it out": (
                 not schedules.is_zero(self.augment) and self.image_shape[:2] == (1, 1)
+            ),
+            "augmentation has no effect without augment, its probability": (
+                self.augmentation is not None and schedules.is_zero(self.augment)
             ),
             f"optimizer 'sgd' has no moments: leave out {', '.join(map(repr, adam))}": (
                 self.optimizer == "sgd" and adam

@@ -43,10 +43,10 @@ from jaxgan.learner import (
     at_least_float32,
     average,
     create,
+    current_config,
     descend,
     forward,
     takes,
-    with_hyperparameters,
 )
 from jaxgan.model import Column, Curve, Diagnosis, Finding, Model, Network, Private
 from jaxgan.networks import MLPDenoiser
@@ -313,7 +313,7 @@ def train_step(
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
     """
-    config, shards = with_hyperparameters(state), Shards(axis_name)
+    config, shards = current_config(state), Shards(axis_name)
     scale = schedules.value(config.lr_scale, state.step)
     if config.clip_norm:
         grads = _private_gradients(state, config, batch, rng, shards)
@@ -397,7 +397,7 @@ def make_denoise(
     Raises:
       JaxganError: if a conditional model gets no labels and `config.label_dropout` is 0.
     """
-    config = with_hyperparameters(state)
+    config = current_config(state)
     params = state.denoiser.params if state.ema is None else state.ema
     denoiser = state.denoiser.replace(params=params)
     one_hot = None if labels is None else jax.nn.one_hot(labels, config.num_classes)

@@ -115,8 +115,8 @@ def parse_value(config: Any, name: str, text: str) -> Any:
         if isinstance(default, float):
             is_number = fields[name].type is float or ":" not in text
             return float(text) if is_number else text
-        if isinstance(default, tuple):
-            return tuple(type(default[0])(part) for part in text.split(",")) if default else ()
+        if isinstance(default, tuple) and default:  # of () the type of its values is not known
+            return tuple(type(default[0])(part) for part in text.split(","))
     except (KeyError, ValueError):
         wanted = "true or false" if isinstance(default, bool) else f"like its default, {default!r}"
         raise JaxganError(f"{name} must be {wanted}, got {text!r}") from None

@@ -39,9 +39,9 @@ from jaxgan.learner import (
     at_least_float32,
     average,
     create,
+    current_config,
     descend,
     forward,
-    with_hyperparameters,
 )
 from jaxgan.model import Curve, Model, Network, Private
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
@@ -57,9 +57,8 @@ class GANState(struct.PyTreeNode):
     ema: Any = None
     """The average of the generator's parameters, if `config.ema_decay` is above 0."""
     hyperparameters: Mapping[str, jax.Array] = struct.field(default_factory=dict)
-    """Values of fields of the config, by name, that count in place of those in the config. They are
-    leaves, so that the members of a population may differ in them
-    (`jaxgan.population.with_hyperparameters`)."""
+    """Values that replace those of the config, by the names of its fields. They are leaves, so that
+    the members of a population may differ in them (`jaxgan.population.with_hyperparameters`)."""
 
     @property
     def step(self) -> jax.Array:
@@ -181,7 +180,7 @@ def train_step(
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
     """
-    config, shards = with_hyperparameters(state), Shards(axis_name)
+    config, shards = current_config(state), Shards(axis_name)
     batch = _draw_batch(state, batch, rng, shards)
     fake, generator = _fake_images(state.generator, batch)
 
@@ -198,8 +197,7 @@ def train_step(
     def update(generator: Learner) -> tuple[Learner, jax.Array]:
         (_, _), grads = shards.value_and_grad(loss)(generator.params, state.generator, opponent)
         scale = schedules.value(config.lr_scale, state.step)
-        generator = descend(generator, grads, scale, max_norm=config.max_grad_norm)
-        return generator, optax.tree.norm(grads)
+        return descend(generator, grads, scale, 0, config.max_grad_norm), optax.tree.norm(grads)
 
     generator, gen_norm = _every(config.disc_steps, state.step, update, generator)
     norms = (gen_norm, optax.tree.norm(disc_grads))
@@ -252,7 +250,7 @@ def _generate(
     generator = state.generator
     if state.ema is not None:
         generator = generator.replace(params=state.ema)
-    latents = with_hyperparameters(state).latent_scale * latents
+    latents = current_config(state).latent_scale * latents
     images, _ = forward(generator, latents, rng, train=False, labels=labels)
     if images.shape[1:] != state.config.image_shape:
         raise JaxganError(
@@ -627,9 +625,9 @@ def _equilibrium(config: GANConfig) -> dict[str, float]:
     """The losses if the discriminator cannot tell real images from generated ones, and its scores
     if they have a value then."""
     generator, discriminator = losses.equilibrium(config.loss, config.label_smoothing)
-    found = {"gen_loss": generator, "disc_loss": discriminator}
-    if math.isnan(discriminator):  # of a loss of your own it is not known
+    if math.isnan(discriminator):  # the loss does not say which logit is best
         return {}
+    found = {"gen_loss": generator, "disc_loss": discriminator}
     logit_of = losses.find(config.loss).equilibrium_logit
     if logit_of is not None:
         score = float(nn.sigmoid(logit_of(config.label_smoothing)))
@@ -646,6 +644,12 @@ def _parameter_norms(state: GANState) -> dict[str, jax.Array]:
     }
 
 
+_LEAVES = (
+    *("lr_scale", "max_grad_norm", "label_smoothing", "instance_noise", "augment"),
+    *("weight_clip", "ema_decay", "latent_scale"),
+)
+"""Further fields of a config whose values do not change the program."""
+
 MODEL = Model(
     name="gan",
     config=GANConfig,
@@ -659,13 +663,7 @@ MODEL = Model(
         for network in ("generator", "discriminator")
         for field, leaf in (("lr", "learning_rate"), ("b1", "b1"), ("b2", "b2"))
     }
-    | dict.fromkeys(
-        (
-            *("lr_scale", "max_grad_norm", "label_smoothing", "instance_noise", "augment"),
-            *(*penalties.PENALTIES, "weight_clip", "ema_decay", "latent_scale"),
-        ),
-        (),
-    ),
+    | dict.fromkeys((*_LEAVES, *penalties.PENALTIES), ()),
     curves=(
         Curve("loss", {"generator": "gen_loss", "discriminator": "disc_loss"}),
         Curve(

@@ -29,7 +29,7 @@ from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
 from jaxgan.fields import check_field, check_optimizer, documented, is_size
 from jaxgan.inputs import check_rng, check_sampling, checks_inputs
-from jaxgan.learner import Learner, create, descend, forward, with_hyperparameters
+from jaxgan.learner import Learner, create, current_config, descend, forward
 from jaxgan.model import Column, Curve, Model, Network
 from jaxgan.networks import MaskedMLP
 from jaxgan.shards import Shards, on_any_mesh
@@ -195,7 +195,7 @@ def train_step(
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if the mask does not fit.
     """
-    config, shards = with_hyperparameters(state), Shards(axis_name)
+    config, shards = current_config(state), Shards(axis_name)
     batch = _draw_batch(state, config, batch, rng, shards)
     # Shares of the whole batch. It may have none.
     known_share, unhinted_share = (

@@ -1,4 +1,4 @@
-"""Checks of what callers give to a model. They run on the host, and cost no step any time."""
+"""Checks of what callers give to a model, made outside the compiled step."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -13,6 +13,10 @@ from jaxgan.errors import JaxganError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+_SEEN: set[Any] = set()
+"""The shapes and types of jax arrays of which one was checked. Later arrays of the same shape are
+not."""
+
 
 def check_rng(rng: Any) -> None:
     """Raises a JaxganError unless it is a key, or keys."""
@@ -20,7 +24,7 @@ def check_rng(rng: Any) -> None:
     is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     # Keys of the older kind, by jax.random.PRNGKey, are arrays.
     if not is_key and not (dtype == np.uint32 and shape[-1:] == (2,)):
-        got = "a number" if shape == () else f"{dtype} of {list(shape)}"
+        got = type(rng).__name__ if dtype is None else f"{dtype} of {list(shape)}"
         raise JaxganError(f"rng must be a key, such as jax.random.key(0), got {got}")
 
 
@@ -30,15 +34,15 @@ def check_sampling(state: Any, rng: Any) -> None:
     for x in jax.tree.leaves(state):
         placed = jax.typeof(x).sharding
         explicit = {*getattr(placed.mesh, "explicit_axes", ())}
-        if explicit and explicit & {*jax.tree.leaves(tuple(placed.spec))}:
+        if explicit & {*jax.tree.leaves(tuple(placed.spec))}:
             raise JaxganError(
-                "the parameters are split over a mesh with explicit axes: make it with "
-                "axis_types=(jax.sharding.AxisType.Auto,), or replicate them"
+                "the parameters are split over explicit axes of a mesh: replicate them, or make "
+                "the mesh with axis_types=(jax.sharding.AxisType.Auto,)"
             )
 
 
 def check_scale(batch: Any, config: Any) -> None:
-    """Raises a JaxganError if float images are in 0..1 or 0..255, in place of [-1, 1].
+    """Raises a JaxganError if float images look like [0, 1] or [0, 255], not like [-1, 1].
 
     Args:
       batch: images `[N, H, W, C]`, or a dict that holds them as "image". Arrays without values,
@@ -49,7 +53,7 @@ def check_scale(batch: Any, config: Any) -> None:
     is_float = np.issubdtype(getattr(images, "dtype", np.uint8), np.floating)
     if not is_float or isinstance(images, Tracer) or not getattr(config, "bounded", False):
         return
-    # Looking at each jax array would wait for the device in each step.
+    # A look at a jax array waits for the device, so only one of each shape is checked.
     seen = isinstance(images, jax.Array) and (
         not images.is_fully_addressable or (images.shape, images.dtype) in _SEEN
     )
@@ -59,17 +63,12 @@ def check_scale(batch: Any, config: Any) -> None:
     # Images in [-1, 1] that come from bytes have no pixel that is 0 exactly.
     unit = low == 0 and 0.5 < high <= 1
     if unit or (low >= 0 and high > 1.5):
-        found, scaled = ("0 to 1", "2 * x - 1") if unit else ("0 to 255", "(x - 127.5) / 127.5")
         raise JaxganError(
-            f"images must be float in [-1, 1], or uint8; these are floats from {low:g} to {high:g} "
-            f"and look like {found}: give {scaled}"
+            f"images must be uint8, or float in [-1, 1]; these floats are from {low:g} to "
+            f"{high:g}: give {'2 * x - 1' if unit else '(x - 127.5) / 127.5'}"
         )
     if isinstance(images, jax.Array):
         _SEEN.add((images.shape, images.dtype))
-
-
-_SEEN: set[Any] = set()
-"""Shapes and types of jax arrays. Of each, one was checked."""
 
 
 def checks_inputs(train_step: _Function) -> _Function:

@@ -91,14 +91,13 @@ def forward(
     return outputs, learner.replace(collections={**learner.collections, **updates})
 
 
-def with_hyperparameters(state: Any) -> Any:
-    """The config of a state, with `state.hyperparameters` in place of its own values.
+def current_config(state: Any) -> Any:
+    """The config of a state, where `state.hyperparameters` replace its values.
 
-    These are arrays. Such a config is for reading its fields alone: it is neither checked nor
-    hashable.
+    Those are arrays, so the config has no hash. Use it only to read fields.
 
     Raises:
-      JaxganError: if they have an `ema_decay`, and the state has no average.
+      JaxganError: if `ema_decay` is a hyperparameter, and the state has no average.
     """
     if not state.hyperparameters:
         return state.config

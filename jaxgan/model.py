@@ -137,8 +137,8 @@ class Model(NamedTuple):
     hyperparameters: Mapping[str, tuple[tuple[str, ...], ...]]
     """The config fields in which members of a population may differ, since they do not change the
     program. Each has the paths of its leaves in a state, such as ("generator", "opt_state",
-    "hyperparams", "learning_rate"). Without a path it is a leaf in `state.hyperparameters`; there 0
-    is another program, which leaves out what the field weighs."""
+    "hyperparams", "learning_rate"). A field without paths is a leaf of `state.hyperparameters`. If
+    it is 0 in the config, the program leaves out what the field weighs."""
     curves: Sequence[Curve]
     """The panels of curves.png."""
     columns: Mapping[str, Column] = {}

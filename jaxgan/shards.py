@@ -14,8 +14,9 @@ _Step = TypeVar("_Step", bound=Callable[..., Any])
 def on_any_mesh(train_step: _Step) -> _Step:
     """Lets a `train_step(state, batch, rng)` take arrays on a mesh with explicit axes.
 
-    With explicit axes jax asks at each sum over a split batch where the result shall be. Inside the
-    step they are automatic axes, and all results are replicated. It acts when the step is traced.
+    With explicit axes, jax needs a sharding for the result of each sum over a split batch. Here the
+    axes are automatic inside the step, and its results are replicated. The mesh is found when the
+    step is traced.
     """
 
     @functools.wraps(train_step)

@@ -4,7 +4,8 @@
     python scripts/sample.py --config scripts/conv_gan.py:config --workdir runs/conv
 
 Both networks change the size of images by moving pixels to channels or back (arXiv 1609.05158). The
-other settings are those of the preset tuned, with the rates that DCGAN has (arXiv 1511.06434).
+other settings of the config are those of the preset tuned; the learning rates are those of DCGAN
+(arXiv 1511.06434).
 """
 
 import dataclasses

@@ -192,7 +192,7 @@ def draw(
     runs, and runs on data of other classes, have none.
     """
     drawn, wanted = {}, {}
-    own = cli.load_config(options.config, MODELS)[1] if options.config else None
+    own = cli.load_config(options.config, MODELS)
     for workdir in options.workdirs:
         model = saved.find_model(workdir, MODELS)
         state, epochs = saved.load_state(model, workdir, config=own)

@@ -75,7 +75,7 @@ def main() -> None:
     if not 0 <= options.seed < 2**32:
         raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
     model = saved.find_model(options.workdir, MODELS)
-    own = cli.load_config(options.config, MODELS)[1] if options.config else None
+    own = cli.load_config(options.config, MODELS)
     state, epochs = saved.load_state(model, options.workdir, options.member, config=own)
     if epochs < 0:
         raise JaxganError(f"{options.workdir} has no checkpoint yet: train it first")

@@ -175,7 +175,7 @@ def check(options: Options, out: Path, kind: str) -> None:
 def load(options: Options) -> tuple[Model, Any]:
     workdir = str(options.workdir)
     model = saved.find_model(workdir, MODELS)
-    own = cli.load_config(options.config, MODELS)[1] if options.config else None
+    own = cli.load_config(options.config, MODELS)
     state, epochs = saved.load_state(model, workdir, options.member, best=options.best, config=own)
     if epochs < 0:
         raise JaxganError(f"{workdir} has no checkpoint yet: train it, or wait for the first one")

@@ -123,9 +123,9 @@ class Options:
     images."""
 
     config: str | None = None
-    """FILE.py:NAME, a config in a Python file of yours, such as my_gan.py:config. It may have parts
-    of your own: networks, optimizers, a loss. Other options can change its numbers. Give it to
-    sample.py and the other scripts too."""
+    """FILE.py:NAME: a config in a Python file of yours. It may have parts of your own, such as
+    networks, optimizers or a loss. Other options can change its other settings. sample.py,
+    evaluate.py and inpaint.py need it too."""
 
     @property
     def model_config(self) -> Any:
@@ -199,7 +199,7 @@ def main() -> int | None:
     if swept is not None and len(swept.groups) > 1:
         print_sweep(swept, options)
         return None
-    print_report(outcome)
+    print_report(outcome, summary=swept is None)  # a sweep has a table
     if swept is not None:
         print_sweep(swept, options)
     print_privacy(outcome, options)
@@ -224,23 +224,28 @@ def print_summary(model: Model, config: Any, settings: TrainConfig) -> None:
     print(texts.summary(networks, settings.batch_size))
 
 
-def print_report(outcome: training.Outcome) -> None:
+def print_report(outcome: training.Outcome, summary: bool) -> None:
     report = outcome.report
     if report is not None:
-        print(f"epoch {len(outcome.history)}, mean and standard deviation (sd) over the members:")
+        if summary:
+            n = len(outcome.history)
+            print(f"epoch {n}, mean and standard deviation (sd) over the members:")
         by = f", by {report.ranked_by}" if report.ranked_by else ""
         named = {
             f"best{by}": report.best,
             f"worst{by}": report.worst,
             "nearest to equilibrium": report.nearest_to_equilibrium,
         }
-        print("\n".join(texts.report_lines(report.summary, named, outcome.labels)))
+        rows = report.summary if summary else []
+        print("\n".join(texts.report_lines(rows, named, outcome.labels)))
 
 
 def print_sweep(swept: sweep.Outcome, options: Options) -> None:
     """The table of a sweep, and where its picture is."""
     print("\n".join(texts.sweep_lines(swept.table, list(options.train.sweep_texts), sweep.SCORES)))
-    print(f"the table is {swept.workdir / 'sweep.csv'}, its picture sweep.png beside it")
+    print(f"sweep.csv has the table, sweep.png its picture, both in {swept.workdir}")
+    if len(swept.groups) > 1:
+        print("each group is a run folder in it; sample.py and evaluate.py take its path")
 
 
 def print_privacy(outcome: training.Outcome, options: Options) -> None:
@@ -337,8 +342,7 @@ def without(names: set[str]) -> list[str]:
 @functools.cache
 def own_config(where: str | None) -> Any:
     """The config in a file of the user's; None without one."""
-    models = {name: MODELS[name] for name in RUNS}
-    return None if where is None else cli.load_config(where, models)[1]
+    return cli.load_config(where, {name: MODELS[name] for name in RUNS})
 
 
 def parse_options() -> Options:

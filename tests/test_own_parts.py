@@ -43,8 +43,9 @@ def own_augment(images, probability, rng):
 def test_own_functions_train_as_those_of_the_library(tiny, batches):
     known = {"loss": "hinge", "r1": 0.3, "augment": 0.5}
     own = {"loss": own_hinge, "penalties": {own_r1: 0.3}, "augmentation": own_augment}
+    own["augment"] = 0.5
     expected, metrics = trained(dataclasses.replace(tiny, **known), batches)
-    found, own_metrics = trained(dataclasses.replace(tiny, **own, augment=0.5), batches)
+    found, own_metrics = trained(dataclasses.replace(tiny, **own), batches)
     assert_trees_close(arrays(found), arrays(expected))
     np.testing.assert_allclose(own_metrics.penalty, metrics.penalty, rtol=1e-5)
     assert (np.asarray(metrics.penalty) > 0).all()
@@ -153,6 +154,9 @@ ADAM = optax.adam(1e-3)
         ({"penalties": {"r3": 1.0}}, r"a penalty must be a function Inputs -> \[B\], got 'r3'"),
         ({"penalties": {own_r1: -1.0}}, "the weight of a penalty must be 0 or more"),
         ({"augmentation": 0.5}, "augmentation must be a function"),
+        ({"augmentation": own_augment}, "augmentation has no effect without augment"),
+        ({"penalties": 3}, "penalties must be {penalty: weight}, or pairs"),
+        ({"penalties": [own_r1]}, "or pairs"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be 0 or more"),
         ({"generator": lambda latents: latents}, "generator must be a Flax linen module"),
     ],
@@ -195,8 +199,8 @@ UNIT = np.linspace(0, 1, 8 * 784, dtype=np.float32).reshape(8, 28, 28, 1)
         ({"images": UNIT}, "holds its images as \"image\"; this one has 'images'"),
         ((UNIT, None), "not a tuple"),
         ([UNIT], "not a list"),
-        (UNIT, r"floats from 0 to 1 and look like 0 to 1: give 2 \* x - 1"),
-        ({"image": 255 * UNIT}, r"look like 0 to 255: give \(x - 127.5\) / 127.5"),
+        (UNIT, r"these floats are from 0 to 1: give 2 \* x - 1"),
+        ({"image": 255 * UNIT}, r"from 0 to 255: give \(x - 127.5\) / 127.5"),
         (UNIT.astype(np.int32), "uint8 or float"),
     ],
 )
@@ -213,7 +217,7 @@ def test_the_loop_refuses_unscaled_floats_and_states(small):
     state = create_state(RNG, small)
     data = np.linspace(0, 1, 8 * np.prod(small.image_shape), dtype=np.float32)
     data = data.reshape(8, *small.image_shape)
-    with pytest.raises(JaxganError, match="look like 0 to 1"):
+    with pytest.raises(JaxganError, match="floats are from 0 to 1"):
         loop.start_run(train_step, state, {"image": data}, 4)
     with pytest.raises(JaxganError, match="fit trains a Run, got GANState: give it start_run"):
         loop.fit(train_step, state, 2 * data - 1, RNG, batch_size=4, epochs=1)

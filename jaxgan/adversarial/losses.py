@@ -140,7 +140,7 @@ AnyLoss = str | Loss | Callable[..., Losses]
 
 
 def find(loss: AnyLoss) -> Loss:
-    """The loss with its properties. Of a plain function the best logit is not known.
+    """The loss with its properties. A plain function does not say its best logit.
 
     Raises:
       JaxganError: if there is no loss with this name, or if it is no function.
@@ -154,6 +154,9 @@ def find(loss: AnyLoss) -> Loss:
             f"loss must be one of {', '.join(LOSSES)}, or a function (real_logits, fake_logits) -> "
             f"Losses; got {loss!r}"
         )
+    for known in LOSSES.values():
+        if known.function is loss:
+            return known
     takes_smoothing = "label_smoothing" in inspect.signature(loss).parameters
     return Loss(loss, equilibrium_logit=None, takes_smoothing=takes_smoothing)
 
@@ -188,7 +191,7 @@ def equilibrium(loss: AnyLoss, label_smoothing: float = 0.0) -> tuple[float, flo
     """
     logit_of = find(loss).equilibrium_logit
     if logit_of is None:
-        # If all logits are equally good, any of them will do.
+        # The equilibrium is known only if all logits are equally good: these have one loss then.
         logits = jnp.array([0.0, -10.0, 10.0])
     else:
         logits = jnp.full(1, logit_of(label_smoothing))

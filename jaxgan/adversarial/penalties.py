@@ -107,15 +107,14 @@ def _weight(penalty: Penalty) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The table of all penalties: the weight of each, a field of GANConfig, and its function.
-
-    All penalties are computed at the images that the discriminator gets: augmented, noisy and
-    packed. With BatchNorm they use its running statistics, because one image has no statistics. So
-    they act on the discriminator as it is in evaluation, not in training.
-    """
+    """All penalties. Each field is a weight, and a field of GANConfig too. Its metadata hold the
+    function."""
 
     r1: Schedule = _weight(lambda x: zero_centered(x.critic, x.real, *x.labels))
-    """Weight of half the squared gradient norm on real images (arXiv 1801.04406; 10 there)."""
+    """Weight of half the squared gradient norm on real images (arXiv 1801.04406; 10 there). All
+    penalties are computed at the images that the discriminator gets: augmented, noisy and packed.
+    With BatchNorm they use its running statistics, because one image has no statistics. So they act
+    on the discriminator as it is in evaluation, not in training."""
     r2: Schedule = _weight(lambda x: zero_centered(x.critic, x.fake, *x.labels))
     """Weight of half the squared gradient norm on generated images."""
     gradient_penalty: Schedule = _weight(

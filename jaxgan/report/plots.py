@@ -17,7 +17,7 @@ from jaxgan.model import Curve
 from jaxgan.report.texts import short
 
 _MOST_LINES = 12
-"""A legend of more lines would hide them."""
+"""The most lines of a legend: a longer one would hide the curves."""
 _MIN_WIDTH = 448
 """Small images are enlarged until the picture is about this wide, in pixels."""
 _CLASS_COLUMNS = 8

@@ -117,7 +117,7 @@ def sweep_lines(
     Args:
       rows: of the table (`run.sweep.Outcome`).
       names: the swept settings.
-      scores: the names of the scores, the ones to show first. Three are shown.
+      scores: names, the most important first. The first three that the rows have are shown.
     """
     shown = [name for name in scores if any(name in row for row in rows)][:3]
     columns = [*names, "members", "diverged", "failed"]

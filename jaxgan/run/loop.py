@@ -175,15 +175,9 @@ def fit(
       The run at its end, or where it was stopped.
 
     Raises:
-      JaxganError: if `run` is no Run.
-      NonFiniteError: if a metric or a parameter is not finite. A diverged member of a population
-        does not raise: its metrics are NaN, and the others continue.
+      JaxganError: if `run` is no Run; NonFiniteError, if a metric or a parameter is not finite. A
+        diverged member of a population does not raise: its metrics are NaN.
     """
-    if not isinstance(run, Run):
-        raise JaxganError(
-            f"fit trains a Run, got {type(run).__name__}: give it start_run(train_step, state, "
-            "data, batch_size)"
-        )
     fitting = _Fitting(train_step, run, data, rng, batch_size, layout, places)
     if fitting.epoch < epochs:
         fitting.compile()
@@ -208,6 +202,11 @@ class _Fitting:
     """A run on its devices, in the middle of `fit`."""
 
     def __init__(self, train_step, run: Run, data, rng, batch_size: int, layout: Layout, places):
+        if not isinstance(run, Run):
+            raise JaxganError(
+                f"fit trains a Run, got {type(run).__name__}: give it start_run(train_step, state, "
+                "data, batch_size)"
+            )
         self._layout, self._members, self._n = layout, rng.size, _length(data)
         self.steps = _steps_per_epoch(self._n, batch_size)
         self._rate, self._places = batch_size / self._n, places

@@ -144,7 +144,7 @@ def _create(rngs: jax.Array, create_state: Callable[..., Any], config: Any) -> A
 def with_hyperparameters(model: Model, state: Any, **values: Any) -> Any:
     """The state with other hyperparameters, by their names in `model.hyperparameters`.
 
-    For the state of a population the values are `[members]`. `jax.vmap` carries them too. The
+    For the state of a population the values are `[members]`. They may be tracers of `jax.vmap`. The
     config of the state does not change.
 
     Raises:
@@ -152,13 +152,13 @@ def with_hyperparameters(model: Model, state: Any, **values: Any) -> Any:
     """
     check_hyperparameters(model, values)
     wanted = {path: name for name in values for path in model.hyperparameters[name]}
-    others = {
+    leaves = {
         name: jnp.asarray(v, jnp.float32)
         for name, v in values.items()
         if not model.hyperparameters[name]
     }
-    if others:
-        state = state.replace(hyperparameters={**state.hyperparameters, **others})
+    if leaves:
+        state = state.replace(hyperparameters={**state.hyperparameters, **leaves})
     found = set()
 
     def replace(path: Any, leaf: Any) -> Any:
@@ -291,8 +291,8 @@ class Report(NamedTuple):
     worst: int | None
     """The worst member of those that have not diverged."""
     nearest_to_equilibrium: int | None
-    """The member with the smallest `Model.equilibrium_distance`; None if it is not known, or if
-    all have diverged. It may be a bad one."""
+    """The member with the smallest `Model.equilibrium_distance`; None if the equilibrium is not
+    known, or if all have diverged. It may be a bad one."""
     summary: list[dict[str, Any]]
     """A mapping for each combination of hyperparameters. It holds these, the numbers of members and
     of diverged members, and the mean and standard deviation of each metric over the others."""
@@ -314,7 +314,7 @@ def make_report(
         best, worst = int(order[0]), int(order[-1])
     if finite.any() and model.equilibrium_distance is not None:
         distance = np.where(finite, model.equilibrium_distance(config, row), np.nan)
-        # Of a loss of your own the equilibrium is not known.
+        # All are NaN if the equilibrium is not known.
         nearest = None if np.isnan(distance).all() else int(np.nanargmin(distance))
     return Report(
         np.flatnonzero(~finite).tolist(),

@@ -69,7 +69,7 @@ def read_config(model: Model, workdir: str | Path) -> Any:
     Raises:
       JaxganError: if it is no run folder, or if this version does not know its settings.
     """
-    return _read(workdir, model.name, model.config, own=_STAND_INS)
+    return _read(workdir, model.name, model.config, _STAND_INS, check=False)
 
 
 def read_history(model: Model, workdir: str | Path) -> list[dict[str, Any]]:
@@ -109,8 +109,8 @@ def load_state(
       member: which one of a population; by default the best (`population.make_report`).
       best: whether to take the checkpoint with the best scores (`evaluation.best_row`). The default
         member of a population is then the one with these scores.
-      config: of a run with parts of your own, such as networks: a config with the same parts. Its
-        other fields are not used.
+      config: needed if the run has parts of your own, such as networks: a config with the same
+        parts. Its other fields are ignored.
 
     Returns:
       The state and the number of finished epochs. Without a checkpoint, the initial state and -1.
@@ -163,6 +163,7 @@ def as_json(config: Any) -> dict[str, Any]:
 
 
 def _as_json(value: Any) -> Any:
+    # An optax optimizer is a tuple, and a Flax module need not be callable.
     if callable(value) or isinstance(value, nn.Module) or hasattr(value, "update"):
         return {_OWN: re.sub(r" at 0x[0-9a-f]+", "", repr(value))}
     return [_as_json(one) for one in value] if isinstance(value, tuple | list) else value
@@ -233,14 +234,25 @@ def _section(workdir: str | Path, described: Mapping[str, Any], section: str) ->
     return found
 
 
-def _read(workdir: str | Path, section: str, kind: type, own: Mapping[str, Any] = {}) -> Any:
-    """A section of config.json as a config of the class `kind`, with these parts of your own."""
+def _read(
+    workdir: str | Path,
+    section: str,
+    kind: type,
+    own: Mapping[str, Any] | None = None,
+    *,
+    check: bool = True,
+) -> Any:
+    """A section of config.json as a config of the class `kind`, with these parts of your own.
+
+    Without `check` they need not be those that config.json describes.
+    """
+    own = own or {}
     described = checkpoint.read_config(workdir)
     version = str(described.get("jaxgan"))
     fields = _section(workdir, described, section)
     known = {field.name: field for field in dataclasses.fields(kind)}
     parts = {name: value for name, value in fields.items() if _is_own(value, known.get(name))}
-    if own is not _STAND_INS:
+    if check:
         _check_own_parts(workdir, parts, own)
     # Fields of an earlier version that no longer exist are ignored. If they changed the shapes of
     # the state, its checkpoint is refused. Fields of a later version may change the samples.
@@ -266,7 +278,7 @@ def _is_own(value: Any, field: Any) -> bool:
         return any(_is_own(one, None) for one in value)
     if isinstance(value, Mapping):
         return _OWN in value
-    # Before version 0.11 it was a text.
+    # Before version 0.11 config.json held the bare repr of a module.
     return isinstance(value, str) and field is not None and field.type is Any
 
 
@@ -275,19 +287,19 @@ def _check_own_parts(workdir: str | Path, parts: Mapping[str, Any], own: Mapping
     names = ", ".join(parts)
     if parts and not own:
         raise JaxganError(
-            f"{workdir} was trained with your own {names}, which config.json cannot hold: give "
-            "--config FILE.py:NAME, or in Python load_state(..., config=)"
+            f"{workdir} was trained with your own {names}, which config.json cannot hold: load it "
+            "with load_state(..., config=), or by a script that takes --config FILE.py:NAME"
         )
     for name, described in parts.items():
         now = _as_json(own.get(name))
         if now != described and now != {_OWN: described}:
             raise JaxganError(
-                f"{workdir} was trained with {name}={_text(described)}, and your config has "
-                f"{_text(now)}"
+                f"{workdir} was trained with {name}={_repr_of(described)}, and your config has "
+                f"{_repr_of(now)}"
             )
 
 
-def _text(described: Any) -> str:
+def _repr_of(described: Any) -> str:
     return str(described[_OWN] if isinstance(described, Mapping) else described)
 
 

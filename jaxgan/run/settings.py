@@ -53,10 +53,10 @@ class TrainConfig:
     At most 100,000."""
     sweep: tuple[str, ...] = ()
     """Settings to compare, as NAME=VALUE,VALUE,..., such as r1=0.1,1,10 or loss=hinge,minimax. NAME
-    is any setting of the model, or batch_size. Every combination is trained with every seed.
-    Learning rates, weights of penalties and other numbers share one program. Other values are
-    trained one after the other. At the end there are a table, sweep.csv, and a picture, sweep.png.
-    """
+    is a setting of the model with one value, or batch_size. Every combination is trained with every
+    seed. Values that do not change the program, such as learning rates and weights of penalties
+    above 0, are trained together, others one after the other. At the end sweep.csv has a table, and
+    sweep.png its picture."""
     devices: int | None = None
     """How many devices share the members of a population, or the images of each batch. The default
     is all devices for a population or for several processes, else one."""
@@ -104,9 +104,9 @@ class TrainConfig:
         # Lists (from JSON) would make it unhashable.
         object.__setattr__(self, "sweep", tuple(self.sweep))
         texts = _parsed(self.sweep)
-        known = all(all(values) and name for name, values in texts.items())
+        is_whole = all(name and all(values) for name, values in texts.items())
         once = len(texts) == len(self.sweep)
-        check_field(known and once, self, "sweep", "NAME=VALUE,VALUE,..., a name once")
+        check_field(is_whole and once, self, "sweep", "NAME=VALUE,VALUE,..., a name once")
 
     def fitted(self, images: int) -> "TrainConfig":
         """The settings for a data set of this many images.

@@ -11,7 +11,7 @@ import dataclasses
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,22 +34,24 @@ SCORES = (
     *("fd", "coverage", "precision", "recall", "density"),
     *("modes", "high_quality", "reverse_kl", "covariance_ratio", "missed"),
 )
-"""The columns of the history that a table of a sweep has, the ones to compare first."""
+"""The scores in the table of a sweep, the most important first."""
 _OF_THE_RUN = ("batch_size",)
 """Settings of a run, not of a model, that a sweep may vary."""
+OF_DATA = ("image_shape", "bounded", "num_classes")
+"""Settings of a model that a run sets to fit the data."""
 
 
 class Group(NamedTuple):
     """The members of a sweep that share one program."""
 
     name: str
-    """The settings that the other groups do not have, such as "loss=hinge"; "" if there is one
-    group. It is the name of its run folder."""
+    """What distinguishes the group, such as "loss=hinge": the name of its run folder. "" if it is
+    the only one."""
     values: Mapping[str, Any]
-    """These settings."""
+    """The swept settings that all its members share."""
     config: Any
     settings: TrainConfig
-    """Of a population, whose sweep has the hyperparameters alone."""
+    """Of a population. Its sweep has the settings in which the members differ."""
 
 
 class Outcome(NamedTuple):
@@ -58,12 +60,10 @@ class Outcome(NamedTuple):
     workdir: Path
     groups: list[training.Outcome]
     """Of each group that was trained, in the order of the groups. Those that diverged are
-    missing."""
+    missing. If a signal has stopped the sweep, the last one says so."""
     table: list[dict[str, Any]]
     """A row for each combination of settings: these, the numbers of members, of diverged and of
     failed ones, and for each score a mapping, as in `mean_interval`."""
-    finished: bool
-    """Whether all groups were trained; if not, a signal has stopped the sweep."""
 
 
 def make_groups(model: Model, config: Any, settings: TrainConfig) -> list[Group]:
@@ -72,22 +72,24 @@ def make_groups(model: Model, config: Any, settings: TrainConfig) -> list[Group]
     Raises:
       JaxganError: if a name is no setting, or if a value does not fit it.
     """
-    programs, leaves = [], {}
+    choices = []
     for name, texts in settings.sweep_texts.items():
+        if name in OF_DATA:
+            raise JaxganError(f"{name} follows from the data: leave it out of the sweep")
         of = settings if name in _OF_THE_RUN else config
         values = [parse_value(of, name, text) for text in texts]
-        numbers = [value for value in values if _is_leaf(model, name, value)]
-        others = [[(name, value)] for value in values if value not in numbers]
-        if numbers and not others:
-            leaves[name] = numbers
-        else:
-            # One choice has all numbers: they share a program, without the other values.
-            shared = [[(name, value) for value in numbers]] if numbers else []
-            programs.append(others + shared)
-    return [
-        _make_group(model, config, settings, dict(_joined(choice)), leaves)
-        for choice in itertools.product(*programs)
+        numbers = tuple(value for value in values if _is_leaf(model, name, value))
+        others = [(value,) for value in values if not _is_leaf(model, name, value)]
+        # One choice has all numbers: they share a program.
+        choices.append([(name, found) for found in (*others, numbers) if found])
+    varied = {options[0][0] for options in choices if len(options) > 1}
+    groups = [
+        _make_group(model, config, settings, dict(choice), varied)
+        for choice in itertools.product(*choices)
     ]
+    if len({group.name for group in groups}) < len(groups):
+        raise JaxganError("the sweep has a value twice, or two that differ by too little")
+    return groups
 
 
 def _is_leaf(model: Model, name: str, value: Any) -> bool:
@@ -96,30 +98,24 @@ def _is_leaf(model: Model, name: str, value: Any) -> bool:
     return paths is not None and not isinstance(value, str) and (paths != () or value != 0)
 
 
-def _joined(choice: Sequence[Sequence[tuple[str, Any]]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    for pairs in choice:
-        yield pairs[0][0], tuple(value for _, value in pairs)
-
-
 def _make_group(
     model: Model,
     config: Any,
     settings: TrainConfig,
     values: Mapping[str, tuple[Any, ...]],
-    leaves: Mapping[str, Sequence[float]],
+    varied: Collection[str],
 ) -> Group:
-    own = {name: found for name, found in values.items() if _is_leaf(model, name, found[0])}
-    fixed = {name: found[0] for name, found in values.items() if name not in own}
-    of_run = {name: value for name, value in fixed.items() if name in _OF_THE_RUN}
-    swept = {**leaves, **own}
-    # The first values of the hyperparameters: with 0 the program would leave out a part.
-    first = {name: found[0] for name, found in swept.items()}
-    of_model = {name: value for name, value in fixed.items() if name not in of_run}
-    texts = {name: ",".join(short(v) for v in found) for name, found in values.items()}
+    """The group with these values. It is named by the settings that are varied between groups."""
+    swept = {name: found for name, found in values.items() if _is_leaf(model, name, found[0])}
+    fixed = {name: found[0] for name, found in values.items() if name not in swept}
+    of_run = {name: fixed[name] for name in fixed if name in _OF_THE_RUN}
+    # Of hyperparameters the first values: with 0 the program would leave out a part.
+    of_model = {name: found[0] for name, found in values.items() if name not in of_run}
+    names = (f"{name}={','.join(map(short, values[name]))}" for name in values if name in varied)
     return Group(
-        ",".join(f"{name}={text}" for name, text in texts.items()),
+        ",".join(names),
         fixed,
-        dataclasses.replace(config, **of_model, **first),
+        dataclasses.replace(config, **of_model),
         dataclasses.replace(
             settings,
             **of_run,
@@ -163,7 +159,7 @@ def train(
         )
         rows = _rows(group, outcome.labels, outcome.history, outcome.report)
         _write(outcome.workdir, names, rows)
-        return Outcome(outcome.workdir, [outcome], rows, outcome.stopped_by is None)
+        return Outcome(outcome.workdir, [outcome], rows)
     if settings.epsilon is not None:
         raise JaxganError(
             "the groups of this sweep would each spend epsilon: with epsilon leave out "
@@ -183,11 +179,11 @@ def train(
         outcomes.append(outcome)
         rows += _rows(group, outcome.labels, outcome.history, outcome.report)
         if outcome.stopped_by is not None:
-            return Outcome(path, outcomes, rows, finished=False)
+            return Outcome(path, outcomes, rows)
     if error is not None and not outcomes:
         raise error
     _write(path, names, rows)
-    return Outcome(path, outcomes, rows, finished=True)
+    return Outcome(path, outcomes, rows)
 
 
 def _folder(
