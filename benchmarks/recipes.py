@@ -193,14 +193,8 @@ def train_missing(
             some = range(start, min(start + at_once, args.seeds))
             progress.start(f"{name}, seeds {some.start} to {some.stop - 1}", done)
             work = len(some) * training[name]
-            runs = make_runs(
-                name,
-                some,
-                train,
-                references,
-                args,
-                lambda share, work=work: progress.add(share * work),
-            )
+            add = functools.partial(lambda work, share: progress.add(share * work), work)
+            runs = make_runs(name, some, train, references, args, add)
             for seed, (run, drawn) in zip(some, runs, strict=True):
                 found[name]["runs"].append({"seed": seed} | run)
                 rows.put(found[name], drawn, seed * PICTURED)

@@ -7,8 +7,9 @@ A trial takes about a minute on two CPU cores.
 
 --space FILE searches the space of a TOML file. The default space, at the end of this text, is an
 example. A line has the choices or the bounds of a field of GANConfig, or of one of four more: b1
-and b2 (of both networks), dropout (a factor of the reference's rates) and falling_lr (whether the
-learning rates fall to 0). instance_noise always falls to 0. Other fields are those of the reference.
+and b2 (of both networks), dropout (a factor of the reference's rates) and falling_lr (whether
+learning rates fall to 0). instance_noise always falls to 0. Other fields are those of the
+reference.
 
 Trials by hand are runs of `scripts/train.py --evaluate-every N`. --add adds their settings and
 scores to a log and prints it; without a run folder it only prints it:
