@@ -125,14 +125,16 @@ def load_config(where: str | None, models: Mapping[str, Model]) -> Any:
         return None
     file, _, name = where.partition(":")
     path, name = expand(file).absolute(), name or "config"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Under a name of its own, so that a file such as json.py replaces no other module.
+    own_name = f"_config_of_{path.stem}"
+    spec = importlib.util.spec_from_file_location(own_name, path)
     if spec is None or spec.loader is None:
         raise JaxganError(f"--config must be FILE.py:NAME, got {where!r}")
     module = importlib.util.module_from_spec(spec)
     # Like a script, the file can import modules beside it.
-    sys.path.insert(0, str(path.parent))
+    sys.path.append(str(path.parent))
     try:
-        sys.modules[path.stem] = module
+        sys.modules[own_name] = module
         spec.loader.exec_module(module)
     except FileNotFoundError as error:
         raise JaxganError(f"--config: there is no file {error.filename}") from error

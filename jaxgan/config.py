@@ -225,10 +225,10 @@ class GANConfig(Weights):
             check_optimizer(self, "generator_optimizer", ["optimizer", "adam_eps"])
 
     @property
-    def penalty_weights(self) -> dict[Penalty, Schedule]:
-        """The weights of all penalties."""
-        known = {penalty: getattr(self, name) for name, penalty in PENALTIES.items()}
-        return known | dict(self.penalties)
+    def penalty_weights(self) -> list[tuple[Penalty, Schedule]]:
+        """All penalties with their weights."""
+        known = [(penalty, getattr(self, name)) for name, penalty in PENALTIES.items()]
+        return [*known, *self.penalties]
 
     def _check_combinations(self) -> None:
         """Refuses options that make no sense together."""

@@ -60,8 +60,8 @@ class DiffusionConfig:
     """Everything that defines a diffusion model, how it learns and how it samples.
 
     Frozen, hashable and compared by value, as GANConfig is. The last four fields act on samples
-    alone. To sample otherwise give another config to a trained state:
-    `state.replace(config=dataclasses.replace(state.config, sample_steps=10))`.
+    alone. To sample otherwise give them to a trained state, as in
+    `jaxgan.learner.with_settings(state, sample_steps=10)`.
 
     Raises:
       JaxganError: at construction, if a field is out of its range.

@@ -428,15 +428,24 @@ def _discriminator_inputs(batch: _Batch, fake: jax.Array, config: GANConfig) -> 
     if not schedules.is_zero(config.augment):
         probability = schedules.value(config.augment, batch.step)
         real_rng, fake_rng = jax.random.split(rngs.augment)
-        augment = config.augmentation or augmentation.augment
-        real = augment(real, probability, real_rng)
-        fake = augment(fake, probability, fake_rng)
+        real = _augment(config, real, probability, real_rng)
+        fake = _augment(config, fake, probability, fake_rng)
     if not schedules.is_zero(config.instance_noise):
         deviation = schedules.value(config.instance_noise, batch.step)
         real_noise, fake_noise = jax.random.normal(rngs.noise, (2, *real.shape))
         real, fake = real + deviation * real_noise, fake + deviation * fake_noise
     labels = _pack_labels(batch.labels, config.pac)
     return _Inputs(_pack(real, config.pac), _pack(fake, config.pac), labels)
+
+
+def _augment(config: GANConfig, images: jax.Array, probability: Any, rng: jax.Array) -> jax.Array:
+    augmented = (config.augmentation or augmentation.augment)(images, probability, rng)
+    if jnp.shape(augmented) != images.shape:
+        raise JaxganError(
+            f"augmentation must keep the shape of the images, {list(images.shape)}; it gave "
+            f"{list(jnp.shape(augmented))}"
+        )
+    return augmented
 
 
 def _real_and_fake_logits(

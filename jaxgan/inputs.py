@@ -47,11 +47,12 @@ def check_scale(batch: Any, config: Any) -> None:
     Args:
       batch: images `[N, H, W, C]`, or a dict that holds them as "image". Arrays without values,
         as inside jit, pass.
-      config: of the model. If it is not `bounded`, all values pass.
+      config: of the model. If it is not `bounded`, all values pass. So do vectors.
     """
     images: Any = batch.get("image") if isinstance(batch, Mapping) else batch
     is_float = np.issubdtype(getattr(images, "dtype", np.uint8), np.floating)
-    if not is_float or isinstance(images, Tracer) or not getattr(config, "bounded", False):
+    is_image = is_float and np.shape(images)[1:3] != (1, 1)
+    if not is_image or isinstance(images, Tracer) or not getattr(config, "bounded", False):
         return
     # A look at a jax array waits for the device, so only one of each shape is checked.
     seen = isinstance(images, jax.Array) and (
@@ -59,10 +60,11 @@ def check_scale(batch: Any, config: Any) -> None:
     )
     if seen:
         return
-    low, high = (float(x) for x in (images.min(), images.max())) if images.size else (0.0, 0.0)
+    values = np.asarray(images)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     # Images in [-1, 1] that come from bytes have no pixel that is 0 exactly.
-    unit = low == 0 and 0.5 < high <= 1
-    if unit or (low >= 0 and high > 1.5):
+    unit = low == 0 and 0.5 < high < 1.01
+    if unit or (low >= 0 and high > 2):
         raise JaxganError(
             f"images must be uint8, or float in [-1, 1]; these floats are from {low:g} to "
             f"{high:g}: give {'2 * x - 1' if unit else '(x - 127.5) / 127.5'}"
@@ -80,4 +82,6 @@ def checks_inputs(train_step: _Function) -> _Function:
         check_scale(batch, state.config)
         return train_step(state, batch, rng, **options)
 
+    for name in ("lower", "trace", "eval_shape", "clear_cache"):  # of jax.jit
+        setattr(checked, name, getattr(train_step, name))
     return checked  # pyright: ignore

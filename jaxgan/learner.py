@@ -1,6 +1,7 @@
 """One network with its optimizer: `create`, `forward`, `descend`, `average`."""
 
 import copy
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -58,6 +59,9 @@ def create(
             jax.eval_shape(functools.partial(run, train=True))
     _check_hears_mode(module, off)
     params = variables.pop("params", {})
+    # Moments are float32: in bfloat16 Adam's decay of 0.999 would round to 1.
+    opt_state = tx.init(jax.tree.map(at_least_float32, params))
+    _check_optimizer(tx, opt_state, params)
     return Learner(
         # A Python 0 is weakly typed. A checkpoint restores int32, and the step would be traced
         # again.
@@ -65,8 +69,7 @@ def create(
         apply_fn=_make_apply(module),
         params=params,
         tx=tx,
-        # Moments are float32: in bfloat16 Adam's decay of 0.999 would round to 1.
-        opt_state=tx.init(jax.tree.map(at_least_float32, params)),
+        opt_state=opt_state,
         collections=variables,
     )
 
@@ -124,7 +127,8 @@ def descend(
     # optax mixes types (its Adam takes a float to an integer power), strict promotion refuses it.
     with jax.numpy_dtype_promotion("standard"):
         if not schedules.is_zero(max_norm):
-            clipping = optax.clip_by_global_norm(max_norm)
+            # A member of a population may have 0.
+            clipping = optax.clip_by_global_norm(jnp.where(max_norm > 0, max_norm, jnp.inf))
             grads, _ = clipping.update(grads, clipping.init(learner.params))
         updates, opt_state = learner.tx.update(grads, learner.opt_state, learner.params)
 
@@ -134,6 +138,7 @@ def descend(
 
     params = jax.tree.map(move, learner.params, updates)
     if not schedules.is_zero(clip):
+        clip = jnp.where(clip > 0, clip, jnp.inf)
         params = jax.tree.map(lambda p: jnp.clip(p, -clip, clip), params)
     return learner.replace(step=learner.step + 1, params=params, opt_state=opt_state)
 
@@ -153,9 +158,32 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
+def with_settings(state: Any, **settings: Any) -> Any:
+    """A state with other values in fields of its config, such as those that act on samples."""
+    state = state.replace(config=dataclasses.replace(state.config, **settings))
+    leaves = getattr(state, "hyperparameters", {})
+    if leaves:  # they would count in place of the config
+        leaves = {name: value for name, value in leaves.items() if name not in settings}
+        state = state.replace(hyperparameters=leaves)
+    return state
+
+
 def takes(module: nn.Module, name: str) -> bool:
     """Whether the `__call__` of a module takes an argument with this name."""
     return name in _parameters(module) or _takes_any(module)
+
+
+def _check_optimizer(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> None:
+    """Raises a JaxganError if the optimizer needs more than gradients and parameters."""
+    grads = jax.tree.map(at_least_float32, params)
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            jax.eval_shape(tx.update, grads, opt_state, params)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise JaxganError(
+            f"the optimizer cannot make an update from gradients and parameters alone: {reason}"
+        ) from error
 
 
 @functools.cache

@@ -5,6 +5,7 @@ and then stays at END. KIND is linear, cosine (half a wave, flat at both ends) o
 constant factor per step). KIND:START:END lasts for a whole run; `over` adds STEPS.
 """
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -57,9 +58,11 @@ def is_zero(schedule: Any) -> bool:
 
 def check(name: str, schedule: Schedule) -> None:
     """Raises a JaxganError unless the schedule is 0 or more, and finite, at every step."""
+    ok = False
     try:
-        first, last = ends(schedule)
-        ok = 0 <= first < math.inf and 0 <= last < math.inf
+        with contextlib.suppress(TypeError):
+            first, last = ends(schedule)
+            ok = 0 <= first < math.inf and 0 <= last < math.inf
     except JaxganError as error:
         raise JaxganError(f"{name}: {error}") from None
     if not ok:
@@ -68,14 +71,16 @@ def check(name: str, schedule: Schedule) -> None:
 
 def over(config: Any, steps: int) -> Any:
     """A copy of the config, in which schedules without STEPS get `steps`."""
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     kinds = tuple(f"{kind}:" for kind in _KINDS)
-    changes = {
-        name: f"{value}:{max(1, steps)}"
-        for name, value in fields.items()
-        if isinstance(value, str) and value.startswith(kinds) and parse(value)[3] is None
-    }
-    return dataclasses.replace(config, **changes)
+
+    def stretched(value: Any) -> Any:
+        if isinstance(value, tuple):  # such as own penalties with their weights
+            return tuple(map(stretched, value)) if type(value) is tuple else value
+        is_open = isinstance(value, str) and value.startswith(kinds) and parse(value)[3] is None
+        return f"{value}:{max(1, steps)}" if is_open else value
+
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: stretched(x) for name, x in fields.items()})
 
 
 def parse(schedule: str) -> tuple[str, float, float, int | None]:

@@ -22,6 +22,7 @@ from jaxgan.files import (
     write_atomically,
 )
 from jaxgan.labels import num_classes
+from jaxgan.learner import with_settings
 from jaxgan.report import plots
 from jaxgan.run import saved
 
@@ -189,7 +190,7 @@ def load(options: Options) -> tuple[Model, Any]:
         # The other samplers add noise. With it the images of a row would jump.
         known = changed.get("sampler", state.config.sampler)
         changed |= {"sampler": known if known == "dpm_solver" else "ddim", "eta": 0.0}
-    return model, state.replace(config=dataclasses.replace(state.config, **changed))
+    return model, with_settings(state, **changed)
 
 
 def newest_run() -> str:

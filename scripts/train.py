@@ -198,7 +198,7 @@ def main() -> int | None:
         return 128 + outcome.stopped_by
     if swept is not None and len(swept.groups) > 1:
         print_sweep(swept, options)
-        return None
+        return 5 if any(one.stopped_on_failure for one in swept.groups) else None
     print_report(outcome, summary=swept is None)  # a sweep has a table
     if swept is not None:
         print_sweep(swept, options)
@@ -374,9 +374,12 @@ def parse_options() -> Options:
     run, options_of = RUNS[model]
     fields = dict(vars(network))
     if not isinstance(fields.get("loss", ""), str):
+        if any(word.partition("=")[0] == "--loss" for word in sys.argv):
+            raise JaxganError(f"--loss and the loss in {known.config}: leave one out")
         fields["loss"] = "non_saturating"  # model_config puts the user's own in its place
     options = cli.parse(run, default=run(train, options_of(**fields), model))
-    if getattr(options.network, "guidance", 1) != 1 and not options.train.conditional:
+    is_guided = getattr(options.network, "guidance", 1) != 1
+    if (is_guided or "guidance" in options.train.sweep_texts) and not options.train.conditional:
         raise JaxganError("--guidance is for runs with classes: add --conditional")
     return options
 

@@ -99,7 +99,7 @@ def test_set_mesh_is_no_mesh(model, config, plain, batches):
         assert_trees_close(found, model.sample(state, RNG, 4))
 
 
-def test_split_parameters_are_refused_by_name(tiny):
+def test_sample_refuses_split_parameters(tiny):
     state = create_state(RNG, tiny)
     width = state.generator.params["Dense_0"]["kernel"].shape[1]
     assert width % 2 == 0

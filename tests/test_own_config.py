@@ -1,6 +1,7 @@
 """`--config FILE.py:NAME`: a run with parts of the user's own, by the scripts."""
 
 import json
+import sys
 import textwrap
 
 import jax
@@ -119,7 +120,16 @@ def test_a_file_without_a_config_is_one_line_of_error(file, tmp_path, where, tex
     assert "\n" not in str(error.value)
 
 
+def test_a_file_named_like_another_module_replaces_none(file, tmp_path):
+    file.rename(tmp_path / "json.py")
+    config = cli.load_config(str(tmp_path / "json.py"), MODELS)
+    assert config.latent_dim == 4
+    assert sys.modules["json"] is json
+
+
 def test_a_config_and_a_preset_both_name_settings(file):
+    _, err = here("train.py", "--config", file, "--loss", "hinge", status=2)
+    assert "--loss and the loss in" in err
     _, err = here("train.py", "--config", file, "--preset", "tuned", status=2)
     assert err == "error: --preset tuned and --config both name settings: leave one out\n"
     _, err = here("train.py", "--config", file, "--model", "diffusion", status=2)

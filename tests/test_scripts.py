@@ -633,6 +633,7 @@ def test_help_explains_each_option_with_its_default():
     out, _ = here("train.py", "--help")
     gan, train = PRESETS["reference"]
     hidden = ("image_shape", "bounded", "num_classes", "generator", "discriminator")
+    hidden += ("generator_optimizer", "discriminator_optimizer", "augmentation", "penalties")
     hidden += ("noise_multiplier",)  # --epsilon decides it
     for name in [*vars(gan), *vars(train), "workdir", "summary", "preset"]:
         option = f"--{'no-' * (name == 'evaluate')}{name.replace('_', '-')} "

@@ -8,6 +8,7 @@ properties. A new loss is a function here and its line there.
 `GANConfig(loss=...)` also takes a function of your own, or a `Loss`, which says more about it.
 """
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable
@@ -121,10 +122,10 @@ def _cross_entropy_logit(label_smoothing: Any) -> Any:
 
 
 LOSSES: dict[str, Loss] = {
-    "minimax": Loss(minimax, _cross_entropy_logit, takes_smoothing=True, is_cross_entropy=True),
     "non_saturating": Loss(
         non_saturating, _cross_entropy_logit, takes_smoothing=True, is_cross_entropy=True
     ),
+    "minimax": Loss(minimax, _cross_entropy_logit, takes_smoothing=True, is_cross_entropy=True),
     "wasserstein": Loss(wasserstein, equilibrium_logit=None),
     "hinge": Loss(hinge),
     "least_squares": Loss(
@@ -145,7 +146,7 @@ def find(loss: AnyLoss) -> Loss:
     Raises:
       JaxganError: if there is no loss with this name, or if it is no function.
     """
-    if isinstance(loss, Loss):
+    if isinstance(loss, Loss) and callable(loss.function):
         return loss
     if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]
@@ -157,7 +158,9 @@ def find(loss: AnyLoss) -> Loss:
     for known in LOSSES.values():
         if known.function is loss:
             return known
-    takes_smoothing = "label_smoothing" in inspect.signature(loss).parameters
+    takes_smoothing = False
+    with contextlib.suppress(ValueError):  # of a function in C
+        takes_smoothing = "label_smoothing" in inspect.signature(loss).parameters
     return Loss(loss, equilibrium_logit=None, takes_smoothing=takes_smoothing)
 
 

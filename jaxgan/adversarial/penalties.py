@@ -10,7 +10,7 @@ functions `Inputs -> [B]` of your own, with their weights.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid
 
 from jaxgan import schedules
+from jaxgan.errors import JaxganError
 from jaxgan.schedules import Schedule
 
 Critic = Callable[..., jax.Array]
@@ -138,12 +139,23 @@ PENALTIES: dict[str, Penalty] = {
 """The penalties by name."""
 
 
-def weighted_sum(weights: Mapping[Penalty, Schedule], step: jax.Array, inputs: Inputs) -> jax.Array:
-    """The weighted sum of the penalties at a step, each a mean over the batch: a scalar."""
+def weighted_sum(
+    weights: Iterable[tuple[Penalty, Schedule]], step: jax.Array, inputs: Inputs
+) -> jax.Array:
+    """The weighted sum of the penalties at a step, each a mean over the batch: a scalar.
+
+    Raises:
+      JaxganError: if a penalty of your own does not give an array.
+    """
     total = jnp.zeros(())
-    for penalty, weight in weights.items():
+    for penalty, weight in weights:
         if not schedules.is_zero(weight):
-            total += schedules.value(weight, step) * jnp.mean(penalty(inputs))
+            values = penalty(inputs)
+            if not isinstance(values, jax.Array):
+                raise JaxganError(
+                    f"a penalty must give an array [B], and {penalty!r} gave {type(values)}"
+                )
+            total += schedules.value(weight, step) * values.mean()
     return total
 
 

@@ -405,7 +405,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
             raise ValueError("it describes no run")
         digest = config.pop(_DIGEST, None)  # earlier versions had none
     except FileNotFoundError as error:
-        raise JaxganError(f"{path} is not a run folder: it has no config.json") from error
+        message = f"{path} is not a run folder: it has no config.json"
+        groups = sorted(found.parent.name for found in expand(path).glob("*/config.json"))
+        if groups and (expand(path) / "sweep.json").exists():
+            message = f"{path} is a sweep; choose one of its run folders: {', '.join(groups)}"
+        raise JaxganError(message) from error
     except (OSError, ValueError, RecursionError) as error:
         raise JaxganError(f"{file} cannot be read ({error})") from error
     if digest not in (None, _digest(config)):

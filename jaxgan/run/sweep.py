@@ -78,6 +78,10 @@ def make_groups(model: Model, config: Any, settings: TrainConfig) -> list[Group]
             raise JaxganError(f"{name} follows from the data: leave it out of the sweep")
         of = settings if name in _OF_THE_RUN else config
         values = [parse_value(of, name, text) for text in texts]
+        if any(isinstance(value, tuple) for value in values):
+            raise JaxganError(f"{name} has several values: it cannot be swept")
+        if len(set(values)) < len(values):
+            raise JaxganError(f"the sweep of {name} has a value twice")
         numbers = tuple(value for value in values if _is_leaf(model, name, value))
         others = [(value,) for value in values if not _is_leaf(model, name, value)]
         # One choice has all numbers: they share a program.
@@ -88,7 +92,11 @@ def make_groups(model: Model, config: Any, settings: TrainConfig) -> list[Group]
         for choice in itertools.product(*choices)
     ]
     if len({group.name for group in groups}) < len(groups):
-        raise JaxganError("the sweep has a value twice, or two that differ by too little")
+        raise JaxganError("the sweep has two values that differ by too little")
+    for group in groups:  # checks all values before the first group is trained
+        for name, numbers in group.settings.sweep_values.items():
+            for number in numbers:
+                dataclasses.replace(group.config, **{name: number})
     return groups
 
 
@@ -191,7 +199,8 @@ def _folder(
 ) -> Path:
     """The folder of a sweep of several groups. sweep.json in it says which sweep it is."""
     run = {k: v for k, v in as_json(settings).items() if f"train.{k}" not in training.FREE}
-    content = json.dumps({"model": model.name, "config": as_json(config), "run": run}, indent=2)
+    of_model = {k: v for k, v in as_json(config).items() if k not in model.sampling}
+    content = json.dumps({"model": model.name, "config": of_model, "run": run}, indent=2)
 
     def is_free(path: Path) -> bool:
         with disk_errors(path):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -11,8 +12,8 @@ from helpers import picture
 
 from jaxgan import MODELS, GANConfig, JaxganError, TrainConfig
 from jaxgan.errors import NonFiniteError
-from jaxgan.report import texts
-from jaxgan.run import sweep, training
+from jaxgan.report import plots, texts
+from jaxgan.run import saved, sweep, training
 
 GAN = MODELS["gan"]
 
@@ -64,10 +65,13 @@ def test_the_config_of_a_group_has_its_settings_and_the_parts_of_its_hyperparame
     [
         ("r2d2=1,2", "the model has no setting 'r2d2'; did you mean r2?"),
         ("r1=a,b", "r1 must be like its default, 0.0, got 'a'"),
-        ("loss=wgan", "loss must be one of minimax"),
+        ("loss=wgan", "loss must be one of non_saturating"),
         ("spectral_norm=1", "spectral_norm must be true or false"),
         ("generator=Dense", "set it in Python"),
-        ("r1=-1,1", "r1 must be 0 or more"),
+        ("r1=1,-1", "r1 must be 0 or more"),
+        ("r1=1,1.0", "the sweep of r1 has a value twice"),
+        ("generator_widths=8,16", "generator_widths has several values"),
+        ("num_classes=0,3", "num_classes follows from the data"),
     ],
 )
 def test_a_value_that_no_setting_takes_is_refused(settings, entry, message):
@@ -98,7 +102,11 @@ def test_a_sweep_of_numbers_is_one_run_with_a_table_and_a_picture(settings, tmp_
         np.testing.assert_allclose(float(one["missed_mean"]), missed.mean())
         np.testing.assert_allclose(float(one["missed_half"]), half, atol=1e-12)
     shown = picture(folder / "sweep.png")
-    assert (shown != shown[0, 0]).any()
+    rows = [dict(one) for one in outcome.table]
+    rows[0]["missed"] = rows[0]["missed"] | {"mean": 2.0}
+    other = plots.sweep_png(rows, ["lr"], "missed")
+    assert (folder / "sweep.png").read_bytes() != other
+    assert shown.shape == picture(io.BytesIO(other)).shape
 
 
 def test_groups_train_one_after_the_other_and_resume(settings, tmp_path, monkeypatch, capsys):
@@ -125,6 +133,8 @@ def test_groups_train_one_after_the_other_and_resume(settings, tmp_path, monkeyp
     with pytest.raises(JaxganError, match="holds another sweep; choose another --workdir"):
         sweep.train(toy.MODEL, toy.ToyConfig(), dataclasses.replace(many, seed=6), folder)
     assert json.loads((folder / "sweep.json").read_text())["run"]["seed"] == 0
+    with pytest.raises(JaxganError, match=r"is a sweep; choose one .*: noise=0.1, noise=0.5$"):
+        saved.read_settings(folder)
 
 
 def test_a_group_that_diverges_does_not_stop_the_others(settings, tmp_path):
