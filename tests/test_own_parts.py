@@ -286,11 +286,8 @@ def test_the_loop_refuses_unscaled_floats_and_states(small):
     with pytest.raises(JaxganError, match="fit trains a Run, got GANState: give it start_run"):
         loop.fit(train_step, state, 2 * data - 1, RNG, batch_size=4, epochs=1)
     # Points and vectors may have any values.
-    train_step(
-        create_state(RNG, dataclasses.replace(small, image_shape=(1, 1, 2))),
-        data[:, :1, :1].repeat(2, 3),
-        RNG,
-    )
+    vectors = data[:, :1, :1].repeat(2, 3)
+    train_step(create_state(RNG, dataclasses.replace(small, image_shape=(1, 1, 2))), vectors, RNG)
     points = dataclasses.replace(small, image_shape=(1, 1, 2), bounded=False)
     loop.start_run(train_step, create_state(RNG, points), 300 * vectors, 4)
 
