@@ -311,7 +311,7 @@ def train_step(
       PrivateDiffusionMetrics with `config.clip_norm`.
 
     Raises:
-      JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
+      JaxganError: if rng is no key, images have another shape or scale, or labels are missing.
     """
     config, shards = current_config(state), Shards(axis_name)
     scale = schedules.value(config.lr_scale, state.step)

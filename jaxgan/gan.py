@@ -178,7 +178,7 @@ def train_step(
       `config.clip_norm`.
 
     Raises:
-      JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
+      JaxganError: if rng is no key, images have another shape or scale, or labels are missing.
     """
     config, shards = current_config(state), Shards(axis_name)
     batch = _draw_batch(state, batch, rng, shards)

@@ -164,7 +164,7 @@ def train_step(
       The next state, and the GaussianMetrics.
 
     Raises:
-      JaxganError: if the images are not of `state.config.image_shape`, or if labels are missing.
+      JaxganError: if rng is no key, images have another shape or scale, or labels are missing.
     """
     config = state.config
     sums = _Sums(config, jax.random.fold_in(rng, state.step), Shards(axis_name))

@@ -80,7 +80,7 @@ def test_explicit_mesh_is_no_mesh(model, plain, batches, spread):
     found = train(start, split, step=model.train_step)
     assert_trees_close(found, expected)
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(found[0]))
-    # Of the same state: rounding may turn the eigenvectors of a Gaussian.
+    # From one state: rounding may turn the eigenvectors of a Gaussian.
     sample = functools.partial(model.sample, rng=RNG, n=4)
     assert_trees_close(sample(placed(expected[0])), sample(expected[0]))
     many = placed(jax.tree.map(lambda *x: jnp.stack(x), *batches), None, "data")
@@ -97,6 +97,21 @@ def test_set_mesh_is_no_mesh(model, config, plain, batches):
         samples = [model.sample(state, RNG, 4) for state in (state, placed(state))]
     for found in samples:
         assert_trees_close(found, model.sample(state, RNG, 4))
+
+
+def test_shard_map_over_explicit_mesh_is_no_mesh(tiny, batches):
+    # Each shard would draw its own dropout.
+    config = dataclasses.replace(tiny, image_shape=(4, 4, 1), discriminator_dropout=(0.0,))
+    state, mesh = create_state(RNG, config), make_mesh()
+    whole = PartitionSpec()
+    step = jax.shard_map(
+        functools.partial(train_step, axis_name="data"),
+        mesh=mesh,
+        in_specs=(whole, PartitionSpec("data"), whole),
+        out_specs=whole,
+    )
+    found = jax.jit(step)(placed(state), placed(batches[0]["image"], "data"), RNG)
+    assert_trees_close(found, train_step(state, batches[0]["image"], RNG))
 
 
 def test_sample_refuses_split_parameters(tiny):
