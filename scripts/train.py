@@ -203,7 +203,7 @@ def main() -> int | None:
     if swept is not None:
         print_sweep(swept, options)
     print_privacy(outcome, options)
-    print_best(outcome)
+    print_best(outcome, options)
     print_verdict(outcome, options)
     if outcome.stopped_on_failure:
         print(f"stopped by --stop-on-failure and saved in {outcome.workdir}")
@@ -253,19 +253,25 @@ def print_privacy(outcome: training.Outcome, options: Options) -> None:
         spent, delta = outcome.privacy["spent"], outcome.privacy["delta"]
         text = f"privacy: epsilon {spent['epsilon']:.3g} at delta {delta:g}; samples may be shared "
         print(texts.wrapped(text + "under the assumptions in privacy.json", ""))
-        command = [*sample_command(outcome.workdir), "--num", "60000", "--out", "samples.npz"]
+        command = [
+            *sample_command(outcome.workdir, options),
+            "--num",
+            "60000",
+            "--out",
+            "samples.npz",
+        ]
         print_advice("draw samples.", command)
     elif options.train.epsilon is None and outcome.trained:
         print(texts.wrapped(NOT_ANONYMOUS, ""))
 
 
-def print_best(outcome: training.Outcome) -> None:
+def print_best(outcome: training.Outcome, options: Options) -> None:
     best = evaluation.best_row(outcome.history)
     if best is not None and best["epoch"] != len(outcome.history):
         value = evaluation.least_distance(best)
         of = f", of member {evaluation.best_member(best)}" if outcome.report else ""
         print(f"the smallest Fréchet distance was {value:.3g}{of}, after epoch {best['epoch']}:")
-        print(f"  {shlex.join([*sample_command(outcome.workdir), '--best'])}")
+        print(f"  {shlex.join([*sample_command(outcome.workdir, options), '--best'])}")
 
 
 def print_verdict(outcome: training.Outcome, options: Options) -> None:
@@ -289,7 +295,13 @@ def advice(
 ) -> tuple[str, list[str]]:
     """The next command for a run with this verdict, and why."""
     if health in ("healthy", "unknown"):
-        return "draw samples.", [*sample_command(workdir), "--num", "10000", "--out", "samples.npz"]
+        return "draw samples.", [
+            *sample_command(workdir, options),
+            "--num",
+            "10000",
+            "--out",
+            "samples.npz",
+        ]
     if options.model == "gaussian":
         command = without({"model", "preset", "workdir", "epochs", "steps", "components"})
         return "a network can learn more than Gaussians.", [*command, "--preset", "diffusion"]
@@ -304,7 +316,7 @@ def advice(
         command = without({"epochs", "steps", "stop_on_failure"})
         return "train longer; this continues the run.", [*command, "--epochs", str(2 * epochs)]
     networks = {field.name for field in dataclasses.fields(options.network)}
-    command = without(networks | {"preset", "workdir", "epochs", "steps", "sweep"})
+    command = without(networks | {"preset", "config", "workdir", "epochs", "steps", "sweep"})
     dataset = options.train.dataset
     on = dataset if better in COVERAGE.get(dataset, {}) else "fashion_mnist"
     than = f", those of {now} {COVERAGE[on][now]:.0%}" if now else ""
@@ -312,11 +324,13 @@ def advice(
     return reason, [*command, "--preset", better]
 
 
-def sample_command(workdir: Path) -> list[str]:
+def sample_command(workdir: Path, options: Options) -> list[str]:
     """The command that draws samples. The run folder is relative if it is below the current one."""
     here = Path.cwd()
     folder = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
-    return ["python", str(Path(sys.argv[0]).with_name("sample.py")), "--workdir", str(folder)]
+    own = [] if options.config is None else ["--config", options.config]
+    script = str(Path(sys.argv[0]).with_name("sample.py"))
+    return ["python", script, "--workdir", str(folder), *own]
 
 
 def presets(options: Options) -> tuple[str | None, str | None]:

@@ -196,6 +196,15 @@ def test_the_next_command_may_be_a_larger_preset_or_lower_rates_or_samples(advic
         assert sampled.startswith("python sample.py --workdir runs/x --num 10000 ")
 
 
+def test_the_next_command_of_a_run_with_own_parts_keeps_or_leaves_its_config(advice):
+    own = ROOT / "scripts" / "conv_gan.py"
+    assert advice("poor", f"--config {own} --seed 3") == "python train.py --seed 3 --preset tuned"
+    sampled = advice("healthy", f"--config {own}")
+    assert sampled.startswith(f"python sample.py --workdir runs/x --config {own} --num 10000 ")
+    longer = advice("undertrained", f"--config {own}", epochs=2)
+    assert longer == f"python train.py --config {own} --epochs 4"
+
+
 def test_a_finished_run_says_so_and_more_epochs_continue_it(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     out, _ = here(*DIGITS, "--epochs", 3, "--workdir", tmp_path / "run")
