@@ -4,8 +4,7 @@
     python scripts/sample.py --config scripts/conv_gan.py:config --workdir runs/conv
 
 Both networks change the size of images by moving pixels to channels or back (arXiv 1609.05158). The
-other settings of the config are those of the preset tuned; the learning rates are those of DCGAN
-(arXiv 1511.06434).
+other settings of the config are those of the preset tuned.
 """
 
 import dataclasses
@@ -65,7 +64,6 @@ class Discriminator(nn.Module):
         return nn.Dense(1)(x.reshape(len(x), -1))
 
 
-networks = {"generator": Generator(), "discriminator": Discriminator()}
 config = dataclasses.replace(
-    PRESETS["tuned"][0], **networks, generator_lr=2e-4, discriminator_lr=2e-4
+    PRESETS["tuned"][0], generator=Generator(), discriminator=Discriminator()
 )
