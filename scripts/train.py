@@ -196,7 +196,7 @@ def main() -> int | None:
         print(f"stopped by {outcome.stopped_by.name} {saved} in {outcome.workdir}; resume with:")
         print(f"  {shlex.join(['python', *sys.argv])}")
         return 128 + outcome.stopped_by
-    if swept is not None and len(swept.groups) > 1:
+    if swept is not None and swept.workdir != outcome.workdir:  # each group has a folder
         print_sweep(swept, options)
         return 5 if any(one.stopped_on_failure for one in swept.groups) else None
     print_report(outcome, summary=swept is None)  # a sweep has a table
@@ -244,7 +244,7 @@ def print_sweep(swept: sweep.Outcome, options: Options) -> None:
     """The table of a sweep, and where its picture is."""
     print("\n".join(texts.sweep_lines(swept.table, list(options.train.sweep_texts), sweep.SCORES)))
     print(f"sweep.csv has the table, sweep.png its picture, both in {swept.workdir}")
-    if len(swept.groups) > 1:
+    if swept.workdir != swept.groups[-1].workdir:
         print("each group is a run folder in it; sample.py and evaluate.py take its path")
 
 
@@ -253,13 +253,7 @@ def print_privacy(outcome: training.Outcome, options: Options) -> None:
         spent, delta = outcome.privacy["spent"], outcome.privacy["delta"]
         text = f"privacy: epsilon {spent['epsilon']:.3g} at delta {delta:g}; samples may be shared "
         print(texts.wrapped(text + "under the assumptions in privacy.json", ""))
-        command = [
-            *sample_command(outcome.workdir, options),
-            "--num",
-            "60000",
-            "--out",
-            "samples.npz",
-        ]
+        command = sample_command(outcome.workdir, options, "--num", "60000", "--out", "samples.npz")
         print_advice("draw samples.", command)
     elif options.train.epsilon is None and outcome.trained:
         print(texts.wrapped(NOT_ANONYMOUS, ""))
@@ -271,7 +265,7 @@ def print_best(outcome: training.Outcome, options: Options) -> None:
         value = evaluation.least_distance(best)
         of = f", of member {evaluation.best_member(best)}" if outcome.report else ""
         print(f"the smallest Fréchet distance was {value:.3g}{of}, after epoch {best['epoch']}:")
-        print(f"  {shlex.join([*sample_command(outcome.workdir, options), '--best'])}")
+        print(f"  {shlex.join(sample_command(outcome.workdir, options, '--best'))}")
 
 
 def print_verdict(outcome: training.Outcome, options: Options) -> None:
@@ -295,13 +289,8 @@ def advice(
 ) -> tuple[str, list[str]]:
     """The next command for a run with this verdict, and why."""
     if health in ("healthy", "unknown"):
-        return "draw samples.", [
-            *sample_command(workdir, options),
-            "--num",
-            "10000",
-            "--out",
-            "samples.npz",
-        ]
+        more = ("--num", "10000", "--out", "samples.npz")
+        return "draw samples.", sample_command(workdir, options, *more)
     if options.model == "gaussian":
         command = without({"model", "preset", "workdir", "epochs", "steps", "components"})
         return "a network can learn more than Gaussians.", [*command, "--preset", "diffusion"]
@@ -324,13 +313,13 @@ def advice(
     return reason, [*command, "--preset", better]
 
 
-def sample_command(workdir: Path, options: Options) -> list[str]:
+def sample_command(workdir: Path, options: Options, *more: str) -> list[str]:
     """The command that draws samples. The run folder is relative if it is below the current one."""
     here = Path.cwd()
     folder = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
     own = [] if options.config is None else ["--config", options.config]
     script = str(Path(sys.argv[0]).with_name("sample.py"))
-    return ["python", script, "--workdir", str(folder), *own]
+    return ["python", script, "--workdir", str(folder), *own, *more]
 
 
 def presets(options: Options) -> tuple[str | None, str | None]:

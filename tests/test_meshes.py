@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import RNG, assert_trees_close, train
+from helpers import RNG, SIZE, assert_trees_close, contract_config, train
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgan import MODELS, JaxganError, create_state, sample, train_step
-
-SIZE = 16
 
 OPTIONS = {
     "all": {
@@ -47,14 +45,8 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def config(model, tiny):
-    if model.name == "diffusion":
-        options = {"width": SIZE, "blocks": 1, "num_classes": 3, "adam_eps": 1e-3}
-        return model.config(image_shape=(4, 4, 1), sample_steps=3, **options)
-    if model.name == "gaussian":
-        return model.config(image_shape=(4, 4, 1), num_classes=3, noise_multiplier=0.1)
-    if model.name == "gain":
-        return model.config(image_shape=(4, 4, 1), adam_eps=1e-3)
-    return dataclasses.replace(tiny, image_shape=(4, 4, 1), latent_dim=SIZE)
+    config = contract_config(model, tiny)
+    return dataclasses.replace(config, sample_steps=3) if model.name == "diffusion" else config
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from helpers import (
     RNG,
+    SIZE,
     assert_trees_close,
+    contract_config,
     make_mesh,
     make_shard_map,
     placed,
@@ -23,9 +25,6 @@ from jaxgan import MODELS, create_state, train_step
 from jaxgan.labels import num_classes
 from jaxgan.run.population import member, with_hyperparameters
 
-SIZE = 16
-"""Of batches, images, latents and layers: each new shape takes time to compile."""
-
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request):
@@ -34,15 +33,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def config(model, tiny):
-    if model.name == "diffusion":
-        # Adam would magnify the rounding of gradients that are almost 0.
-        options = {"width": SIZE, "blocks": 1, "num_classes": 3, "adam_eps": 1e-3}
-        return model.config(image_shape=(4, 4, 1), **options)
-    if model.name == "gaussian":
-        return model.config(image_shape=(4, 4, 1), num_classes=3, noise_multiplier=0.1)
-    if model.name == "gain":
-        return model.config(image_shape=(4, 4, 1), adam_eps=1e-3)
-    return dataclasses.replace(tiny, image_shape=(4, 4, 1), latent_dim=SIZE)
+    return contract_config(model, tiny)
 
 
 @pytest.fixture(scope="module")
