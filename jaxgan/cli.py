@@ -1,4 +1,4 @@
-"""What the scripts share: options, a quick start, and one line for an error that a user can fix."""
+"""What the commands share: options, a quick start, and errors that a user can fix as one line."""
 
 import contextlib
 import dataclasses
@@ -109,6 +109,19 @@ _OTHER_VALUES = {
     "float32": "f32",
 }
 """Names that other programs have for values, and the names here."""
+
+
+def command(name: str | None = None) -> list[str]:
+    """The words that start a command, in the way that this process was started.
+
+    By default it is the command of this process. `python scripts/train.py` gives
+    `python scripts/NAME.py`, and `jaxgan train` gives `jaxgan NAME`.
+    """
+    program = sys.argv[0]
+    if program.endswith(".py"):
+        return ["python", str(Path(program).with_name(f"{name}.py")) if name else program]
+    *words, own = program.split()
+    return [*words, name or own]
 
 
 def load_config(where: str | None, models: Mapping[str, Model]) -> Any:

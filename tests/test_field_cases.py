@@ -6,7 +6,6 @@ A new case is one line of a table. Its function gets an empty folder.
 import gzip
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from helpers import ROOT, here
 from PIL import Image
 
 from jaxgan import GANConfig, JaxganError, data
+from jaxgan.commands import evaluate
 from jaxgan.data import idx
 from jaxgan.run import checkpoint, training
 
@@ -67,10 +67,8 @@ def pixel(folder: Path, mode: str, color, *, colors=(), **options) -> list[int]:
 def samples(folder: Path, images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The samples of a file, as `evaluate.py` takes them for real images of this shape."""
     np.save(folder / "a.npy", images)
-    script = runpy.run_path(str(ROOT / "scripts" / "evaluate.py"))
-    (found,) = script["load_samples"](
-        script["Options"](samples=str(folder / "a.npy")), shape
-    ).values()
+    options = evaluate.Options(samples=str(folder / "a.npy"))
+    (found,) = evaluate.load_samples(options, shape).values()
     return found
 
 

@@ -6,10 +6,8 @@ not change.
 
 import contextlib
 import gzip
-import importlib.util
 import io
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import toy
-from helpers import ROOT
 from PIL import Image
 
 from jaxgan import JaxganError, TrainConfig, cli, data
+from jaxgan.commands import train as train_command
 from jaxgan.run import saved, training
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), np.uint8)
@@ -235,15 +233,8 @@ WORDS = (
 
 @pytest.fixture(scope="module")
 def options() -> Any:
-    """The options of train.py. tyro needs their module."""
-    spec: Any = importlib.util.spec_from_file_location("train_py", ROOT / "scripts" / "train.py")
-    module = sys.modules["train_py"] = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gc.set_threshold", lambda *_: None)
-        patch.setattr("signal.signal", lambda *_: None)
-        spec.loader.exec_module(module)
-    yield module.GANRun(TrainConfig(), module.NetworkOptions())
-    del sys.modules["train_py"]
+    """The options of train.py."""
+    return train_command.GANRun(TrainConfig(), train_command.NetworkOptions())
 
 
 def test_altered_command_lines_are_options_or_one_error(options, capsys):

@@ -1,7 +1,6 @@
 """The scripts as a user starts them, with real files; as processes where that is the matter."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from jaxgan import MODELS, PRESETS, data, generate, loop, sample
 from jaxgan.adversarial import diagnostics
+from jaxgan.commands import train
 from jaxgan.data.pixels import to_uint8
 from jaxgan.report import plots
 from jaxgan.run import saved
@@ -61,19 +61,10 @@ def user_error(refused):
 @pytest.fixture
 def advice(monkeypatch):
     """The command that train.py suggests after a run with a verdict, by its options."""
-    # These settings would outlive the test.
-    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    spec = importlib.util.spec_from_file_location("train_script", ROOT / "scripts" / "train.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
 
     def advise(health: str, options: str, epochs: int = 3) -> str:
         monkeypatch.setattr(sys, "argv", ["train.py", *options.split()])
-        _, command = module.advice(health, module.parse_options(), epochs, Path("runs/x"))
+        _, command = train.advice(health, train.parse_options(), epochs, Path("runs/x"))
         return " ".join(command)
 
     return advise

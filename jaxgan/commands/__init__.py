@@ -1,0 +1,1 @@
+"""The commands: each file is `python scripts/NAME.py` and `jaxgan NAME`."""

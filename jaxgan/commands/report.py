@@ -1,0 +1,370 @@
+"""Makes a page about runs: one HTML file, with a live explorer of latents."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from jaxgan import MODELS, JaxganError, Model, cli, data
+from jaxgan.data.dataset import class_name
+from jaxgan.data.pixels import are_vectors, to_uint8
+from jaxgan.files import check_writable, disk_errors, expand, write_atomically
+from jaxgan.history import History, finite_mean, mean_interval
+from jaxgan.labels import num_classes
+from jaxgan.metrics import copies
+from jaxgan.model import Curve, Diagnosis
+from jaxgan.report import page, plots, texts
+from jaxgan.report.page import Alarm, Explorer, Player, Score, View
+from jaxgan.run import checkpoint, saved
+from jaxgan.run.journal import COLUMNS, diagnose
+from jaxgan.run.members import make_runs
+from jaxgan.run.settings import TrainConfig
+
+SAMPLES = 16
+"""Samples that are denoised, and that stand beside their nearest training images."""
+FRAMES = 13
+"""Pictures of the denoising."""
+TITLES = {"gan": "GAN", "diffusion": "diffusion model", "gaussian": "Gaussians", "gain": "GAIN"}
+PRIVATE = "This run is private: it shows nothing that needs real images."
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Makes a page about runs: one HTML file, which needs no server and no network.
+
+    It has the verdict, a live explorer of latents (of a GAN) or the denoising (of a diffusion
+    model), samples over the epochs, curves with alarms, scores beside those of real images, the
+    nearest training images, and the settings. Several runs stand side by side.
+    """
+
+    workdirs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run folders; a run may still continue."""
+    out: str | None = None
+    """The page; by default report.html in the first run folder."""
+    config: str | None = None
+    """FILE.py:NAME, as for train.py, of those runs that have parts of your own."""
+
+
+class Run:
+    """A run folder: what is read of it once."""
+
+    def __init__(self, workdir: str, own: Any):
+        self.path = expand(workdir)
+        self.model: Model = saved.find_model(workdir, MODELS)
+        self.settings = saved.read_settings(workdir)
+        self.config = saved.read_config(self.model, workdir)
+        self.described = checkpoint.read_config(workdir)
+        self.history: History = saved.read_history(self.model, workdir)
+        self.classes = saved.read_classes(workdir)
+        self.labels = make_runs(self.model, self.config, self.settings).labels
+        self.is_private = self.settings.epsilon is not None
+        self.is_population = "member" in self.labels[0]
+        self.report = read_report(self.path) if self.is_finished else {}
+        self.diagnosis = diagnose(self.model, self.history)
+        self.state: Any = None
+        self.no_state = "The run has no checkpoint yet."
+        try:
+            state, epochs = saved.load_state(self.model, workdir, config=own)
+            self.state = state if epochs > 0 else None
+        except JaxganError as error:
+            self.no_state = f"The run cannot be sampled: {error}."
+
+    @property
+    def is_finished(self) -> bool:
+        return len(self.history) == self.settings.epochs
+
+
+def main() -> None:
+    options = cli.parse(Options)
+    if not options.workdirs:
+        raise JaxganError("nothing to report: name one run folder or more")
+    out = expand(options.out or Path(options.workdirs[0]) / "report.html")
+    own = cli.load_config(options.config, MODELS)
+    views = []
+    for workdir in tqdm(options.workdirs, "reading runs", disable=None, leave=False):
+        views.append(make_view(Run(workdir, own)))
+    check_writable(out)
+    content = page.html(views)
+    with disk_errors(out):
+        write_atomically(out, content)
+    for view in views:
+        for reason in dict.fromkeys(view.left_out.values()):
+            print(texts.wrapped(f"{view.name}: {reason}"))
+    print(f"{len(content.encode()) / 1e6:.1f} MB in {out}")
+
+
+def make_view(run: Run) -> View:
+    """What the page shows of a run."""
+    left_out: dict[str, str] = {}
+    verdicts = run.report.get("verdicts", [])
+    best = run.report.get("best")
+    verdict = verdicts[best or 0] if verdicts else {}
+    if not verdicts:
+        left_out["verdict"] = "It has no verdict yet: it has not ended."
+        if run.is_private:
+            left_out["verdict"] = f"It has no verdict. {PRIVATE}"
+    if run.is_private:
+        left_out |= {"curves": "A private run has no detectors of failures.", "scores": PRIVATE}
+    elif not (scores := make_scores(run)):
+        left_out["scores"] = "The samples were not scored."
+    health = verdict.get("health", "")
+    return View(
+        name=run.path.absolute().name,
+        lead=lead(run),
+        health=health,
+        verdict=verdict.get("sentences", ""),
+        advice=advice(run, health),
+        members=members(run, verdicts),
+        best=best,
+        history=run.history,
+        curves=curves(run.model, run.history),
+        equilibrium=run.model.equilibrium(run.config),
+        alarms=alarms(run),
+        scores=[] if run.is_private else scores,
+        scored=scored(run.history),
+        settings=changed_settings(run),
+        samples=samples(run),
+        denoising=denoising(run, left_out),
+        explorer=explorer(run, left_out),
+        nearest=nearest(run, left_out),
+        left_out=left_out,
+    )
+
+
+def read_report(path: Path) -> Mapping[str, Any]:
+    """report.json, or {} if it cannot be read."""
+    try:
+        found = json.loads((path / "report.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def lead(run: Run) -> str:
+    """What kind of run it is, and how long."""
+    kind = TITLES.get(run.model.name, run.model.name)
+    parts = [
+        f"{'conditional ' if num_classes(run.config) else ''}{kind} on {run.described['data']['name']}"
+    ]
+    epochs, done = run.settings.epochs, len(run.history)
+    parts.append(f"{done} epochs" if run.is_finished else f"{done} of {epochs} epochs")
+    if run.history:
+        parts.append(f"{run.history[-1]['step']:,} steps")
+    if run.is_population:
+        parts.append(f"{len(run.labels)} members")
+    if run.is_private:
+        parts.append(f"differential privacy with epsilon {run.settings.epsilon:g}")
+    text = ", ".join(parts)
+    return text[0].upper() + text[1:]
+
+
+def advice(run: Run, health: str) -> str:
+    """What to do next, in a sentence."""
+    if health in ("", "healthy", "unknown"):
+        return "draw samples with `python scripts/sample.py --workdir RUN`." if health else ""
+    if health == "undertrained":
+        return (
+            f"train longer: the same command with `--epochs {2 * len(run.history)}` continues it."
+        )
+    if health == "diverged":
+        return "try a tenth of the learning rates."
+    tried = [alarm.remedies for alarm in alarms(run) if alarm.remedies]
+    remedies = [f"`{one}`" if "--" in one else one for one in (tried[0] if tried else ())]
+    if run.model.name == "gan":
+        remedies.append("`--preset large`" if run.config.loss == "hinge" else "`--preset tuned`")
+    return f"try {', or '.join(remedies)}." if remedies else "train longer."
+
+
+def members(run: Run, verdicts: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """The table of a population: for each member its settings, verdict and first scores."""
+    if not run.is_population or not run.history:
+        return []
+    row = run.history[-1]
+    names = [name for name in row if "(" in name and not name.startswith(("real_", "raw_"))]
+    names = [*names, *(name for name in ("modes", "high_quality", "missed") if name in row)][:3]
+    rows = []
+    for i, label in enumerate(run.labels):
+        found = dict(label) | ({"verdict": verdicts[i]["health"]} if verdicts else {})
+        rows.append(found | {name.partition("(")[0]: float(row[name][i]) for name in names})
+    return rows
+
+
+def curves(model: Model, history: History) -> list[Curve]:
+    """All curves of a model, and those of the Fréchet distances if there are three or more."""
+    # The curves for the diagnosis of one title have more in them.
+    found = {curve.title: curve for curve in (*model.curves, *model.diagnosis_curves)}
+    distances = {
+        name: {"fd": "samples", "real_fd": "real images"}[name.partition("(")[0]]
+        for row in history
+        for name in row
+        if name.startswith(("fd(", "real_fd("))
+    }
+    count = sum(any(name in row for name in distances) for row in history)
+    if count > 2:
+        names = {label: name for name, label in distances.items()}
+        found["Fréchet distance"] = Curve("Fréchet distance", names, scale="log")
+    return list(found.values())
+
+
+def alarms(run: Run) -> list[Alarm]:
+    """The failures that were seen. Those of several members are one alarm."""
+    if run.diagnosis is None:
+        return []
+    fields, found = vars(run.config), []
+    for name, first in run.diagnosis.first_seen().items():
+        hits = {
+            i: finding
+            for i, some in enumerate(run.diagnosis.findings)
+            for finding in some
+            if finding.name == name
+        }
+        member, finding = min(hits.items(), key=lambda item: item[1].epochs[0])
+        when = texts.when(finding, len(run.history))
+        if run.is_population:
+            when = f"{len(hits)} of {len(run.labels)} members, first in member {member}, {when}"
+        remedies = texts.untried(finding, run.model, fields)
+        found.append(Alarm(name, when, tuple(first), finding.meaning, finding.evidence, remedies))
+    return found
+
+
+def last_scored(history: History) -> Mapping[str, Any]:
+    """The last row with scores, or {}."""
+    scored = (
+        row for row in reversed(history) if "modes" in row or any("(" in name for name in row)
+    )
+    return next(scored, {})
+
+
+def make_scores(run: Run) -> list[Score]:
+    """The last scores of the samples; of a population the means over its members."""
+    row, found = last_scored(run.history), []
+    intervals = run.report.get("scores", {})
+    for name, value in row.items():
+        short = name.partition("(")[0]
+        if short not in COLUMNS or not ("(" in name or short in SCORES_OF_POINTS):
+            continue
+        interval = (intervals.get(name) or {}).get("interval")
+        half = mean_interval(value)["half"] if isinstance(value, list) else None
+        if interval:
+            half = (interval[1] - interval[0]) / 2
+        real = row.get(f"real_{name}")
+        real = None if real is None else finite_mean(real)
+        column = COLUMNS[short]
+        found.append(Score(short, column.meaning, finite_mean(value), half, real, column.healthy))
+    return found
+
+
+SCORES_OF_POINTS = ("modes", "high_quality", "reverse_kl", "covariance_ratio")
+
+
+def scored(history: History) -> str:
+    """Of what the scores are."""
+    row = last_scored(history)
+    name = next((name for name in row if "(" in name), "")
+    if not name:
+        return f"Scores after epoch {row['epoch']}" if row else ""
+    features, _, n = name.partition("(")[2].rstrip(")").split(", ")
+    n = int(n.removeprefix("n="))
+    return f"Scores after epoch {row['epoch']}: {n:,} samples, by the features of {features}"
+
+
+def changed_settings(run: Run) -> dict[str, tuple[Any, Any]]:
+    """The settings of a run that differ from the defaults, with the default: of the model, then of
+    the run."""
+    n = run.described["data"]["images"]
+    found = {}
+    for section, default in (
+        (run.model.name, saved.as_json(run.model.config())),
+        ("train", saved.as_json(TrainConfig().fitted(n))),
+    ):
+        here = run.described[section]
+        # A page may be sent to somebody: it names no folder.
+        found |= {
+            name: (default[name], value)
+            for name, value in here.items()
+            if name in default and value != default[name] and name not in ("dataset", "data_dir")
+        }
+    return found
+
+
+def samples(run: Run) -> Player | None:
+    """The pictures of samples in a run folder, in their own size."""
+    epochs, pictures = [], []
+    classes, shape = num_classes(run.config), run.config.image_shape
+    vectors = are_vectors(shape)
+    labels = plots.class_labels(classes) if classes else []
+    rows = [class_name(run.classes, label) for label in labels]
+    if run.is_population:
+        rows = [f"member {i}" for i in range(min(len(run.labels), plots.MEMBERS_SHOWN))]
+    for path in sorted((run.path / "samples").glob("image_at_epoch_*.png")):
+        epoch = int(path.stem.rpartition("_")[2])
+        picture = plots.read_png(path) if epoch <= len(run.history) else None
+        if picture is not None and not vectors:
+            named = bool(classes) and not run.is_population
+            picture = plots.natural(picture, shape, len(rows) or 4, named)
+        if picture is not None:
+            epochs.append(f"epoch {epoch}")
+            pictures.append(picture)
+    if not pictures:
+        return None
+    return Player({"samples": pictures}, epochs, () if vectors else rows)
+
+
+def denoising(run: Run, left_out: dict[str, str]) -> Player | None:
+    if run.model.make_denoise is None or are_vectors(run.config.image_shape):
+        return None
+    if run.state is None:
+        left_out["explore"] = run.no_state
+        return None
+    rng = jax.random.key(0)
+    return page.denoise(run.model.make_denoise, run.state, rng, SAMPLES, FRAMES)
+
+
+def explorer(run: Run, left_out: dict[str, str]) -> Explorer | None:
+    if run.model.make_denoise is not None and not are_vectors(run.config.image_shape):
+        return None
+    dense = None if run.state is None else run.model.dense(run.state)
+    if dense is None:
+        left_out["explore"] = run.no_state
+        if run.state is not None:
+            left_out["explore"] = "There is no explorer: it needs a generator of dense layers."
+        return None
+    if not all(np.isfinite(array).all() for layer in dense.layers for array in layer):
+        left_out["explore"] = "There is no explorer: the generator has diverged."
+        return None
+    names = [class_name(run.classes, i) for i in range(num_classes(run.config))]
+    (size,) = run.model.latent_shape(run.config)
+    return Explorer(dense, run.config.image_shape, size, names)
+
+
+def nearest(run: Run, left_out: dict[str, str]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Samples, and the training images with the most similar pixels."""
+    from sklearn.metrics import pairwise_distances_argmin
+
+    shape = run.config.image_shape
+    reason = PRIVATE if run.is_private else run.no_state if run.state is None else ""
+    if are_vectors(shape):
+        reason = reason or "Vectors have no pictures."
+    if reason:
+        left_out["nearest"] = reason
+        return None
+    settings = run.settings
+    try:
+        real = data.load(
+            settings.dataset, "train", settings.data_dir, image_size=settings.image_size
+        )
+    except JaxganError as error:
+        left_out["nearest"] = f"The training images were not found: {error}."
+        return None
+    if real.images.shape[1:] != tuple(shape):
+        left_out["nearest"] = "The training images have changed."
+        return None
+    drawn = to_uint8(run.model.sample(run.state, jax.random.key(0), SAMPLES))
+    at = pairwise_distances_argmin(copies.pixels(drawn), copies.pixels(real.images))
+    return drawn, real.images[at]

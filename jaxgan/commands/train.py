@@ -1,0 +1,377 @@
+"""Trains a model in a run folder, with pictures, curves and checkpoints, or resumes it."""
+
+import argparse
+import dataclasses
+import functools
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, cli, data
+from jaxgan.adversarial.losses import LOSSES
+from jaxgan.diffusion import DiffusionConfig
+from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.gaussian import GaussianConfig
+from jaxgan.labels import fit_to_classes
+from jaxgan.metrics import evaluation
+from jaxgan.model import Model
+from jaxgan.presets import COVERAGE
+from jaxgan.processes import connect, is_first, together
+from jaxgan.report import texts, verdict
+from jaxgan.run import checkpoint, saved, sweep, training
+
+OwnPart = Annotated[Any, tyro.conf.Suppress, tyro.conf.Fixed]
+
+NOT_ANONYMOUS = (
+    "These samples are not anonymous: they may show what is special to one training image. "
+    "--epsilon trains with differential privacy."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions(GANConfig):
+    """The networks and how they learn. FLOAT|STR is a number, or KIND:START:END for a number that
+    changes over the run: linear, cosine or exponential, such as cosine:1:0.1. KIND:START:END:STEPS
+    changes over STEPS steps."""
+
+    loss: Literal[tuple(LOSSES)] = "non_saturating"  # pyright: ignore
+    """The adversarial loss (`jaxgan.adversarial.losses`)."""
+    # Not on the command line: the first three are fitted to the data, and --config has own parts.
+    image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
+    bounded: Annotated[bool, tyro.conf.Suppress] = True
+    num_classes: Annotated[int, tyro.conf.Suppress] = 0
+    generator: OwnPart = None
+    discriminator: OwnPart = None
+    generator_optimizer: OwnPart = None
+    discriminator_optimizer: OwnPart = None
+    augmentation: OwnPart = None
+    penalties: OwnPart = ()
+    noise_multiplier: Annotated[float, tyro.conf.Suppress] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserOptions(DiffusionConfig):
+    """The denoiser of the diffusion model, how it learns, and how samples are drawn. FLOAT|STR is a
+    number, or KIND:START:END for a number that changes over the run: linear, cosine or exponential,
+    such as cosine:1:0.1. KIND:START:END:STEPS changes over STEPS steps."""
+
+    image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
+    bounded: Annotated[bool, tyro.conf.Suppress] = True
+    num_classes: Annotated[int, tyro.conf.Suppress] = 0
+    denoiser: OwnPart = None
+    optimizer: OwnPart = None
+    noise_multiplier: Annotated[float, tyro.conf.Suppress] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianOptions(GaussianConfig):
+    """The Gaussians."""
+
+    image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
+    bounded: Annotated[bool, tyro.conf.Suppress] = True
+    num_classes: Annotated[int, tyro.conf.Suppress] = 0
+    noise_multiplier: Annotated[float, tyro.conf.Suppress] = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Trains a model, with pictures, curves and checkpoints in a run folder.
+
+    - The same command resumes a run that was stopped.
+    - With more --epochs it continues a finished run.
+    - --model diffusion --help shows the options of a diffusion model.
+    - Samples are not anonymous: they may show training images. A simple membership attack has an
+      AUC of .51 on samples of tuned; others may have more. With --epsilon they may be shared.
+    """
+
+    train: TrainConfig
+    network: Any
+    model: Literal["gan", "diffusion", "gaussian"] = "gan"
+    """What is trained: a GAN, a diffusion model (DDPM), or a Gaussian for each class. That takes
+    seconds, and is the default with --epsilon."""
+    workdir: str | None = None
+    """The run folder; by default runs/DATASET. Other models than the GAN, and other presets than
+    the reference, add their name, and a population adds _population. If that folder holds a run
+    with other settings, a number is added."""
+    summary: bool = False
+    """Print the networks as tables before training. With --epochs 0 nothing else is done."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, if several processes train one run. Slurm and cloud TPUs announce the
+    processes. There, leave out this and the next two options."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """The number of this process, from 0."""
+    preset: Literal["reference", "tuned", "large", "diffusion", "gaussian"] = "reference"
+    """Named settings, which other options can change. tuned: the GAN of the reference with the best
+    settings found for Fashion-MNIST. large: similar settings, with layers four times as wide, and
+    56,280 steps in batches of 64. It takes a quarter to half an hour on two CPU cores. diffusion: a
+    diffusion model. Its training takes as long as that of large. gaussian: one step over all
+    images."""
+
+    config: str | None = None
+    """FILE.py:NAME: a config in a Python file of yours. It may have parts of your own, such as
+    networks, optimizers or a loss. Other options can change its other settings. sample.py,
+    evaluate.py and inpaint.py need it too."""
+
+    @property
+    def model_config(self) -> Any:
+        """The config of the model."""
+        config = MODELS[self.model].config(**vars(self.network))
+        loss = getattr(own_config(self.config), "loss", None)
+        if loss is not None and not isinstance(loss, str):
+            config = dataclasses.replace(config, loss=loss)
+        return config
+
+
+@dataclasses.dataclass(frozen=True)
+class GANRun(Options):
+    __doc__ = Options.__doc__
+
+    network: NetworkOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionRun(Options):
+    __doc__ = Options.__doc__
+
+    network: DenoiserOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianRun(Options):
+    __doc__ = Options.__doc__
+
+    network: GaussianOptions
+
+
+RUNS: dict[str, Any] = {
+    "gan": (GANRun, NetworkOptions),
+    "diffusion": (DiffusionRun, DenoiserOptions),
+    "gaussian": (GaussianRun, GaussianOptions),
+}
+"""The options of each model, and those of its config."""
+
+
+def main() -> int | None:
+    options = parse_options()
+    connect(options.coordinator, options.num_processes, options.process_id)
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    model, config = MODELS[options.model], options.model_config
+    if options.summary:
+        print_summary(model, config, options.train)
+        if options.train.epochs == 0:
+            return 0
+    names = [name for name in (options.model, options.preset) if name not in ("gan", "reference")]
+    label = "".join(f"-{name}" for name in dict.fromkeys(names))
+    arguments = (model, config, options.train, options.workdir)
+    extras: dict[str, Any] = {"label": label, "gaussians": MODELS["gaussian"]}
+    swept = None
+    try:
+        if options.train.sweep:
+            swept = sweep.train(*arguments, **extras)
+            outcome = swept.groups[-1]
+        else:
+            outcome = training.train(*arguments, **extras)
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        print_advice(*advice("diverged", options))
+        return error.exit_code
+    if outcome.stopped_by is not None:
+        saved = "and saved" if checkpoint.steps(outcome.workdir) else "before the first step"
+        print(f"stopped by {outcome.stopped_by.name} {saved} in {outcome.workdir}; resume with:")
+        print(f"  {shlex.join([*cli.command(), *sys.argv[1:]])}")
+        return 128 + outcome.stopped_by
+    if swept is not None and swept.workdir != outcome.workdir:  # each group has a folder
+        print_sweep(swept, options)
+        return 5 if any(one.stopped_on_failure for one in swept.groups) else None
+    print_report(outcome, summary=swept is None)  # a sweep has a table
+    if swept is not None:
+        print_sweep(swept, options)
+    print_privacy(outcome, options)
+    print_best(outcome, options)
+    print_verdict(outcome, options)
+    if outcome.stopped_on_failure:
+        print(f"stopped by --stop-on-failure and saved in {outcome.workdir}")
+        return 5
+    if not outcome.trained and outcome.privacy is None:
+        print(f"already trained for {len(outcome.history)} epochs; more --epochs continue the run")
+    print(f"everything is in {outcome.workdir}")
+    return None
+
+
+def print_summary(model: Model, config: Any, settings: TrainConfig) -> None:
+    with together("load the data"):
+        dataset = data.load(
+            settings.dataset, "train", settings.data_dir, image_size=settings.image_size
+        )
+    config = fit_to_classes(model.fit_to(config, dataset), dataset, settings.conditional)
+    networks = model.networks(config)
+    print(texts.summary(networks, settings.batch_size))
+
+
+def print_report(outcome: training.Outcome, summary: bool) -> None:
+    report = outcome.report
+    if report is not None:
+        if summary:
+            n = len(outcome.history)
+            print(f"epoch {n}, mean and standard deviation (sd) over the members:")
+        by = f", by {report.ranked_by}" if report.ranked_by else ""
+        named = {
+            f"best{by}": report.best,
+            f"worst{by}": report.worst,
+            "nearest to equilibrium": report.nearest_to_equilibrium,
+        }
+        rows = report.summary if summary else []
+        print("\n".join(texts.report_lines(rows, named, outcome.labels)))
+
+
+def print_sweep(swept: sweep.Outcome, options: Options) -> None:
+    """The table of a sweep, and where its picture is."""
+    print("\n".join(texts.sweep_lines(swept.table, list(options.train.sweep_texts), sweep.SCORES)))
+    print(f"sweep.csv has the table, sweep.png its picture, both in {swept.workdir}")
+    if swept.workdir != swept.groups[-1].workdir:
+        print("each group is a run folder in it; sample.py and evaluate.py take its path")
+
+
+def print_privacy(outcome: training.Outcome, options: Options) -> None:
+    if outcome.privacy is not None:
+        spent, delta = outcome.privacy["spent"], outcome.privacy["delta"]
+        text = f"privacy: epsilon {spent['epsilon']:.3g} at delta {delta:g}; samples may be shared "
+        print(texts.wrapped(text + "under the assumptions in privacy.json", ""))
+        command = sample_command(outcome.workdir, options, "--num", "60000", "--out", "samples.npz")
+        print_advice("draw samples.", command)
+    elif options.train.epsilon is None and outcome.trained:
+        print(texts.wrapped(NOT_ANONYMOUS, ""))
+
+
+def print_best(outcome: training.Outcome, options: Options) -> None:
+    best = evaluation.best_row(outcome.history)
+    if best is not None and best["epoch"] != len(outcome.history):
+        value = evaluation.least_distance(best)
+        of = f", of member {evaluation.best_member(best)}" if outcome.report else ""
+        print(f"the smallest Fréchet distance was {value:.3g}{of}, after epoch {best['epoch']}:")
+        print(f"  {shlex.join(sample_command(outcome.workdir, options, '--best'))}")
+
+
+def print_verdict(outcome: training.Outcome, options: Options) -> None:
+    if outcome.verdicts:
+        best = outcome.report.best if outcome.report else 0
+        print("\n".join(verdict.lines(outcome.verdicts, best)))
+        health = outcome.verdicts[best or 0].health
+        found = saved.read_settings(outcome.workdir).dataset  # what auto was
+        train = dataclasses.replace(options.train, dataset=found)
+        options = dataclasses.replace(options, train=train)
+        print_advice(*advice(health, options, len(outcome.history), outcome.workdir))
+
+
+def print_advice(reason: str, command: list[str]) -> None:
+    print(texts.wrapped(f"Next: {reason}", ""))
+    print(f"  {shlex.join(command)}")
+
+
+def advice(
+    health: str, options: Options, epochs: int = 0, workdir: Path = Path()
+) -> tuple[str, list[str]]:
+    """The next command for a run with this verdict, and why."""
+    if health in ("healthy", "unknown"):
+        more = ("--num", "10000", "--out", "samples.npz")
+        return "draw samples.", sample_command(workdir, options, *more)
+    if options.model == "gaussian":
+        command = without({"model", "preset", "workdir", "epochs", "steps", "components"})
+        return "a network can learn more than Gaussians.", [*command, "--preset", "diffusion"]
+    now, better = presets(options)
+    if health == "diverged" and better is None:
+        rates = [name for name in MODELS[options.model].hyperparameters if name.endswith("lr")]
+        rates = {name: getattr(options.network, name) / 10 for name in rates}
+        command = without({*rates, "workdir", "sweep"})
+        command += [f"--{name.replace('_', '-')}={rate:g}" for name, rate in rates.items()]
+        return "a tenth of the learning rates.", command
+    if health == "undertrained" or better is None:
+        command = without({"epochs", "steps", "stop_on_failure"})
+        return "train longer; this continues the run.", [*command, "--epochs", str(2 * epochs)]
+    networks = {field.name for field in dataclasses.fields(options.network)}
+    command = without(networks | {"preset", "config", "workdir", "epochs", "steps", "sweep"})
+    dataset = options.train.dataset
+    on = dataset if better in COVERAGE.get(dataset, {}) else "fashion_mnist"
+    than = f", those of {now} {COVERAGE[on][now]:.0%}" if now else ""
+    reason = f"on {on}, samples of {better} cover {COVERAGE[on][better]:.0%} of the data{than}."
+    return reason, [*command, "--preset", better]
+
+
+def sample_command(workdir: Path, options: Options, *more: str) -> list[str]:
+    """The command that draws samples. The run folder is relative if it is below the current one."""
+    here = Path.cwd()
+    folder = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
+    own = [] if options.config is None else ["--config", options.config]
+    return [*cli.command("sample"), "--workdir", str(folder), *own, *more]
+
+
+def presets(options: Options) -> tuple[str | None, str | None]:
+    """The preset of these options if none was changed, and the one to try next, or None."""
+    if options.model != "gan" or options.preset not in ("reference", "tuned", "large"):
+        return None, None
+    if options.model_config == PRESETS[options.preset][0]:
+        return options.preset, {"reference": "tuned", "tuned": "large"}.get(options.preset)
+    return None, "tuned" if options.preset == "reference" else options.preset
+
+
+def without(names: set[str]) -> list[str]:
+    """The command of this process, without the options with these names and their values."""
+    kept, dropped = cli.command(), False
+    for word in sys.argv[1:]:
+        if word.startswith("--"):
+            dropped = word[2:].partition("=")[0].replace("-", "_") in names
+        if not dropped:
+            kept.append(word)
+    return kept
+
+
+@functools.cache
+def own_config(where: str | None) -> Any:
+    """The config in a file of the user's; None without one."""
+    return cli.load_config(where, {name: MODELS[name] for name in RUNS})
+
+
+def parse_options() -> Options:
+    # The model and the preset give the defaults of the other options, also in --help.
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--preset", default="reference")
+    first.add_argument("--model")
+    first.add_argument("--epsilon")
+    first.add_argument("--config")
+    known = first.parse_known_args()[0]
+    network, train = PRESETS.get(known.preset, PRESETS["reference"])
+    # The parser refuses a preset that does not exist.
+    named = known.preset in PRESETS and known.preset != "reference"
+    given = f"--preset {known.preset}" if named else ""
+    if known.config is not None:
+        if given:
+            raise JaxganError(f"{given} and --config both name settings: leave one out")
+        given, network = f"--config {known.config}", own_config(known.config)
+    (of_preset,) = (name for name in RUNS if type(network) is MODELS[name].config)
+    model = known.model or ("gaussian" if known.epsilon and not given else of_preset)
+    if model not in RUNS:
+        model = of_preset  # the parser refuses it
+    if model != of_preset:
+        if given:
+            raise JaxganError(f"{given} is for --model {of_preset}")
+        network, train = MODELS[model].config(), TrainConfig()
+    if model == "gaussian":
+        train = PRESETS["gaussian"][1]
+    run, options_of = RUNS[model]
+    fields = dict(vars(network))
+    if not isinstance(fields.get("loss", ""), str):
+        if any(word.partition("=")[0] == "--loss" for word in sys.argv):
+            raise JaxganError(f"--loss and the loss in {known.config}: leave one out")
+        fields["loss"] = "non_saturating"  # model_config puts the user's own in its place
+    options = cli.parse(run, default=run(train, options_of(**fields), model))
+    is_guided = getattr(options.network, "guidance", 1) != 1
+    if (is_guided or "guidance" in options.train.sweep_texts) and not options.train.conditional:
+        raise JaxganError("--guidance is for runs with classes: add --conditional")
+    return options

@@ -1,0 +1,60 @@
+"""The program `jaxgan`, as an installed package has it."""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from jaxgan import JaxganError, __main__, __version__
+
+PROGRAM = str(Path(sysconfig.get_path("scripts")) / "jaxgan")
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Runs the program with these words, in this process."""
+    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def start(*words: str, name: str = PROGRAM) -> None:
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        __main__.run()
+
+    return start
+
+
+def test_it_lists_the_scripts(program, capsys):
+    program()
+    shown = capsys.readouterr().out
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"conv_gan"}
+    assert {line.split()[0] for line in shown.splitlines() if line.startswith("  ")} == scripts
+    assert "\n  sample       Draws images" in shown
+    program("--version")
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_a_wrong_command_is_answered_with_the_right_one(program):
+    with pytest.raises(JaxganError, match="no command 'smaple'; did you mean sample"):
+        program("smaple")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [(PROGRAM, "jaxgan"), ("jaxgan/__main__.py", "python -m jaxgan")]
+)
+def test_a_command_names_the_next_one_as_it_was_started(
+    program, name, words, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(JaxganError, match=rf"train one \({words} train\)"):
+        program("sample", name=name)
+
+
+def test_the_installed_program_runs_a_command(tmp_path):
+    done = subprocess.run(
+        [PROGRAM, "sample"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.startswith("error: there is no run in runs/: train one (jaxgan train)")
