@@ -9,7 +9,7 @@ from jaxgan.config import GANConfig
 from jaxgan.errors import JaxganError
 from jaxgan.gan import GANState, create_state, generate, sample, train_step
 from jaxgan.model import Model
-from jaxgan.models import MODELS
+from jaxgan.models import MODELS, load
 from jaxgan.presets import PRESETS
 from jaxgan.run import loop
 from jaxgan.run.settings import TrainConfig
@@ -48,6 +48,7 @@ __all__ = [
     "data",
     "diffusion",
     "generate",
+    "load",
     "loop",
     "losses",
     "metrics",

@@ -99,6 +99,7 @@ _OTHER_NAMES = {
     "lr": _RATES,
     "batch": ("batch_size",),
     "output": ("out", "workdir"),
+    "tensorboard": ("log",),
 }
 """Names that other programs have for options, and the names here."""
 _OTHER_VALUES = {
@@ -124,6 +125,11 @@ def command(name: str | None = None) -> list[str]:
     return [*words, name or own]
 
 
+def is_settings(where: str | None) -> bool:
+    """Whether --config names a file of settings (`run.settings_file`), not a Python file."""
+    return where is not None and where.endswith((".json", ".toml"))
+
+
 def load_config(where: str | None, models: Mapping[str, Model]) -> Any:
     """Runs a Python file of the user's, and takes a config of one of the models from it.
 
@@ -136,13 +142,20 @@ def load_config(where: str | None, models: Mapping[str, Model]) -> Any:
     """
     if where is None:
         return None
+    if is_settings(where):
+        raise JaxganError(
+            f"--config {where}: only train.py reads settings from such a file. This command reads "
+            "them from the run folder, and --config FILE.py:NAME gives it parts of your own"
+        )
     file, _, name = where.partition(":")
     path, name = expand(file).absolute(), name or "config"
     # Under a name of its own, so that a file such as json.py replaces no other module.
     own_name = f"_config_of_{path.stem}"
     spec = importlib.util.spec_from_file_location(own_name, path)
     if spec is None or spec.loader is None:
-        raise JaxganError(f"--config must be FILE.py:NAME, got {where!r}")
+        raise JaxganError(
+            f"--config must be FILE.py:NAME (or FILE.json or FILE.toml in train.py), got {where!r}"
+        )
     module = importlib.util.module_from_spec(spec)
     # Like a script, the file can import modules beside it.
     sys.path.append(str(path.parent))

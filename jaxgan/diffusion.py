@@ -406,7 +406,7 @@ def make_denoise(
 
     def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
         t = jnp.broadcast_to(t, x.shape[:1])
-        no_class = jnp.zeros((len(x), config.num_classes)) if config.num_classes else None
+        no_class = jnp.zeros((x.shape[0], config.num_classes)) if config.num_classes else None
 
         def estimate(one_hot: jax.Array | None) -> jax.Array:
             output, _ = _predict(denoiser, x, t / config.noise_levels, one_hot, rng, train=False)
@@ -610,7 +610,9 @@ def _not_falling(history: History) -> list[Finding]:
     first = late[0]
     evidence = f"the loss is {first['loss']:.3g}; predicting 0 gives {first['zero_loss']:.3g}"
     remedies = ("a lower --lr", "--prediction image")
-    return [Finding("loss not falling", tuple(int(r["epoch"]) for r in late), evidence, remedies)]
+    epochs = tuple(int(row["epoch"]) for row in late)
+    meaning = "The network has learned hardly more than to predict 0, so its samples are noise."
+    return [Finding("loss not falling", epochs, evidence, remedies, meaning)]
 
 
 MODEL = Model(

@@ -9,6 +9,7 @@ import itertools
 import numbers
 import sys
 import textwrap
+import types
 import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar
@@ -103,8 +104,8 @@ def parse_value(config: Any, name: str, text: str) -> Any:
     """
     fields = {field.name: field for field in dataclasses.fields(config)}
     if name not in fields:
-        near = difflib.get_close_matches(name, fields, n=1)
-        meant = f"; did you mean {near[0]}?" if near else f". It has {', '.join(fields)}"
+        meant = nearest(name, fields)
+        meant = f"; did you mean {meant}?" if meant else f". It has {', '.join(fields)}"
         raise JaxganError(f"the model has no setting {name!r}{meant}")
     default = fields[name].default
     try:
@@ -123,6 +124,55 @@ def parse_value(config: Any, name: str, text: str) -> Any:
     if not isinstance(default, str):
         raise JaxganError(f"{name} cannot be written as a text: set it in Python")
     return text
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like this one; None if none is."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def check_value(name: str, value: Any, kind: Any) -> Any:
+    """A value of a JSON or TOML file, as the value of a field of this type.
+
+    Whole numbers become floats, and lists tuples, where the field has these.
+
+    Raises:
+      JaxganError: if the value is of another type.
+    """
+    try:
+        return _typed(value, kind)
+    except (OverflowError, TypeError):
+        raise JaxganError(f"{name} must be {_wanted(kind)}, got {value!r}") from None
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    origin, of = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        for one in of:
+            with contextlib.suppress(TypeError):
+                return _typed(value, one)
+    elif origin is tuple and isinstance(value, list):
+        if ... in of or len(of) == len(value):
+            return tuple(_typed(one, of[0]) for one in value)  # all have the type of the first
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif type(value) is kind or (origin is Literal and value in of) or (kind is Any and not value):
+        return value
+    raise TypeError
+
+
+def _wanted(kind: Any) -> str:
+    """A type in words."""
+    origin, of = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(of)
+    if origin is tuple and typing.get_origin(of[0]) is not tuple:
+        return f"a list of which each is {_wanted(of[0])}"
+    words = [word for one, word in _TYPES.items() if one in (of or (kind,))]
+    return " or ".join(words) or "left out, since it can only be set in Python"
+
+
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def check_module(name: str, module: Any, classes: int) -> None:

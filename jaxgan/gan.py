@@ -43,7 +43,7 @@ from jaxgan.learner import (
     descend,
     forward,
 )
-from jaxgan.model import Curve, Model, Network, Private
+from jaxgan.model import Curve, DenseLayers, Model, Network, Private
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
 from jaxgan.shards import Shards, on_any_mesh
 
@@ -653,6 +653,19 @@ def _parameter_norms(state: GANState) -> dict[str, jax.Array]:
     }
 
 
+def _dense(state: GANState) -> DenseLayers | None:
+    """The generator as arrays; None for a network of the user's own."""
+    config = current_config(state)
+    if config.generator is not None:
+        return None
+    params = jax.device_get(state.generator.params if state.ema is None else state.ema)
+    names = [f"Dense_{i}" for i in range(len(params))]
+    layers = [(params[name]["kernel"], params[name]["bias"]) for name in names]
+    kernel = layers[0][0].copy()
+    kernel[: config.latent_dim] *= np.float32(config.latent_scale)  # not the labels
+    return DenseLayers([(kernel, layers[0][1]), *layers[1:]], config.bounded)
+
+
 _LEAVES = (
     *("lr_scale", "max_grad_norm", "label_smoothing", "instance_noise", "augment"),
     *("weight_clip", "ema_decay", "latent_scale"),
@@ -692,6 +705,7 @@ MODEL = Model(
     sampling=("latent_scale",),
     latent_shape=lambda config: (config.latent_dim,),
     generate=generate,
+    dense=_dense,
     raw=lambda state: None if state.ema is None else state.replace(ema=None),
     private=Private(
         curves=(

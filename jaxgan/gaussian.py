@@ -220,7 +220,7 @@ def _generate(state: GaussianState, latents: jax.Array, labels: jax.Array | None
     variances, vectors = jnp.linalg.eigh(state.covariances)
     # Noise makes some eigenvalues negative.
     roots = vectors * jnp.sqrt(jnp.maximum(variances, 0))[:, None]
-    labels = jnp.zeros(len(latents), jnp.int32) if labels is None else labels
+    labels = jnp.zeros(latents.shape[0], jnp.int32) if labels is None else labels
     components = state.means[labels] + jnp.einsum("bij,bj->bi", roots[labels], latents)
     pixels = (state.center[None] + components @ state.basis.T) @ _transform(config)
     images = pixels.reshape(-1, *config.image_shape)

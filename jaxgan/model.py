@@ -51,6 +51,8 @@ class Finding(NamedTuple):
     """What was seen first, with the numbers."""
     remedies: tuple[str, ...]
     """What to try, as options of scripts/train.py, or in words."""
+    meaning: str = ""
+    """What this failure is, in one sentence for a beginner."""
 
 
 class Diagnosis(NamedTuple):
@@ -99,6 +101,21 @@ class Network(NamedTuple):
     """The shape of one input, float32."""
     more: Mapping[str, np.ndarray] = {}
     """Examples of further inputs by their names, such as one label."""
+
+
+class DenseLayers(NamedTuple):
+    """A generator of dense layers as arrays, which any program can run.
+
+    `x = relu(x @ kernel + bias)` for each layer but the last, which has no ReLU. The input is
+    `latents [B, D]`, joined by one-hot labels `[B, K]` if there are K classes. The output is
+    reshaped to `[B, H, W, C]`.
+    """
+
+    layers: Sequence[tuple[np.ndarray, np.ndarray]]
+    """Kernel `[in, out]` and bias `[out]` of each layer, float32, also if the network computes in
+    bfloat16. A factor of the latents, such as `latent_scale`, is in the first kernel."""
+    bounded: bool
+    """Whether a tanh follows the last layer."""
 
 
 class Private(NamedTuple):
@@ -165,6 +182,9 @@ class Model(NamedTuple):
     generate: Any = None
     """`(state, latents, rng, labels) -> images`: the samples of these latents. The default
     rng is a fixed key; the labels default as in `sample`."""
+    dense: Callable[[Any], DenseLayers | None] = lambda state: None
+    """`state -> DenseLayers | None`: the generator of a state as arrays. None if it has other
+    layers, such as a network of the user's own."""
     make_denoise: Any = None
     """Of a model that removes noise: `(state, rng, labels) -> (denoise, signal_shares)`, see
     `jaxgan.samplers`."""

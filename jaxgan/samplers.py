@@ -111,6 +111,23 @@ def run(denoise: Denoise, noise: jax.Array, rng: jax.Array, steps: Step) -> jax.
     Returns:
       Images `[B, H, W, C]`.
     """
+    return _scan(denoise, noise, rng, steps, lambda x, clean: None)[0]
+
+
+def trace(
+    denoise: Denoise, noise: jax.Array, rng: jax.Array, steps: Step
+) -> tuple[jax.Array, jax.Array]:
+    """Draws samples like `run`, and returns what each step has made: `[steps, B, H, W, C]` twice.
+
+    The first are the images after the step, the second its estimates of the clean images.
+    """
+    return _scan(denoise, noise, rng, steps, lambda x, clean: (x, clean))[1]
+
+
+def _scan(
+    denoise: Denoise, noise: jax.Array, rng: jax.Array, steps: Step, keep: Callable[..., Any]
+) -> tuple[jax.Array, Any]:
+    """The images at the end, and `keep(images, estimates)` of each step, stacked."""
     table = Step(jnp.asarray(steps.t), *(jnp.asarray(x, jnp.float32) for x in steps[1:]))
 
     def step(carry, numbers_and_rng):
@@ -120,7 +137,8 @@ def run(denoise: Denoise, noise: jax.Array, rng: jax.Array, steps: Step) -> jax.
         x = numbers.x_weight * x + numbers.clean_weight * clean + numbers.last_weight * last
         if steps.noise_weight.any():
             x += numbers.noise_weight * jax.random.normal(step_rng, x.shape)
-        return (x, clean), None
+        return (x, clean), keep(x, clean)
 
     rngs = jax.random.split(rng, len(steps.t))
-    return jax.lax.scan(step, (noise, jnp.zeros_like(noise)), (table, rngs))[0][0]
+    (images, _), kept = jax.lax.scan(step, (noise, jnp.zeros_like(noise)), (table, rngs))
+    return images, kept

@@ -59,6 +59,7 @@ import numpy as np
 import pytest
 
 import jaxgan
+from jaxgan.report import plots
 
 
 def pytest_configure(config):
@@ -107,6 +108,12 @@ def real_data_dir() -> str:
     if not folder:
         pytest.skip("JAXGAN_DATA_DIR is unset: it names the folder of the real Fashion-MNIST")
     return folder
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Runs in this process draw no curves: a few epochs take less time to train than to draw."""
+    monkeypatch.setattr(plots, "curves_png", lambda *_, **__: b"")
 
 
 @pytest.fixture

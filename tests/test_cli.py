@@ -222,6 +222,7 @@ def test_a_lost_process_ends_at_once(main, monkeypatch, capsys):
         (["--preset", "Large"], "--preset has no value 'Large'; did you mean large? It takes"),
         (["--precision", "bfloat16"], "did you mean bf16? It takes f32, bf16"),
         (["--learning-rate", "1e-3"], "no --learning-rate: use --generator-lr and --discrim"),
+        (["--tensorboard"], "there is no --tensorboard: use --log"),
     ],
 )
 def test_a_wrong_word_is_answered_with_the_right_one(words, message):

@@ -322,6 +322,7 @@ def test_each_image_of_a_batch_has_a_level_of_another_part():
     assert (first != second).any()
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_resumes_to_the_bit_and_a_population_is_its_members(tmp_path):
     model = MODELS["diffusion"]
     images = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 1), np.uint8)

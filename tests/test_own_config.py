@@ -1,15 +1,17 @@
-"""`--config FILE.py:NAME`: a run with parts of the user's own, by the scripts."""
+"""`--config`: settings from a file. FILE.py:NAME may have parts of the user's own."""
 
 import json
 import sys
 import textwrap
+import types
 
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, here
+from helpers import ROOT, assert_trees_equal, here, save_images
 
 from jaxgan import MODELS, JaxganError, cli, sample
+from jaxgan.commands.train import label
 from jaxgan.run import saved
 
 CONFIG = """
@@ -136,6 +138,7 @@ def test_a_config_and_a_preset_both_name_settings(file):
     assert "is for --model gan" in err
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_the_convolutional_example_trains_and_samples(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
     np.save(tmp_path / "images.npy", images)
@@ -147,3 +150,89 @@ def test_the_convolutional_example_trains_and_samples(tmp_path):
     drawn = np.load(tmp_path / "s.npz")["images"]
     assert drawn.shape == (3, 28, 28)
     assert (drawn[0] != drawn[1]).any()
+
+
+# Files of settings
+
+
+def test_the_config_of_a_run_repeats_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = ("--population", 2, "--sweep", "generator_lr=0.001,0.01", "--devices", 1)
+    options = (*save_images(tmp_path, 40), *sweep, "--epochs", 1, "--no-evaluate")
+    here("train.py", *options, "--seed", 7, "--workdir", "first")
+    config = ("--config", "first/config.json")
+    out, _ = here("train.py", *config)
+    path = "runs/images.npy-repeat_population"
+    assert f"everything is in {tmp_path / path}" in out
+    assert "--config" not in out  # in the next command
+    assert (tmp_path / path / "config.json").read_text() == (
+        (tmp_path / "first" / "config.json").read_text()
+    )
+    before, now = (saved.load_state(MODELS["gan"], folder, 3)[0] for folder in ("first", path))
+    assert_trees_equal(before, now)
+    assert "already trained" in here("train.py", *config)[0]  # the same command resumes the repeat
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("runs/digits/config.json", "-repeat"),
+        ("runs/digits-repeat/config.json", "-repeat-repeat"),  # another run than that one
+        ("runs/digits-tuned/own.toml", "-own"),
+        ("own.py:config", ""),
+        (None, ""),
+    ],
+)
+def test_a_file_of_settings_names_the_default_folder(file, name):
+    options = types.SimpleNamespace(model="gan", preset="reference", config=file)
+    assert label(options) == name
+    options.model = "diffusion"
+    assert label(options) == f"-diffusion{name}"
+
+
+def test_the_printed_settings_are_those_of_the_command(tmp_path):
+    options = ("--preset", "large", "--conditional", "--seed", 3, "--sweep", "loss=hinge,minimax")
+    printed, err = here("train.py", *options, "--print-config", "--workdir", tmp_path / "run")
+    assert err == ""
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "own.json").write_text(printed)
+    config = ("--config", tmp_path / "own.json")
+    assert here("train.py", *config, "--print-config")[0] == printed
+    shown = json.loads(here("train.py", *config, "--print-config", "--steps", 9, "--r1", 1)[0])
+    expected = json.loads(printed)
+    expected["train"]["steps"], expected["gan"]["r1"] = 9, 1.0
+    assert shown == expected
+    for name, value in (("epochs", None), ("steps", 9)):  # a run's file has both
+        expected["train"][name] = value or 5
+    (tmp_path / "own.json").write_text(json.dumps(expected))
+    shown = json.loads(here("train.py", *config, "--print-config", "--steps", 7)[0])["train"]
+    assert (shown["epochs"], shown["steps"]) == (None, 7)
+
+
+def test_a_private_run_of_a_file_says_that_its_noise_is_new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_images(tmp_path, 40)
+    text = '[train]\ndataset = "images.npy"\nepsilon = 1.0\ndelta = 1e-3\n'
+    (tmp_path / "private.toml").write_text(text)
+    out, _ = here("train.py", "--config", "private.toml")
+    assert "draws its own noise" in out
+    first = tmp_path / "runs" / "images.npy-gaussian-private"
+    assert f"everything is in {first}" in out
+    out, _ = here("train.py", "--config", first / "config.json", "--workdir", "second")
+    states = [saved.load_state(MODELS["gaussian"], run)[0] for run in (first, "second")]
+    assert (first / "config.json").read_text() == (tmp_path / "second/config.json").read_text()
+    with pytest.raises(AssertionError):
+        assert_trees_equal(*states)
+
+
+def test_a_file_of_settings_is_for_training(file, tmp_path):
+    (tmp_path / "own.toml").write_text("[gan]\nr1 = 1\n")
+    config = ("--config", tmp_path / "own.toml")
+    _, err = here("train.py", *config, "--model", "diffusion", status=2)
+    assert "own.toml is for --model gan" in err
+    _, err = here("train.py", *config, "--preset", "tuned", status=2)
+    assert "both name settings" in err
+    _, err = here("train.py", "--config", f"{file}:config", "--print-config", status=2)
+    assert "is a part of your own, which no such file can hold" in err
+    with pytest.raises(JaxganError, match=r"only train\.py reads settings from such a file"):
+        cli.load_config(str(tmp_path / "own.toml"), MODELS)

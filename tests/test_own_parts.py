@@ -60,9 +60,8 @@ def test_own_functions_train_as_those_of_the_library(tiny, batches):
     np.testing.assert_allclose(own_metrics.penalty, metrics.penalty, rtol=1e-5)
     assert (np.asarray(metrics.penalty) > 0).all()
     np.testing.assert_allclose(own_metrics.disc_loss, metrics.disc_loss, rtol=1e-5)
-    wasserstein = dataclasses.replace(tiny, **known | {"loss": losses.wasserstein})
-    _, other = trained(wasserstein, batches)
-    assert (np.asarray(metrics.disc_loss) > np.asarray(other.disc_loss) + 1).all()
+    # Logits near 0 have a hinge loss of 2, and would have one of log(4) by default.
+    assert metrics.disc_loss[0] > 1.7
 
 
 def test_an_own_augmentation_gets_the_images_the_probability_and_a_key(tiny, batches):
@@ -97,17 +96,16 @@ def test_any_optax_optimizer_takes_the_place_of_adam_in_each_model(name, fields,
     )
     own = dataclasses.replace(config, **dict.fromkeys(fields, adam))
     expected, _ = trained(dataclasses.replace(config, max_grad_norm=0.01), batches, model)
-    found, _ = trained(own, batches, model)
-    unclipped, _ = trained(config, batches, model)
+    found, metrics = trained(own, batches, model)
     params = [
         [one.params for one in vars(state).values() if hasattr(one, "params")]
-        for state in (found, expected, unclipped)
+        for state in (found, expected)
     ]
-    assert_trees_close(params[0], params[1])
-    assert any(
-        (x != y).any()
-        for x, y in zip(jax.tree.leaves(params[0]), jax.tree.leaves(params[2]), strict=True)
-    )
+    assert_trees_close(*params)
+    # All gradients are clipped, and by other factors in each step.
+    norms = [norm for name, norm in metrics._asdict().items() if name.endswith("grad_norm")]
+    assert len(norms) == len(params[0])
+    assert all((np.asarray(norm) > 0.01).all() and np.ptp(norm) > 0 for norm in norms)
 
 
 def test_equal_configs_with_own_parts_share_one_program(tiny, batches):

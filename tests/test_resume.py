@@ -39,8 +39,11 @@ def reference(tmp_path_factory, options) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path):
-    options = [*save_images(tmp_path, 200), "--epochs", "10", "--checkpoint-every", "1"]
+    # That scores are equal after a stop is tested in metrics/test_evaluation.py.
+    options = [*save_images(tmp_path, 200), "--epochs", "20", "--checkpoint-every", "1"]
+    options.append("--no-evaluate")
     here("train.py", *options, "--workdir", tmp_path / "reference")
     seed = random.SystemRandom().randrange(10**6)
     moments, differences = kill_resume.trial(
@@ -57,6 +60,7 @@ def test_the_comparison_finds_a_difference(tmp_path, reference):
     assert found == ["metrics.csv (2 and 2 rows)"]
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_stopped_by_sigint_saves_within_an_epoch_and_says_how_to_resume(
     tmp_path, options, reference, terminal
 ):
@@ -91,6 +95,7 @@ def test_a_run_stopped_by_sigint_saves_within_an_epoch_and_says_how_to_resume(
     assert kill_resume.differences(workdir, reference) == []
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_diverging_run_ends_with_3_and_keeps_the_last_good_checkpoint(tmp_path):
     options = [*save_images(tmp_path, 192), "--epochs", "5", "--checkpoint-every", "1"]
     # Updates that grow so fast overflow after some epochs.

@@ -74,7 +74,7 @@ def advice(monkeypatch):
 def trained(tmp_path_factory) -> Path:
     """A run folder after three epochs on the digits."""
     workdir = tmp_path_factory.mktemp("runs") / "digits"
-    out, err = here(*DIGITS, "--epochs", 3, "--tensorboard", "--workdir", workdir)
+    out, err = here(*DIGITS, "--epochs", 3, "--log", "tensorboard", "--workdir", workdir)
     assert not err
     assert len([line for line in out.splitlines() if line.startswith("epoch ")]) == 3
     assert f"everything is in {workdir}" in out
@@ -332,6 +332,7 @@ def test_wrong_options_exit_with_2_and_are_explained(refused, arguments, message
     assert message in err
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(5):
@@ -357,6 +358,7 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     assert np.load(tmp_path / "a.npz")["images"].shape == (3, 8, 8, 3)
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(
     trained, tmp_path, user_error
 ):
@@ -411,6 +413,7 @@ def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(
     assert "has no labels, and a conditional model needs them" in message
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_the_scores_by_class_of_a_conditional_run(tmp_path):
     digits = data.load("digits")
     labels = np.asarray(digits.labels)
@@ -667,6 +670,7 @@ def test_a_damaged_run_is_sampled_from_the_checkpoint_before(tmp_path):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_real_images_train_to_plausible_losses(real_data_dir, tmp_path, monkeypatch):
     """400 steps of small batches; the fiftieth epoch is measured in benchmarks/results."""
     load = data.load

@@ -128,6 +128,7 @@ def diagnose(history: History) -> Diagnosis:
                 tuple(epochs[flags[:, i]].tolist()),
                 failure.evidence(until_first),
                 failure.remedies,
+                failure.meaning,
             )
             findings[i].append(finding)
     return Diagnosis(findings, _caveat(history, measured))
@@ -159,6 +160,7 @@ class _Failure(NamedTuple):
     evidence: Callable[[Columns], str]
     """Signs `[epochs]` of one member, up to the epoch in which it is first seen -> a text."""
     remedies: tuple[str, ...]
+    meaning: str
 
 
 def signs(history: History) -> Columns:
@@ -332,16 +334,22 @@ _FAILURES = {
         _vanishing,
         _vanishing_evidence,
         ("--loss non_saturating", "--r1 1", "a lower --discriminator-lr"),
+        "The discriminator tells real from generated images almost without error. Its answers "
+        "hardly change with the samples, so the generator learns nothing more.",
     ),
     "mode collapse": _Failure(
         _collapse,
         _collapse_evidence,
         ("--r1 1", "--loss relativistic --r1 1 --r2 1 --ema-decay 0.999"),
+        "The generator makes only some kinds of images. Other kinds of the data have almost no "
+        "samples.",
     ),
     "no convergence": _Failure(
         _no_convergence,
         _no_convergence_evidence,
         ("--r1 1", "--lr-scale cosine:1:0", "lower learning rates"),
+        "The two networks keep reacting to each other and do not settle. The samples change, and "
+        "do not get better.",
     ),
 }
 

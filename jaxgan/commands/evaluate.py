@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -287,7 +288,11 @@ def write(path: str, content: str | bytes) -> None:
     print(f"in {file}")
 
 
-def figure(reference: evaluation.Reference, drawn: dict, features: dict) -> bytes:
+def figure(
+    reference: evaluation.Reference,
+    drawn: Mapping[str, np.ndarray],
+    features: Mapping[str, evaluation.Features],
+) -> bytes:
     """Real images, and the samples of each generator with the training images nearest to them."""
     strips = {"real images": reference.images[:SHOWN]}
     shares = {"real images": evaluation.class_shares(reference.train)}

@@ -18,9 +18,11 @@ from jaxgan.files import check_writable, disk_errors, expand, write_atomically
 from jaxgan.history import History, finite_mean, mean_interval
 from jaxgan.labels import num_classes
 from jaxgan.metrics import copies
+from jaxgan.metrics.modes import ModeScores
 from jaxgan.model import Curve, Diagnosis
 from jaxgan.report import page, plots, texts
 from jaxgan.report.page import Alarm, Explorer, Player, Score, View
+from jaxgan.report.verdict import Verdict
 from jaxgan.run import checkpoint, saved
 from jaxgan.run.journal import COLUMNS, diagnose
 from jaxgan.run.members import make_runs
@@ -31,6 +33,12 @@ SAMPLES = 16
 FRAMES = 13
 """Pictures of the denoising."""
 TITLES = {"gan": "GAN", "diffusion": "diffusion model", "gaussian": "Gaussians", "gain": "GAIN"}
+NOT_SHOWN = (
+    *("dataset", "data_dir"),  # a page may be sent to somebody: it names no folder
+    *("image_shape", "bounded", "num_classes"),  # those of the data
+    *("sample_every", "checkpoint_every"),  # they follow from the epochs
+)
+"""Settings that are not in the table."""
 PRIVATE = "This run is private: it shows nothing that needs real images."
 
 
@@ -55,46 +63,53 @@ class Run:
     """A run folder: what is read of it once."""
 
     def __init__(self, workdir: str, own: Any):
-        self.path = expand(workdir)
+        self.path: Path = expand(workdir)
         self.model: Model = saved.find_model(workdir, MODELS)
-        self.settings = saved.read_settings(workdir)
-        self.config = saved.read_config(self.model, workdir)
-        self.described = checkpoint.read_config(workdir)
+        self.settings: TrainConfig = saved.read_settings(workdir)
+        self.config: Any = saved.read_config(self.model, workdir)
+        self.described: Mapping[str, Any] = checkpoint.read_config(workdir)
+        if not isinstance(self.described.get("data"), Mapping):
+            raise JaxganError(f"{workdir} is not a run folder: its config.json has no 'data'")
         self.history: History = saved.read_history(self.model, workdir)
-        self.classes = saved.read_classes(workdir)
-        self.labels = make_runs(self.model, self.config, self.settings).labels
-        self.is_private = self.settings.epsilon is not None
-        self.is_population = "member" in self.labels[0]
-        self.report = read_report(self.path) if self.is_finished else {}
-        self.diagnosis = diagnose(self.model, self.history)
+        self.classes: list[str] = saved.read_classes(workdir)
+        runs = make_runs(self.model, self.config, self.settings)
+        self.labels: list[dict[str, Any]] = runs.labels
+        self.is_private: bool = self.settings.epsilon is not None
+        self.is_population: bool = "member" in self.labels[0]
+        self.report: Mapping[str, Any] = read_report(self.path) if self.is_finished else {}
+        self.diagnosis: Diagnosis | None = diagnose(self.model, self.history)
         self.state: Any = None
-        self.no_state = "The run has no checkpoint yet."
+        self.no_state: str = "The run has no checkpoint yet."
+        self.notes: list[str] = []
+        """Why something is left out, in more words than the page has: they may name folders."""
         try:
             state, epochs = saved.load_state(self.model, workdir, config=own)
             self.state = state if epochs > 0 else None
         except JaxganError as error:
-            self.no_state = f"The run cannot be sampled: {error}."
+            self.no_state = "The run cannot be sampled."
+            self.notes.append(str(error))
 
     @property
     def is_finished(self) -> bool:
+        """Whether all its epochs are in the history."""
         return len(self.history) == self.settings.epochs
 
 
 def main() -> None:
+    """Writes the page, and prints its size and what it leaves out."""
     options = cli.parse(Options)
     if not options.workdirs:
         raise JaxganError("nothing to report: name one run folder or more")
     out = expand(options.out or Path(options.workdirs[0]) / "report.html")
     own = cli.load_config(options.config, MODELS)
-    views = []
-    for workdir in tqdm(options.workdirs, "reading runs", disable=None, leave=False):
-        views.append(make_view(Run(workdir, own)))
+    runs = [Run(workdir, own) for workdir in options.workdirs]
     check_writable(out)
+    views = [make_view(run) for run in tqdm(runs, "making the page", disable=None, leave=False)]
     content = page.html(views)
     with disk_errors(out):
         write_atomically(out, content)
-    for view in views:
-        for reason in dict.fromkeys(view.left_out.values()):
+    for run, view in zip(runs, views, strict=True):
+        for reason in dict.fromkeys((*view.left_out.values(), *run.notes)):
             print(texts.wrapped(f"{view.name}: {reason}"))
     print(f"{len(content.encode()) / 1e6:.1f} MB in {out}")
 
@@ -105,20 +120,21 @@ def make_view(run: Run) -> View:
     verdicts = run.report.get("verdicts", [])
     best = run.report.get("best")
     verdict = verdicts[best or 0] if verdicts else {}
-    if not verdicts:
-        left_out["verdict"] = "It has no verdict yet: it has not ended."
-        if run.is_private:
-            left_out["verdict"] = f"It has no verdict. {PRIVATE}"
+    scores = [] if run.is_private else make_scores(run)
     if run.is_private:
-        left_out |= {"curves": "A private run has no detectors of failures.", "scores": PRIVATE}
-    elif not (scores := make_scores(run)):
+        left_out |= dict.fromkeys(("verdict", "scores"), PRIVATE)
+        left_out["curves"] = "A private run has no detectors of failures."
+    elif not verdicts:
+        ended = "" if run.is_finished else " yet: it has not ended"
+        left_out["verdict"] = f"It has no verdict{ended}."
+    if not scores and not run.is_private:
         left_out["scores"] = "The samples were not scored."
     health = verdict.get("health", "")
     return View(
         name=run.path.absolute().name,
         lead=lead(run),
         health=health,
-        verdict=verdict.get("sentences", ""),
+        verdict=of_best(run, best) + verdict.get("sentences", ""),
         advice=advice(run, health),
         members=members(run, verdicts),
         best=best,
@@ -126,9 +142,9 @@ def make_view(run: Run) -> View:
         curves=curves(run.model, run.history),
         equilibrium=run.model.equilibrium(run.config),
         alarms=alarms(run),
-        scores=[] if run.is_private else scores,
-        scored=scored(run.history),
-        settings=changed_settings(run),
+        scores=scores,
+        scored=scored(run),
+        settings=all_settings(run),
         samples=samples(run),
         denoising=denoising(run, left_out),
         explorer=explorer(run, left_out),
@@ -137,21 +153,26 @@ def make_view(run: Run) -> View:
     )
 
 
+def of_best(run: Run, best: int | None) -> str:
+    """Which member of a population the page shows."""
+    return "" if best is None else f"Member {best} is the best of {len(run.labels)}. "
+
+
 def read_report(path: Path) -> Mapping[str, Any]:
-    """report.json, or {} if it cannot be read."""
+    """report.json, or {} if there is none or if it is damaged."""
     try:
         found = json.loads((path / "report.json").read_text())
-    except (OSError, ValueError):
+        verdicts = [Verdict(**one)._asdict() for one in found["verdicts"]]
+        return {**found, "verdicts": verdicts, "scores": dict(found["scores"])}
+    except (OSError, ValueError, LookupError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def lead(run: Run) -> str:
     """What kind of run it is, and how long."""
     kind = TITLES.get(run.model.name, run.model.name)
-    parts = [
-        f"{'conditional ' if num_classes(run.config) else ''}{kind} on {run.described['data']['name']}"
-    ]
+    classes = "conditional " if num_classes(run.config) else ""
+    parts = [f"{classes}{kind} on {run.described['data'].get('name', 'unknown data')}"]
     epochs, done = run.settings.epochs, len(run.history)
     parts.append(f"{done} epochs" if run.is_finished else f"{done} of {epochs} epochs")
     if run.history:
@@ -167,7 +188,7 @@ def lead(run: Run) -> str:
 def advice(run: Run, health: str) -> str:
     """What to do next, in a sentence."""
     if health in ("", "healthy", "unknown"):
-        return "draw samples with `python scripts/sample.py --workdir RUN`." if health else ""
+        return "draw samples with `jaxgan sample --workdir RUN`." if health else ""
     if health == "undertrained":
         return (
             f"train longer: the same command with `--epochs {2 * len(run.history)}` continues it."
@@ -247,7 +268,7 @@ def make_scores(run: Run) -> list[Score]:
     intervals = run.report.get("scores", {})
     for name, value in row.items():
         short = name.partition("(")[0]
-        if short not in COLUMNS or not ("(" in name or short in SCORES_OF_POINTS):
+        if short not in COLUMNS or not ("(" in name or short in ModeScores._fields):
             continue
         interval = (intervals.get(name) or {}).get("interval")
         half = mean_interval(value)["half"] if isinstance(value, list) else None
@@ -260,35 +281,33 @@ def make_scores(run: Run) -> list[Score]:
     return found
 
 
-SCORES_OF_POINTS = ("modes", "high_quality", "reverse_kl", "covariance_ratio")
-
-
-def scored(history: History) -> str:
+def scored(run: Run) -> str:
     """Of what the scores are."""
-    row = last_scored(history)
-    name = next((name for name in row if "(" in name), "")
-    if not name:
-        return f"Scores after epoch {row['epoch']}" if row else ""
-    features, _, n = name.partition("(")[2].rstrip(")").split(", ")
-    n = int(n.removeprefix("n="))
-    return f"Scores after epoch {row['epoch']}: {n:,} samples, by the features of {features}"
+    row = last_scored(run.history)
+    if not row:
+        return ""
+    text = f"Scores after epoch {row['epoch']}"
+    if name := next((name for name in row if "(" in name), ""):
+        features, _, n = name.partition("(")[2].rstrip(")").split(", ")
+        text += f": {int(n.removeprefix('n=')):,} samples, by the features of {features}"
+    if run.is_population:
+        text += f"; means over {len(run.labels)} members, with 95% intervals"
+    return text
 
 
-def changed_settings(run: Run) -> dict[str, tuple[Any, Any]]:
-    """The settings of a run that differ from the defaults, with the default: of the model, then of
-    the run."""
-    n = run.described["data"]["images"]
+def all_settings(run: Run) -> dict[str, tuple[Any, Any]]:
+    """`(default, here)` of the settings of a run: those of the model, then those of the run."""
+    n = int(run.described["data"].get("images", 1))
     found = {}
     for section, default in (
         (run.model.name, saved.as_json(run.model.config())),
         ("train", saved.as_json(TrainConfig().fitted(n))),
     ):
         here = run.described[section]
-        # A page may be sent to somebody: it names no folder.
         found |= {
             name: (default[name], value)
             for name, value in here.items()
-            if name in default and value != default[name] and name not in ("dataset", "data_dir")
+            if name in default and name not in NOT_SHOWN
         }
     return found
 
@@ -317,6 +336,7 @@ def samples(run: Run) -> Player | None:
 
 
 def denoising(run: Run, left_out: dict[str, str]) -> Player | None:
+    """The denoising of samples, of a diffusion model on images."""
     if run.model.make_denoise is None or are_vectors(run.config.image_shape):
         return None
     if run.state is None:
@@ -327,6 +347,7 @@ def denoising(run: Run, left_out: dict[str, str]) -> Player | None:
 
 
 def explorer(run: Run, left_out: dict[str, str]) -> Explorer | None:
+    """The generator, if it has dense layers."""
     if run.model.make_denoise is not None and not are_vectors(run.config.image_shape):
         return None
     dense = None if run.state is None else run.model.dense(run.state)
@@ -350,7 +371,7 @@ def nearest(run: Run, left_out: dict[str, str]) -> tuple[np.ndarray, np.ndarray]
     shape = run.config.image_shape
     reason = PRIVATE if run.is_private else run.no_state if run.state is None else ""
     if are_vectors(shape):
-        reason = reason or "Vectors have no pictures."
+        reason = reason or "There are no nearest images: these data are vectors."
     if reason:
         left_out["nearest"] = reason
         return None
@@ -360,7 +381,8 @@ def nearest(run: Run, left_out: dict[str, str]) -> tuple[np.ndarray, np.ndarray]
             settings.dataset, "train", settings.data_dir, image_size=settings.image_size
         )
     except JaxganError as error:
-        left_out["nearest"] = f"The training images were not found: {error}."
+        left_out["nearest"] = "There are no nearest images: the training images were not found."
+        run.notes.append(str(error))
         return None
     if real.images.shape[1:] != tuple(shape):
         left_out["nearest"] = "The training images have changed."

@@ -3,11 +3,12 @@
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from tqdm import tqdm
 
 from jaxgan import MODELS, JaxganError, Model, cli, data
@@ -31,15 +32,34 @@ CHUNK = 1000
 """Images generated at a time, so that any number of images fits into the memory."""
 MOST_IN_A_PICTURE = 10_000
 INTERPOLATION_STEPS = 10
-SAMPLING = ("latent_scale", "sampler", "sample_steps", "eta", "guidance")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn. The defaults are the values of the run."""
+
+    latent_scale: float | None = None
+    """Of a GAN: a factor for the latents. Above 1 samples vary more and look less real."""
+    sampler: Literal["ancestral", "ddim", "dpm_solver"] | None = None
+    """Of a diffusion model: how samples are drawn (`jaxgan.samplers`)."""
+    sample_steps: int | None = None
+    """Of a diffusion model: passes through the network for a sample."""
+    eta: float | None = None
+    """Of a diffusion model: noise in each step of ddim, in [0, 1]."""
+    guidance: float | None = None
+    """Of a conditional diffusion model: how much stronger than learned the class acts; 1 is as
+    learned."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Draws images from a trained model."""
 
+    run: Annotated[str | None, tyro.conf.Positional] = None
+    """The run folder, or a file of export.py --to safetensors; by default the newest run in
+    runs/."""
     workdir: str | None = None
-    """The run folder; by default the newest in runs/."""
+    """The run folder, too."""
     member: int | None = None
     """Which member of a population; by default the best one, as in its report.json."""
     best: bool = False
@@ -59,21 +79,10 @@ class Options:
     label: str | None = None
     """The class of the images, of a conditional run: a number, or all: a row for each class. By
     default all classes in turn. NAME.npz then also holds `labels`, int32 [N]."""
-    latent_scale: float | None = None
-    """Of a GAN: a factor for the latents. Above 1 samples vary more and look less real. For this
-    and the next four options the default is the value of the run."""
-    sampler: Literal["ancestral", "ddim", "dpm_solver"] | None = None
-    """Of a diffusion model: how samples are drawn (`jaxgan.samplers`)."""
-    sample_steps: int | None = None
-    """Of a diffusion model: passes through the network for a sample."""
-    eta: float | None = None
-    """Of a diffusion model: noise in each step of ddim, in [0, 1]."""
-    guidance: float | None = None
-    """Of a conditional diffusion model: how much stronger than learned the class acts; 1 is as
-    learned."""
     interpolate: bool = False
     """Interpolate between pairs of latents, in ten images each: a row of the grid for each pair. A
     diffusion model then takes dpm_solver, or ddim without noise."""
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
 
 
 def main() -> None:
@@ -81,11 +90,11 @@ def main() -> None:
     out = expand(options.out)
     kind = "folder" if options.out.endswith("/") else out.suffix
     check(options, out, kind)
-    if options.workdir is None:
-        options = dataclasses.replace(options, workdir=newest_run())
+    if options.run is not None and options.workdir is not None:
+        raise JaxganError(f"give {options.run} or --workdir {options.workdir}, not both")
+    workdir = options.run or options.workdir or newest_run()
+    options = dataclasses.replace(options, workdir=workdir)
     model, state = load(options)
-    if options.guidance is not None and not num_classes(state.config):
-        raise JaxganError("--guidance is for runs with classes (train.py --conditional)")
     vectors = are_vectors(state.config.image_shape)
     if vectors and kind not in (".npz", ".png"):
         raise JaxganError(f"vectors go into NAME.npz or NAME.png, not into a folder, {options.out}")
@@ -147,7 +156,7 @@ def wanted_labels(options: Options, classes: int) -> np.ndarray | None:
 def draw_picture(options: Options, images: np.ndarray, labels: np.ndarray | None) -> bytes:
     if are_vectors(images.shape[1:]):
         run, real = saved.read_settings(str(options.workdir)), None
-        if run.epsilon is None:
+        if run.epsilon is None and Path(str(options.workdir)).is_dir():
             real = plots.choose_real(data.load(run.dataset, data_dir=run.data_dir).images)
         return plots.enlarged_png(plots.scatter(images, real))
     columns, names = INTERPOLATION_STEPS if options.interpolate else None, []
@@ -182,16 +191,24 @@ def load(options: Options) -> tuple[Model, Any]:
     if epochs < 0:
         raise JaxganError(f"{workdir} has no checkpoint yet: train it, or wait for the first one")
     print(f"after {epochs} epochs")
-    changed = {name: getattr(options, name) for name in SAMPLING}
-    changed = {name: value for name, value in changed.items() if value is not None}
-    if others := changed.keys() - set(model.sampling):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
-        raise JaxganError(f"{workdir} is a run of the model {model.name}: leave out {names}")
+    changed = changes(options.sampling, model, state.config, workdir)
     if options.interpolate and "sampler" in model.sampling:
         # The other samplers add noise. With it the images of a row would jump.
         known = changed.get("sampler", state.config.sampler)
         changed |= {"sampler": known if known == "dpm_solver" else "ddim", "eta": 0.0}
     return model, with_settings(state, **changed)
+
+
+def changes(sampling: Sampling, model: Model, config: Any, workdir: str) -> dict[str, Any]:
+    """The fields of the config of a run that the options change."""
+    changed = dataclasses.asdict(sampling)
+    changed = {name: value for name, value in changed.items() if value is not None}
+    if others := changed.keys() - set(model.sampling):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(others))
+        raise JaxganError(f"{workdir} is a run of the model {model.name}: leave out {names}")
+    if sampling.guidance is not None and not num_classes(config):
+        raise JaxganError("--guidance is for runs with classes (train.py --conditional)")
+    return changed
 
 
 def newest_run() -> str:

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,6 +15,7 @@ from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, cli, data
 from jaxgan.adversarial.losses import LOSSES
 from jaxgan.diffusion import DiffusionConfig
 from jaxgan.errors import JaxganError, NonFiniteError
+from jaxgan.files import expand
 from jaxgan.gaussian import GaussianConfig
 from jaxgan.labels import fit_to_classes
 from jaxgan.metrics import evaluation
@@ -22,10 +23,18 @@ from jaxgan.model import Model
 from jaxgan.presets import COVERAGE
 from jaxgan.processes import connect, is_first, together
 from jaxgan.report import texts, verdict
-from jaxgan.run import checkpoint, saved, sweep, training
+from jaxgan.run import checkpoint, saved, settings_file, sweep, training
 
+if TYPE_CHECKING:
+    LossName = str
+else:
+    LossName = Literal[tuple(LOSSES)]
 OwnPart = Annotated[Any, tyro.conf.Suppress, tyro.conf.Fixed]
 
+FRESH_NOISE = (
+    "a private run draws its own noise, so it does not repeat the samples of another run. On the "
+    "same data both together cost more than one epsilon."
+)
 NOT_ANONYMOUS = (
     "These samples are not anonymous: they may show what is special to one training image. "
     "--epsilon trains with differential privacy."
@@ -38,7 +47,7 @@ class NetworkOptions(GANConfig):
     changes over the run: linear, cosine or exponential, such as cosine:1:0.1. KIND:START:END:STEPS
     changes over STEPS steps."""
 
-    loss: Literal[tuple(LOSSES)] = "non_saturating"  # pyright: ignore
+    loss: LossName = "non_saturating"
     """The adversarial loss (`jaxgan.adversarial.losses`)."""
     # Not on the command line: the first three are fitted to the data, and --config has own parts.
     image_shape: Annotated[tuple[int, int, int], tyro.conf.Suppress] = (28, 28, 1)
@@ -95,8 +104,9 @@ class Options:
     seconds, and is the default with --epsilon."""
     workdir: str | None = None
     """The run folder; by default runs/DATASET. Other models than the GAN, and other presets than
-    the reference, add their name, and a population adds _population. If that folder holds a run
-    with other settings, a number is added."""
+    the reference, add their name, as do files of settings, and a population adds _population.
+    RUN/config.json adds -repeat. If that folder holds a run with other settings, a number is added.
+    """
     summary: bool = False
     """Print the networks as tables before training. With --epochs 0 nothing else is done."""
     coordinator: str | None = None
@@ -114,9 +124,12 @@ class Options:
     images."""
 
     config: str | None = None
-    """FILE.py:NAME: a config in a Python file of yours. It may have parts of your own, such as
-    networks, optimizers or a loss. Other options can change its other settings. sample.py,
-    evaluate.py and inpaint.py need it too."""
+    """Settings in a file, which other options can change. RUN/config.json repeats a run, in another
+    run folder. FILE.json and FILE.toml have the same sections, and need not have all settings.
+    FILE.py:NAME is a config in a Python file of yours. It may have parts of your own, such as
+    networks, optimizers or a loss; sample.py, evaluate.py and inpaint.py need it too."""
+    print_config: bool = False
+    """Print all settings as JSON, for --config, and do nothing else."""
 
     @property
     def model_config(self) -> Any:
@@ -157,8 +170,19 @@ RUNS: dict[str, Any] = {
 """The options of each model, and those of its config."""
 
 
+DEFAULTS: dict[str, tuple[Any, TrainConfig]] = {
+    "gan": PRESETS["reference"],
+    "diffusion": (DiffusionConfig(), TrainConfig()),
+    "gaussian": PRESETS["gaussian"],
+}
+"""The settings of each model without a preset."""
+
+
 def main() -> int | None:
     options = parse_options()
+    if options.print_config:
+        print(settings_file.write(options.model, options.model_config, options.train))
+        return 0
     connect(options.coordinator, options.num_processes, options.process_id)
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -167,10 +191,10 @@ def main() -> int | None:
         print_summary(model, config, options.train)
         if options.train.epochs == 0:
             return 0
-    names = [name for name in (options.model, options.preset) if name not in ("gan", "reference")]
-    label = "".join(f"-{name}" for name in dict.fromkeys(names))
+    if cli.is_settings(options.config) and options.train.epsilon is not None:
+        print(texts.wrapped(f"{options.config}: {FRESH_NOISE}", ""))
     arguments = (model, config, options.train, options.workdir)
-    extras: dict[str, Any] = {"label": label, "gaussians": MODELS["gaussian"]}
+    extras: dict[str, Any] = {"label": label(options), "gaussians": MODELS["gaussian"]}
     swept = None
     try:
         if options.train.sweep:
@@ -203,6 +227,18 @@ def main() -> int | None:
         print(f"already trained for {len(outcome.history)} epochs; more --epochs continue the run")
     print(f"everything is in {outcome.workdir}")
     return None
+
+
+def label(options: Options) -> str:
+    """What the options add to the name of the default run folder."""
+    names = [name for name in (options.model, options.preset) if name not in ("gan", "reference")]
+    if cli.is_settings(options.config):
+        path = expand(options.config or "").absolute()
+        # A repeated repeat has a folder of its own too.
+        again = ["repeat"] * (1 + path.parent.name.count("-repeat"))
+        names = [*dict.fromkeys(names), *(again if path.name == "config.json" else [path.stem])]
+        return "".join(f"-{name}" for name in names)
+    return "".join(f"-{name}" for name in dict.fromkeys(names))
 
 
 def print_summary(model: Model, config: Any, settings: TrainConfig) -> None:
@@ -308,16 +344,18 @@ def sample_command(workdir: Path, options: Options, *more: str) -> list[str]:
     """The command that draws samples. The run folder is relative if it is below the current one."""
     here = Path.cwd()
     folder = workdir.relative_to(here) if workdir.is_relative_to(here) else workdir
-    own = [] if options.config is None else ["--config", options.config]
+    is_own = options.config is not None and not cli.is_settings(options.config)
+    own = ["--config", options.config] if is_own else []
     return [*cli.command("sample"), "--workdir", str(folder), *own, *more]
 
 
 def presets(options: Options) -> tuple[str | None, str | None]:
     """The preset of these options if none was changed, and the one to try next, or None."""
-    if options.model != "gan" or options.preset not in ("reference", "tuned", "large"):
+    if options.model != "gan":
         return None, None
-    if options.model_config == PRESETS[options.preset][0]:
-        return options.preset, {"reference": "tuned", "tuned": "large"}.get(options.preset)
+    for now, better in (("reference", "tuned"), ("tuned", "large"), ("large", None)):
+        if options.model_config == PRESETS[now][0]:  # a file may have these settings too
+            return now, better
     return None, "tuned" if options.preset == "reference" else options.preset
 
 
@@ -334,8 +372,34 @@ def without(names: set[str]) -> list[str]:
 
 @functools.cache
 def own_config(where: str | None) -> Any:
-    """The config in a file of the user's; None without one."""
+    """The config in a Python file of the user's; None without one."""
+    if cli.is_settings(where):
+        return None
     return cli.load_config(where, {name: MODELS[name] for name in RUNS})
+
+
+def first_settings(known: argparse.Namespace) -> tuple[str, Any, TrainConfig]:
+    """The settings that other options may change, after the option that names them, or ""."""
+    # The parser refuses a preset that does not exist.
+    is_named = known.preset in PRESETS and known.preset != "reference"
+    given = f"--preset {known.preset}" if is_named else ""
+    if known.config is None:
+        return given, *PRESETS.get(known.preset, PRESETS["reference"])
+    if given:
+        raise JaxganError(f"{given} and --config both name settings: leave one out")
+    given = f"--config {known.config}"
+    if not cli.is_settings(known.config):
+        network = own_config(known.config)
+        return given, network, DEFAULTS[model_of(network)][1]
+    network, train = settings_file.read(known.config, DEFAULTS)
+    if "--steps" in (word.partition("=")[0] for word in sys.argv):
+        train = dataclasses.replace(train, epochs=None)  # with epochs, steps have no effect
+    return given, network, train
+
+
+def model_of(config: Any) -> str:
+    """The name of the model with this config."""
+    return next(name for name in RUNS if type(config) is MODELS[name].config)
 
 
 def parse_options() -> Options:
@@ -346,24 +410,15 @@ def parse_options() -> Options:
     first.add_argument("--epsilon")
     first.add_argument("--config")
     known = first.parse_known_args()[0]
-    network, train = PRESETS.get(known.preset, PRESETS["reference"])
-    # The parser refuses a preset that does not exist.
-    named = known.preset in PRESETS and known.preset != "reference"
-    given = f"--preset {known.preset}" if named else ""
-    if known.config is not None:
-        if given:
-            raise JaxganError(f"{given} and --config both name settings: leave one out")
-        given, network = f"--config {known.config}", own_config(known.config)
-    (of_preset,) = (name for name in RUNS if type(network) is MODELS[name].config)
-    model = known.model or ("gaussian" if known.epsilon and not given else of_preset)
+    given, network, train = first_settings(known)
+    of_settings = model_of(network)
+    model = known.model or ("gaussian" if known.epsilon and not given else of_settings)
     if model not in RUNS:
-        model = of_preset  # the parser refuses it
-    if model != of_preset:
+        model = of_settings  # the parser refuses it
+    if model != of_settings:
         if given:
-            raise JaxganError(f"{given} is for --model {of_preset}")
-        network, train = MODELS[model].config(), TrainConfig()
-    if model == "gaussian":
-        train = PRESETS["gaussian"][1]
+            raise JaxganError(f"{given} is for --model {of_settings}")
+        network, train = DEFAULTS[model]
     run, options_of = RUNS[model]
     fields = dict(vars(network))
     if not isinstance(fields.get("loss", ""), str):

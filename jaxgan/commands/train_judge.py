@@ -7,7 +7,7 @@ import math
 import platform
 import shlex
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def load(options: Options) -> tuple[Labelled, Labelled]:
     return Labelled(images[trained], labels[trained]), Labelled(images[tested], labels[tested])
 
 
-def fit(module: JudgeCNN, images: np.ndarray, labels: np.ndarray, options: Options):
+def fit(module: JudgeCNN, images: np.ndarray, labels: np.ndarray, options: Options) -> Any:
     """The parameters of a trained classifier."""
     init_rng, training_rng = jax.random.split(jax.random.key(options.seed))
     batches = -(-len(images) // options.batch_size)

@@ -1,4 +1,4 @@
-"""Data sets as arrays: `load(name) -> Dataset`."""
+"""Data sets as arrays: `load(name) -> Dataset` and `from_arrays(images) -> Dataset`."""
 
 import difflib
 import warnings
@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from jaxgan.data import files, idx, mixtures, prepared
+from jaxgan.data.arrays import from_arrays
 from jaxgan.data.dataset import Dataset
+from jaxgan.data.files import save
 from jaxgan.data.mixtures import MIXTURES, Mixture
-from jaxgan.data.pixels import are_vectors
-from jaxgan.data.resizing import resize
+from jaxgan.data.resizing import resize_all
 from jaxgan.errors import DataUnavailableError, JaxganError, NoSplitError
 from jaxgan.files import expand
 
-__all__ = ["MIXTURES", "Dataset", "Mixture", "load"]
+__all__ = ["MIXTURES", "Dataset", "Mixture", "from_arrays", "load", "save"]
 
 
 def load(
@@ -42,9 +43,9 @@ def load(
         a folder of images (PNG, JPEG, BMP, GIF, TIFF, WebP); subfolders are the classes;
         a `.npy` or `.npz` file of images `[N, H, W]` or `[N, H, W, C]`: uint8, or floats in
           [0, 1], or floats in [-1, 1], if at least 1% are negative and the least is -0.5 or below.
-          An .npz file has the arrays `images` and, if there are labels, `labels`, like those of
-          `scripts/sample.py`. Numbers `[N, D]` are vectors, such as the rows of a table: they
-          stay as they are, so scale them to about [-1, 1];
+          An .npz file has the arrays `images` and, if there are labels, `labels` and perhaps
+          `classes`, their names, like those of `save`. Numbers `[N, D]` are vectors, such as the
+          rows of a table: they stay as they are, so scale them to about [-1, 1];
         `tfds:NAME`: a set of tensorflow-datasets, prepared as array_record in `data_dir` or in its
           default folder. Only TensorFlow can prepare it.
       split: `train` or `test`; a folder or an array file has `train` only.
@@ -66,18 +67,7 @@ def load(
         dataset = _load(name, split, data_dir, image_size)
     except OSError as error:
         raise JaxganError(f"{name}: cannot be read ({error})") from error
-    if image_size is not None and are_vectors(dataset.images.shape[1:]):
-        raise JaxganError(f"{name} contains vectors, which have no size: leave out --image-size")
-    if image_size is not None and dataset.images.shape[1:3] != (image_size, image_size):
-        images = np.stack([resize(image, image_size) for image in dataset.images])
-        dataset = dataset._replace(images=images)
-    if dataset.images.dtype == np.uint8 and dataset.images.max() == 1:
-        warnings.warn(
-            f"{name}: the largest value is 1 of 255, so all images are nearly black; if they are "
-            "binary, multiply them by 255",
-            stacklevel=2,
-        )
-    return dataset
+    return resize_all(dataset, image_size)
 
 
 def _load(name: str, split: str, data_dir: str | Path | None, image_size: int | None) -> Dataset:

@@ -11,8 +11,8 @@ class Dataset(NamedTuple):
     """Images in the host's memory.
 
     `images`: uint8 `[N, H, W, C]`. Vectors are float32 `[N, 1, 1, D]`: images of one pixel with D
-    channels. `labels`: int32 `[N]`, or None. `name`: the name given to `load`, or
-    the last part of the path. `classes`: the names of the classes by their labels, or ().
+    channels. `labels`: int32 `[N]`, or None. `name`: the name given to `load`, or the last part of
+    the path, or "arrays". `classes`: the names of the classes by their labels, or ().
     """
 
     images: np.ndarray
@@ -20,6 +20,12 @@ class Dataset(NamedTuple):
     name: str
     split: str
     classes: tuple[str, ...] = ()
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays from which batches are taken: "image" and, if there are labels, "label"."""
+        labels = {} if self.labels is None else {"label": self.labels}
+        return {"image": self.images} | labels
 
 
 def fit_to_images(config: Any, dataset: Dataset) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from jaxgan.data.dataset import Dataset
 from jaxgan.data.pixels import are_vectors
 from jaxgan.data.resizing import resize
 from jaxgan.errors import JaxganError, NoSplitError
-from jaxgan.files import expand
+from jaxgan.files import check_writable, disk_errors, expand, new_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 """The suffixes of picture files."""
@@ -68,8 +69,8 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
 
 
 def load_arrays(name: str, split: str) -> Dataset:
-    """Loads images or vectors, and labels if there are any, from a .npy or .npz file; see
-    `data.load`."""
+    """Loads images or vectors from a .npy or .npz file, and labels and the names of the classes if
+    there are any; see `data.load`."""
     _only_train(name, split)
     try:
         loaded = np.load(expand(name), allow_pickle=False)
@@ -78,27 +79,50 @@ def load_arrays(name: str, split: str) -> Dataset:
             names = list(file)
             images_name = names[0] if len(names) == 1 else "images"
             # numpy reads the arrays of an .npz file when they are used.
-            arrays = {key: file[key] for key in (images_name, "labels") if key in names}
+            wanted = (images_name, "labels", "classes")
+            arrays = {key: file[key] for key in wanted if key in names}
     except Exception as error:  # numpy, zipfile, zlib and tokenize have their own errors
         raise JaxganError(f"{name}: cannot be read as a numpy file ({error})") from error
     if images_name not in arrays:
         raise JaxganError(f"{name} has no array `images`, only {', '.join(names)}")
-    images = arrays[images_name]
+    names = tuple(map(str, np.ravel(arrays.get("classes", ()))))
+    found = make_dataset(name, arrays[images_name], arrays.get("labels"), names)
+    return found._replace(name=Path(name).name)
+
+
+def make_dataset(
+    name: str, images: np.ndarray, labels: np.ndarray | None, classes: tuple[str, ...] = ()
+) -> Dataset:
+    """A Dataset of images or vectors, and of labels if there are any; see `data.load`.
+
+    Raises:
+      JaxganError: if their shapes, types or values do not fit.
+    """
     rows = images.ndim == 2 and images.dtype != np.uint8  # [H, W] of bytes is one picture
     images = _as_vectors(name, images) if rows else _as_uint8(name, images)
-    labels = arrays.get("labels")
     if labels is not None:
-        if labels.shape != images.shape[:1]:
-            raise JaxganError(
-                f"{name} has {len(images)} images, but labels of shape {labels.shape}"
-            )
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise JaxganError(f"{name}: labels must be whole numbers, got {labels.dtype}")
-        for label in (labels.min(), labels.max()):
-            if not 0 <= label < 2**31:
-                raise JaxganError(f"{name}: labels must be from 0 to 2**31 - 1, got {label}")
-        labels = labels.astype(np.int32)
-    return Dataset(images, labels, Path(name).name, split)
+        labels = _as_labels(name, labels, len(images))
+    return Dataset(images, labels, name, "train", classes)
+
+
+def save(dataset: Dataset, path: str | Path) -> None:
+    """Writes a data set to an .npz file, which `data.load` and `--dataset` read.
+
+    Raises:
+      JaxganError: if the name does not end in .npz, or if the file cannot be written.
+    """
+    path = expand(path)
+    if path.suffix != ".npz":
+        raise JaxganError(f"{path}: the name of a data set must end in .npz")
+    images = dataset.images
+    arrays = {"images": images[:, 0, 0] if are_vectors(images.shape[1:]) else images}
+    if dataset.labels is not None:
+        arrays["labels"] = dataset.labels
+    if dataset.classes:
+        arrays["classes"] = np.array(dataset.classes)
+    check_writable(path)
+    with disk_errors(path), new_file(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _only_train(name: str, split: str) -> None:
@@ -143,25 +167,31 @@ def read_picture(path: Path, image_size: int | None = None) -> np.ndarray:
     Raises:
       JaxganError: if it cannot be read.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # gray of 16 bits, which convert("L") would clip
-                deep = np.asarray(image).astype(np.float64)
-                deep[deep == image.info.get("transparency")] = 65_535
-                pixels = (deep / 257).round().astype(np.uint8)
-            elif image.has_transparency_data:
-                background = Image.new("RGBA", image.size, "white")
-                pixels = np.asarray(Image.alpha_composite(background, image.convert("RGBA")))
-                pixels = pixels[..., :3]
-            else:
-                pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+            pixels = picture_pixels(file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise JaxganError(f"{path}: cannot be read as an image ({error})") from error
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
     return pixels if image_size is None else resize(pixels, image_size)
+
+
+def picture_pixels(picture: Any) -> np.ndarray:
+    """A PIL image as uint8 `[h, w, 1]` or `[h, w, 3]`. Transparent parts become white."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(picture)
+    if image.mode.startswith("I"):  # gray of 16 bits, which convert("L") would clip
+        deep = np.asarray(image).astype(np.float64)
+        deep[deep == image.info.get("transparency")] = 65_535
+        pixels = (deep / 257).round().astype(np.uint8)
+    elif image.has_transparency_data:
+        background = Image.new("RGBA", image.size, "white")
+        pixels = np.asarray(Image.alpha_composite(background, image.convert("RGBA")))[..., :3]
+    else:
+        pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _is_gray(image: np.ndarray) -> bool:
@@ -187,6 +217,18 @@ def _as_vectors(name: str, vectors: np.ndarray) -> np.ndarray:
             "such rows, or fill them in (scripts/impute.py does that for CSV files)"
         )
     return found[:, None, None]
+
+
+def _as_labels(name: str, labels: np.ndarray, images: int) -> np.ndarray:
+    """Labels of this many images as int32 `[N]`."""
+    if labels.shape != (images,):
+        raise JaxganError(f"{name} has {images} images, but labels of shape {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise JaxganError(f"{name}: labels must be whole numbers, got {labels.dtype}")
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label < 2**31:
+            raise JaxganError(f"{name}: labels must be from 0 to 2**31 - 1, got {label}")
+    return labels.astype(np.int32)
 
 
 def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ from jaxgan.history import History
 from jaxgan.model import Curve
 from jaxgan.report.texts import short
 
+MEMBERS_SHOWN = 8
+"""Members of a population in a picture."""
 _MOST_LINES = 12
 """The most lines of a legend: a longer one would hide the curves."""
 _MIN_WIDTH = 448
@@ -45,6 +47,11 @@ class Grid(NamedTuple):
 def class_rows(classes: int) -> np.ndarray:
     """The labels of a grid with a row for each class, int32 `[rows * _CLASS_COLUMNS]`."""
     return np.repeat(np.arange(min(classes, _MOST_CLASSES), dtype=np.int32), _CLASS_COLUMNS)
+
+
+def class_labels(classes: int) -> list[int]:
+    """The label of each row of `class_rows`."""
+    return list(range(min(classes, _MOST_CLASSES)))
 
 
 def class_grid(images: Any, labels: np.ndarray) -> Grid:
@@ -89,6 +96,18 @@ def image_grid(images: Any, columns: int | None = None) -> np.ndarray:
     return cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
 
 
+def read_png(path: Path) -> np.ndarray | None:
+    """A picture uint8 `[H, W, C]` from a PNG file; None if it is damaged."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            found = np.asarray(picture)
+    except (OSError, SyntaxError):
+        return None
+    return found[..., None] if found.ndim == 2 else found
+
+
 def png(image: np.ndarray) -> bytes:
     """One picture, uint8 `[H, W, C]`, as a PNG file of the same size."""
     return _encoded(_pillow(image), format="PNG")
@@ -102,6 +121,23 @@ def enlarged_png(image: np.ndarray, names: Sequence[str] = ()) -> bytes:
     scale = max(1, round(_MIN_WIDTH / image.shape[1]))
     image = image.repeat(scale, axis=0).repeat(scale, axis=1)
     return png(_named_rows(image, names) if names else image)
+
+
+def natural(picture: np.ndarray, shape: Sequence[int], rows: int, named: bool) -> np.ndarray:
+    """Undoes the enlargement of `enlarged_png`, and leaves out the names of the rows.
+
+    Args:
+      picture: a grid of images, uint8 `[H', W', C]`.
+      shape: of one image, `(H, W, C)`.
+      rows: of the grid.
+      named: whether the rows have names, as those of `class_grid`.
+    """
+    scale = len(picture) // (rows * shape[0])
+    if not scale or len(picture) % (rows * shape[0]):
+        return picture  # of another version of jaxgan
+    cell = scale * shape[1]
+    columns = _CLASS_COLUMNS if named else picture.shape[1] // cell
+    return picture[::scale, picture.shape[1] - columns * cell :: scale]
 
 
 def _named_rows(image: np.ndarray, names: Sequence[str]) -> np.ndarray:

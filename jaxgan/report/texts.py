@@ -37,11 +37,16 @@ def finding_lines(
         if len(findings) > 1:
             some = ", ".join(map(str, list(hits)[:8])) + (", ..." if len(hits) > 8 else "")
             where += f" in {len(hits)} of {len(findings)} members ({some}); member {first}"
-        defaults = vars(model.config())
-        untried = [r for r in finding.remedies if not _is_in_use(r, settings, defaults)]
-        advice = f"; try {', or '.join(untried)}" if untried else ""
-        lines.append(f"{where}, {_when(finding, epochs)}: {finding.evidence}{advice}")
+        remedies = untried(finding, model, settings)
+        advice = f"; try {', or '.join(remedies)}" if remedies else ""
+        lines.append(f"{where}, {when(finding, epochs)}: {finding.evidence}{advice}")
     return lines
+
+
+def untried(finding: Finding, model: Model, settings: Mapping[str, Any]) -> list[str]:
+    """The remedies of a finding that are not in use yet, with `settings` of `finding_lines`."""
+    defaults = vars(model.config())
+    return [one for one in finding.remedies if not _is_in_use(one, settings, defaults)]
 
 
 def _is_in_use(remedy: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
@@ -54,7 +59,8 @@ def _is_in_use(remedy: str, settings: Mapping[str, Any], defaults: Mapping[str, 
     return str(now) == value or (name != "loss" and now != defaults[name])
 
 
-def _when(finding: Finding, epochs: int) -> str:
+def when(finding: Finding, epochs: int) -> str:
+    """When a finding was seen, in a history of this many epochs."""
     first, last = finding.epochs[0], finding.epochs[-1]
     if first == last:
         return f"epoch {first}"

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 from jaxgan.errors import JaxganError
 from jaxgan.files import disk_errors, expand, remove_partial, write_atomically
 from jaxgan.processes import agree, is_first, is_lost_process, together
+from jaxgan.run import weights
 from jaxgan.run.devices import replicated
 
 KEEP = 3
@@ -32,7 +34,8 @@ KEEP = 3
 
 ENTRIES = (
     *("samples", "training.gif", "curves.png", "best.png", "worst.png", "report.json", "real.png"),
-    *("metrics.csv", "config.json", "checkpoints", "tensorboard", "privacy.json", "secret.key"),
+    *("metrics.csv", "config.json", "checkpoints", "privacy.json", "secret.key"),
+    *("tensorboard", "wandb", "mlflow", "profile", "tracker_name"),
 )
 """What a run writes into its folder, the most interesting first."""
 
@@ -391,11 +394,13 @@ def removed(path: Path) -> JaxganError:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """The config.json of a run folder.
+    """The config.json of a run folder, or what a file of `jaxgan.run.weights` has in its place.
 
     Raises:
       JaxganError: if it does not exist, cannot be read, or has changed since it was written.
     """
+    if expand(path).is_file():
+        return weights.read_about(expand(path))
     file = expand(path) / "config.json"
     try:
         config = json.loads(file.read_text())
@@ -403,7 +408,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
             isinstance(v, dict | str) for v in config.values()
         ):
             raise ValueError("it describes no run")
-        digest = config.pop(_DIGEST, None)  # earlier versions had none
     except FileNotFoundError as error:
         message = f"{path} is not a run folder: it has no config.json"
         groups = sorted(found.parent.name for found in expand(path).glob("*/config.json"))
@@ -412,12 +416,23 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise JaxganError(message) from error
     except (OSError, ValueError, RecursionError) as error:
         raise JaxganError(f"{file} cannot be read ({error})") from error
-    if digest not in (None, _digest(config)):
+    return without_digest(config, file)
+
+
+def without_digest(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The content of a config.json without its digest.
+
+    Raises:
+      JaxganError: if it has changed since it was written.
+    """
+    rest = {name: value for name, value in config.items() if name != _DIGEST}
+    # Earlier versions had none.
+    if _DIGEST in config and config[_DIGEST] != _digest(rest):
         raise JaxganError(
             f"{file} has changed since it was written; restore it, or, if you changed it on "
             f"purpose, remove its entry {_DIGEST!r}"
         )
-    return config
+    return rest
 
 
 def _digest(config: Mapping[str, Any]) -> str:
@@ -525,14 +540,30 @@ def _locked(path: Path) -> int:
     import fcntl
 
     file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
+    for wait in (0.1, 0.0):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            time.sleep(wait)  # `in_use` may have looked at this moment
+    os.close(file)
+    raise JaxganError(
+        f"{path.parent} is in use by another process; wait for it, or choose another --workdir"
+    )
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process is training the run in a folder."""
+    import fcntl
+
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(file)
-        raise JaxganError(
-            f"{path.parent} is in use by another process; wait for it, or choose another --workdir"
-        ) from error
-    return file
+        with (path / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # such as no file
+        return False
+    return False
 
 
 def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:

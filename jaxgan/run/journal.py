@@ -1,4 +1,4 @@
-"""The files of a run folder that people read: metrics.csv, pictures, curves, TensorBoard events."""
+"""The files of a run folder that people read: metrics.csv, pictures, curves."""
 
 import csv
 import io
@@ -13,12 +13,13 @@ from jaxgan.data.dataset import Dataset, class_name
 from jaxgan.data.pixels import are_vectors
 from jaxgan.errors import JaxganError
 from jaxgan.files import disk_errors, expand, write_atomically
-from jaxgan.history import History, finite_mean, member_history, readable, with_squares
+from jaxgan.history import History, member_history, readable, with_squares
 from jaxgan.labels import num_classes
 from jaxgan.model import Column, Diagnosis, Model
 from jaxgan.processes import is_first
 from jaxgan.report import plots
 from jaxgan.run.checkpoint import removed
+from jaxgan.run.trackers import Trackers
 
 COLUMNS = {
     "epoch": Column("the number of the epoch, from 1"),
@@ -44,49 +45,6 @@ COLUMNS = {
 real_ (of real images) and, with --evaluate-every, raw_ (of parameters without their average)."""
 
 
-class Events:
-    """Writes TensorBoard events into a folder, or nothing if `wanted` is False.
-
-    Raises:
-      JaxganError: at construction, if `wanted` and tensorboardX is not installed.
-    """
-
-    def __init__(self, path: Path, wanted: bool):
-        self._path = path
-        self._make_writer: Any = None
-        self._writer: Any = None
-        if wanted:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError as error:
-                raise JaxganError(
-                    "--tensorboard needs tensorboardX: pip install 'jaxgan[tensorboard]'"
-                ) from error
-            self._make_writer = SummaryWriter
-
-    def begin(self, step: int) -> None:
-        """Continues after a step, and removes the later events of an earlier process."""
-        if self._make_writer is not None:
-            self._writer = self._make_writer(str(self._path), purge_step=step + 1)
-
-    def write_row(self, row: Mapping[str, Any]) -> None:
-        """Writes the row of an epoch."""
-        if self._writer is not None:
-            for name, value in readable(row).items():
-                if name not in ("epoch", "step"):
-                    self._writer.add_scalar(name, finite_mean(value), row["step"])
-
-    def write_image(self, image: np.ndarray, step: float) -> None:
-        """Writes a picture, uint8 `[H, W, C]`."""
-        if self._writer is not None:
-            self._writer.add_image("samples", image, step, dataformats="HWC")
-
-    def close(self) -> None:
-        """Closes the file of events."""
-        if self._writer is not None:
-            self._writer.close()
-
-
 class Journal:
     """Writes the files of a run folder that people read. Each file is complete at any moment.
 
@@ -98,7 +56,7 @@ class Journal:
       model: of the run; it has the curves and the diagnosis.
       config: of the model.
       labels: for each member, the columns of metrics.csv that identify it.
-      events: TensorBoard events.
+      trackers: programs that show the run too.
     """
 
     def __init__(
@@ -107,13 +65,13 @@ class Journal:
         model: Model,
         config: Any,
         labels: Sequence[Mapping[str, Any]],
-        events: Events,
+        trackers: Trackers,
     ):
         self._path = path
         self._model = model
         self._config = config
         self._labels = labels
-        self._events = events
+        self._trackers = trackers
         self._real: np.ndarray | None = None
         self._classes: tuple[str, ...] = ()
 
@@ -134,21 +92,21 @@ class Journal:
                 grid = plots.real_classes(images, labels)
             self._write_picture("real.png", grid)
         self._write("metrics.csv", self._csv(history, diagnose(self._model, history)))
-        self._events.begin(step)
+        self._trackers.begin(step)
 
     def write_table(self, history: History, diagnosis: Diagnosis | None) -> None:
         """Writes metrics.csv."""
         self._write("metrics.csv", self._csv(history, diagnosis))
 
-    def write_events(self, row: Mapping[str, Any]) -> None:
-        """Writes the events of an epoch."""
-        self._events.write_row(row)
+    def show_epoch(self, row: Mapping[str, Any]) -> None:
+        """Shows the row of an epoch in the trackers."""
+        self._trackers.write_row(row)
 
     def write_samples(self, history: History, samples: plots.Grid) -> None:
         """Writes the picture of the last epoch."""
         if is_first():
             picture = self._write_picture(_sample_name(len(history)), samples)
-            self._events.write_image(picture, history[-1]["step"])
+            self._trackers.write_image(picture, history[-1]["step"])
 
     def write_member(self, name: str, samples: plots.Grid) -> None:
         """Writes a picture of the samples of one member, as NAME.png."""

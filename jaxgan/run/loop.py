@@ -7,6 +7,7 @@ The order of the data is a function of (rng, epoch), and a batch is one of (rng,
 `train_step` folds `state.step` into its rng. So a run can continue from any state, to the bit.
 """
 
+import contextlib
 import functools
 import sys
 import time
@@ -22,6 +23,7 @@ from jaxgan.history import finite_mean
 from jaxgan.inputs import check_scale
 from jaxgan.processes import agree
 from jaxgan.run.devices import ONE_DEVICE, Layout, fetch
+from jaxgan.run.profile import Profile
 
 TrainStep = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
 
@@ -151,6 +153,7 @@ def fit(
     label: str = "",
     layout: Layout = ONE_DEVICE,
     places: int | None = None,
+    profile: Profile | None = None,
 ) -> Run:
     """Trains a run until it has `epochs` epochs. The run may be at any step.
 
@@ -170,6 +173,7 @@ def fit(
         totals has a leading axis `[members]`, and each member has its own order of the data.
       places: for Poisson sampling: each step takes each image with probability batch_size / N. A
         batch, a dict, has so many places, and "included", bool `[places]`, says which are taken.
+      profile: traces some steps.
 
     Returns:
       The run at its end, or where it was stopped.
@@ -178,7 +182,7 @@ def fit(
       JaxganError: if `run` is no Run; NonFiniteError, if a metric or a parameter is not finite. A
         diverged member of a population does not raise: its metrics are NaN.
     """
-    fitting = _Fitting(train_step, run, data, rng, batch_size, layout, places)
+    fitting = _Fitting(train_step, run, data, rng, batch_size, layout, places, profile)
     if fitting.epoch < epochs:
         fitting.compile()
     # A part of a population has a label, and a bar for each epoch.
@@ -201,7 +205,17 @@ def fit(
 class _Fitting:
     """A run on its devices, in the middle of `fit`."""
 
-    def __init__(self, train_step, run: Run, data, rng, batch_size: int, layout: Layout, places):
+    def __init__(
+        self,
+        train_step,
+        run: Run,
+        data,
+        rng,
+        batch_size: int,
+        layout: Layout,
+        places: int | None,
+        profile: Profile | None,
+    ):
         if not isinstance(run, Run):
             raise JaxganError(
                 f"fit trains a Run, got {type(run).__name__}: give it start_run(train_step, state, "
@@ -209,7 +223,7 @@ class _Fitting:
             )
         self._layout, self._members, self._n = layout, rng.size, _length(data)
         self.steps = _steps_per_epoch(self._n, batch_size)
-        self._rate, self._places = batch_size / self._n, places
+        self._rate, self._places, self._profile = batch_size / self._n, places, profile
         self._order_rng, step_rng = layout.place_run(_split(rng))
         # The compiled steps donate their state, so they get a copy of the caller's.
         self._state, self._totals = layout.place_run((run.state, run.totals))
@@ -265,15 +279,25 @@ class _Fitting:
             length, stop = agree([length, should_stop()])
             if stop:
                 return
+            if self._profile is not None:
+                length = self._profile.limited(int(length), self.steps)
             end = min(self.at + int(length), self.steps)
-            started = time.perf_counter()
-            self._train(order, self.at, end)
-            jax.block_until_ready((self._state, self._totals))
-            elapsed = time.perf_counter() - started
+            with self._traced(self.at + 1, end):
+                started = time.perf_counter()
+                self._train(order, self.at, end)
+                jax.block_until_ready((self._state, self._totals))
+                elapsed = time.perf_counter() - started
             per_second = (end - self.at) / max(elapsed, 1e-9)
             length = max(1, min(self.steps, int(per_second * _CHECK_SECONDS)))
             self.at = end
             yield elapsed
+
+    def _traced(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
+        """Traces these steps of the epoch, if the profile wants them."""
+        if self._profile is None:
+            return contextlib.nullcontext()
+        before = self.epoch * self.steps
+        return self._profile.stretch(before + first, before + last)
 
     def _train(self, order, start: int, stop: int) -> None:
         self._state, self._totals = self._advance(

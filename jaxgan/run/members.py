@@ -20,9 +20,6 @@ from jaxgan.run import loop, population
 from jaxgan.run.devices import Layout, first, local, make_layout
 from jaxgan.run.settings import TrainConfig
 
-_MEMBERS_SHOWN = 8
-"""Members of a population in a picture."""
-
 
 class OneRun:
     """A single run."""
@@ -74,11 +71,16 @@ class OneRun:
         labels = plots.class_rows(classes)
         return plots.class_grid(self._model.sample(state, rng, len(labels), labels), labels)
 
-    def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
-        """The state of `member`. By default it is that of `best`, or of the best by the history."""
+    def index(self, history: History, member: int | None, best: int | None) -> int:
+        """The number of a member: `member`, by default `best`, or the best by the history."""
         del history, best
         if member is not None:
             raise JaxganError(f"this is one run, not a population: it has no member {member}")
+        return 0
+
+    def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
+        """The state of the member that `index` gives."""
+        self.index(history, member, best)
         return state
 
     def report(self, history: History) -> population.Report | None:
@@ -138,7 +140,7 @@ class Population(OneRun):
         n, classes = plots.samples_shown(shape), num_classes(self._config)
         if are_vectors(shape):
             classes = 0
-        shown = min(len(self._members), _MEMBERS_SHOWN)
+        shown = min(len(self._members), plots.MEMBERS_SHOWN)
         state, rngs = first((state, self.rngs.pictures), shown)
         # With classes, each column shows one class. Else it is the first half of the samples.
         labels = (np.arange(n) % classes,) if classes else ()
@@ -148,7 +150,7 @@ class Population(OneRun):
         columns = min(n, classes * max(1, n // 2 // classes)) if classes else n // 2
         return plots.Grid(images[:, :columns].reshape(-1, *images.shape[2:]), columns)
 
-    def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
+    def index(self, history: History, member: int | None, best: int | None) -> int:
         if member is None:
             member = _best(self.report(history), len(self._members)) if best is None else best
         if not 0 <= member < len(self._members):
@@ -156,7 +158,10 @@ class Population(OneRun):
                 f"this population has the members 0 to {len(self._members) - 1}, and no member "
                 f"{member}"
             )
-        return population.member(state, member)
+        return member
+
+    def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
+        return population.member(state, self.index(history, member, best))
 
     def report(self, history: History) -> population.Report | None:
         if not history:

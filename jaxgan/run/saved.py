@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
@@ -13,12 +13,25 @@ import numpy as np
 from jaxgan import schedules
 from jaxgan.errors import JaxganError
 from jaxgan.files import expand
+from jaxgan.history import member_history
 from jaxgan.metrics import evaluation
 from jaxgan.model import Model
-from jaxgan.run import checkpoint, journal, loop, private
+from jaxgan.run import checkpoint, journal, loop, private, weights
 from jaxgan.run.members import OneRun, make_runs
 from jaxgan.run.settings import TrainConfig
 from jaxgan.version import __version__
+
+
+class Loaded(NamedTuple):
+    """A trained state, and where it comes from."""
+
+    state: Any
+    epochs: int
+    """The number of finished epochs; -1 without a checkpoint."""
+    label: dict[str, Any]
+    """Of a member of a population: its number, its seed and its own settings."""
+    row: dict[str, Any]
+    """The last of these epochs in the history, for this member."""
 
 
 def find_model(workdir: str | Path, models: Mapping[str, Model]) -> Model:
@@ -105,7 +118,7 @@ def load_state(
 
     Args:
       model: of the run, as `find_model` gives it.
-      workdir: the run folder.
+      workdir: the run folder, or a file of `export.py --to safetensors`.
       member: which one of a population; by default the best (`population.make_report`).
       best: whether to take the checkpoint with the best scores (`evaluation.best_row`). The default
         member of a population is then the one with these scores.
@@ -119,7 +132,22 @@ def load_state(
       JaxganError: like `checkpoint_like`. Also if no checkpoint can be used, if there is no such
         member, or if `best` and no epoch has a finite score.
     """
+    found = load(model, workdir, member, best=best, config=config)
+    return found.state, found.epochs
+
+
+def load(
+    model: Model,
+    workdir: str | Path,
+    member: int | None = None,
+    *,
+    best: bool = False,
+    config: Any = None,
+) -> Loaded:
+    """As `load_state`, with more of what is known about the state."""
     path = expand(workdir).absolute()
+    if path.is_file():
+        return _load_file(model, path, member, best, config)
     runs, like = _runs_and_checkpoint(model, workdir, config)
     # Without the sums of metrics, which other versions may have named differently.
     like = like._replace(arrays={"state": like.arrays["state"]})
@@ -135,9 +163,21 @@ def load_state(
             f"{workdir} has no finite score in its newest checkpoint: its samples were not scored"
         )
     state = found.arrays["state"] if found else runs.create_state()
-    best_member = None if row is None else evaluation.best_member(row)
-    state = runs.choose(state, history, member, best_member)
-    return state, len(history) if found else -1
+    chosen = runs.index(history, member, None if row is None else evaluation.best_member(row))
+    return Loaded(
+        runs.choose(state, history, chosen if runs.labels[0] else None, None),
+        len(history) if found else -1,
+        runs.labels[chosen],
+        member_history(history, chosen)[-1] if history else {},
+    )
+
+
+def _load_file(model: Model, path: Path, member: int | None, best: bool, own: Any) -> Loaded:
+    if member is not None or best:
+        raise JaxganError(f"{path} holds one state: leave out {'best' if best else 'member'}")
+    config, _ = _read_configs(model, path, own)
+    saved: Any = checkpoint.read_config(path).get("saved")
+    return Loaded(weights.restore(model, path, config), saved["epochs"], {}, {})
 
 
 def checkpoint_like(model: Model, workdir: str | Path, config: Any = None) -> checkpoint.Checkpoint:
@@ -210,13 +250,7 @@ def _is_row(row: Any) -> bool:
 def _runs_and_checkpoint(
     model: Model, workdir: str | Path, own: Any = None
 ) -> tuple[OneRun, checkpoint.Checkpoint]:
-    own = {} if own is None else {x.name: getattr(own, x.name) for x in dataclasses.fields(own)}
-    config = _read(workdir, model.name, model.config, own)
-    settings = _read(workdir, "train", TrainConfig)
-    data: Any = checkpoint.read_config(workdir).get("data")
-    n = data.get("images") if isinstance(data, Mapping) else None
-    n = n if isinstance(n, int) else 1  # a damaged file may hold anything
-    config = schedules.over(config, settings.all_steps(n))
+    config, settings = _read_configs(model, workdir, own)
     runs = make_runs(model, config, settings)
     # A view of one zero takes no memory: a damaged config.json may ask for any size.
     images = np.broadcast_to(np.uint8(0), (1, *config.image_shape))
@@ -225,6 +259,17 @@ def _runs_and_checkpoint(
     state = runs.state_like()
     run = loop.start_run(model.train_step, state, batch, settings.batch_size, layout)
     return runs, as_checkpoint(run)
+
+
+def _read_configs(model: Model, workdir: str | Path, own: Any) -> tuple[Any, TrainConfig]:
+    """The config of the model, with the parts of your own in `own`, and that of the run."""
+    own = {} if own is None else {x.name: getattr(own, x.name) for x in dataclasses.fields(own)}
+    config = _read(workdir, model.name, model.config, own)
+    settings = _read(workdir, "train", TrainConfig)
+    data: Any = checkpoint.read_config(workdir).get("data")
+    n = data.get("images") if isinstance(data, Mapping) else None
+    n = n if isinstance(n, int) else 1  # a damaged file may hold anything
+    return schedules.over(config, settings.all_steps(n)), settings
 
 
 def _section(workdir: str | Path, described: Mapping[str, Any], section: str) -> Mapping[str, Any]:
@@ -251,7 +296,7 @@ def _read(
     version = str(described.get("jaxgan"))
     fields = _section(workdir, described, section)
     known = {field.name: field for field in dataclasses.fields(kind)}
-    parts = {name: value for name, value in fields.items() if _is_own(value, known.get(name))}
+    parts = {name: value for name, value in fields.items() if is_own(value, known.get(name))}
     if check:
         _check_own_parts(workdir, parts, own)
     # Fields of an earlier version that no longer exist are ignored. If they changed the shapes of
@@ -272,10 +317,10 @@ def _read(
         ) from error
 
 
-def _is_own(value: Any, field: Any) -> bool:
+def is_own(value: Any, field: Any) -> bool:
     """Whether a value in config.json is a part of the user's own, or has such parts."""
     if isinstance(value, list):
-        return any(_is_own(one, None) for one in value)
+        return any(is_own(one, None) for one in value)
     if isinstance(value, Mapping):
         return _OWN in value
     # Before version 0.11 config.json held the bare repr of a module.

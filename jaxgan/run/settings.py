@@ -4,6 +4,7 @@ import dataclasses
 
 from jaxgan.errors import JaxganError
 from jaxgan.fields import check_field, documented, is_size
+from jaxgan.run import trackers
 
 MEMBERS = 100_000
 """The largest population. A list of more members would fill the memory before any is trained."""
@@ -63,8 +64,14 @@ class TrainConfig:
     stop_on_failure: bool = False
     """Stop and save the run when a failure is seen, with exit status 5. A population stops when
     every member that has not diverged shows a failure."""
-    tensorboard: bool = False
-    """Also write TensorBoard events (needs the extra: pip install 'jaxgan[tensorboard]')."""
+    log: tuple[trackers.Name, ...] = ()
+    """Programs that show the settings, metrics and samples too, one or several: TensorBoard,
+    Trackio, Weights & Biases, MLflow. Each needs the extra of its name, such as pip install
+    'jaxgan[wandb]'. Nothing leaves this machine, unless the environment says so: WANDB_MODE=online,
+    MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID or TRACKIO_SERVER_URL."""
+    profile: bool = False
+    """Trace up to 20 steps after the first, once they are compiled. The trace is in the folder
+    profile of the run, for TensorBoard (its plugin xprof) or Perfetto."""
     epsilon: float | None = None
     """Train with differential privacy. One image more or less in the data then changes the samples
     little; epsilon bounds how much. 1 is strong, 10 is weak. The run folder has privacy.json, and
@@ -102,7 +109,11 @@ class TrainConfig:
         members = self.population or 1
         check_field(members <= MEMBERS, self, "population", f"at most {MEMBERS:,}")
         # Lists (from JSON) would make it unhashable.
-        object.__setattr__(self, "sweep", tuple(self.sweep))
+        for name in ("sweep", "log"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        known = list(trackers.TRACKERS)
+        is_known = set(self.log) <= {*known} and len({*self.log}) == len(self.log)
+        check_field(is_known, self, "log", f"some of {', '.join(known)}, each once")
         texts = _parsed(self.sweep)
         is_whole = all(name and all(values) for name, values in texts.items())
         once = len(texts) == len(self.sweep)

@@ -29,11 +29,13 @@ from jaxgan.report import plots, texts
 from jaxgan.report.verdict import Verdict, give_verdict
 from jaxgan.run import checkpoint, loop, private
 from jaxgan.run.devices import Layout, local
-from jaxgan.run.journal import Events, Journal, diagnose
+from jaxgan.run.journal import Journal, diagnose
 from jaxgan.run.members import OneRun, make_runs
 from jaxgan.run.population import Report
+from jaxgan.run.profile import Profile
 from jaxgan.run.saved import as_checkpoint, as_json, as_run
 from jaxgan.run.settings import TrainConfig
+from jaxgan.run.trackers import Trackers
 from jaxgan.version import __version__
 
 Scorer = Callable[[Any, jax.Array], dict[str, Any]]
@@ -43,7 +45,8 @@ FREE = frozenset(
     f"train.{name}"
     for name in (
         *("dataset", "data_dir", "epochs", "steps", "sample_every", "checkpoint_every"),
-        *("tensorboard", "devices", "stop_on_failure", "evaluate", "evaluate_every"),
+        *("devices", "stop_on_failure", "evaluate", "evaluate_every", "log", "profile"),
+        "tensorboard",  # the --log of earlier versions
     )
 ) | {"jaxgan"}
 """Settings that may change when a run is resumed. They do not change what an epoch computes, except
@@ -115,7 +118,7 @@ def train(
     Returns:
       The Outcome. The folder then contains config.json, metrics.csv, samples/, real.png,
       curves.png, training.gif, report.json and checkpoints/. A population also has best.png and
-      worst.png, and `settings.tensorboard` gives tensorboard/.
+      worst.png. What `settings.log` and `settings.profile` add is described there.
 
     Raises:
       JaxganError: if the data cannot be loaded, or the folder cannot be used.
@@ -167,7 +170,7 @@ def _prepare_and_train(
     # config.json holds the schedules without STEPS, so that a longer run has the same settings.
     runs = make_runs(model, schedules.over(config, settings.all_steps(n)), settings)
     layout = runs.make_layout(settings.devices)
-    arrays = _arrays(dataset)
+    arrays = dataset.arrays
     state, places = runs.create_state(), None if plan is None else plan.places
     start = loop.start_run(model.train_step, state, arrays, settings.batch_size, layout, places)
     if plan is None:
@@ -178,10 +181,10 @@ def _prepare_and_train(
     else:
         path = expand(workdir).absolute()
     with together("begin"):
-        events = Events(path / "tensorboard", settings.tensorboard and is_first())
-    with contextlib.closing(events):
+        trackers = Trackers(settings.log if is_first() else (), path, described)
+    with contextlib.closing(trackers):
         folder = checkpoint.RunFolder(path, described, free)
-        journal = Journal(path, model, config, runs.labels, events)
+        journal = Journal(path, model, config, runs.labels, trackers)
         try:
             # The folder closes first, so that a signal does not interrupt the last save.
             with _stop_signals() as received, folder:
@@ -240,9 +243,6 @@ class _Training:
         before, self._saved_step = len(run.history), loop.step(run.state)
         if before < self._epochs:
             print_lines(self._begin_lines(run.state))
-            if self._plan is None:
-                with together("divide the data into parts"):
-                    self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
             if settings.evaluate_every is not None:
                 self._load_reference()
                 print_lines(texts.score_lines(self._floor))
@@ -255,10 +255,11 @@ class _Training:
         epochs = self._epochs
         if self._plan is not None and before < self._epochs:
             run, rngs, epochs = self._begin_private(self._plan, run, stopped)
+        profile = Profile(path / "profile", self._say_traced) if settings.profile else None
         run = self._runs.fit(
             self._model.train_step,
             run,
-            _arrays(self._dataset),
+            self._dataset.arrays,
             rngs,
             batch_size=settings.batch_size,
             epochs=epochs,
@@ -268,8 +269,11 @@ class _Training:
             progress=is_first(),
             layout=self._layout,
             places=None if self._plan is None else self._plan.places,
+            profile=profile,
         )
         self._save(run)
+        if profile is not None and not profile.is_done:
+            print_lines(["no steps were traced: this run has too few that are not yet trained"])
         if self._plan is not None:
             self._end_private(self._plan, run)
         state = local(run.state)
@@ -314,6 +318,16 @@ class _Training:
             "compiling the training step: this takes some seconds, less the next time",
         ]
 
+    def _say_traced(self, first: int, last: int) -> None:
+        folder = self._folder.path / "profile"
+        print_lines(
+            [
+                f"steps {first} to {last} are traced in {folder}: pip install tensorboard xprof, "
+                f"then tensorboard --logdir {folder}; or open the newest trace.json.gz in it at "
+                "https://ui.perfetto.dev"
+            ]
+        )
+
     def _restore(self, start: loop.Run) -> loop.Run:
         path, found = self._folder.path, self._folder.restore(as_checkpoint(start))
         if found is not None:
@@ -337,8 +351,11 @@ class _Training:
         scores = self._scores(run)
         # They rank the members of a population after its last epoch, if there are no scores.
         wanted = self._runs.ranked and len(run.history) == self._epochs and not scores
-        if self._parts is None or not (wanted or parts.is_due(run.history)):
+        if self._plan is not None or not (wanted or parts.is_due(run.history)):
             return scores
+        if self._parts is None:  # not at the start, which should be quick
+            with together("divide the data into parts"):
+                self._parts = parts.make_parts(self._dataset.images, self._dataset.labels)
         measure = parts.make_measure(self._model, self._parts)
         return self._runs.evaluate(measure, local(run.state)) | scores
 
@@ -384,7 +401,7 @@ class _Training:
             pictures = self._runs.pictures(run.state)
         with together(f"write to {self._folder.path}"):
             self._folder.check_present()
-            self._journal.write_events(run.history[-1])
+            self._journal.show_epoch(run.history[-1])
             if pictures is not None:
                 self._journal.write_samples(run.history, pictures)
             # The cost of one look grows with the number of epochs. So later looks are rarer, about
@@ -555,12 +572,6 @@ def print_lines(lines: list[str]) -> None:
         for line in lines:
             tqdm.write(texts.wrapped(line))
         sys.stdout.flush()
-
-
-def _arrays(dataset: data.Dataset) -> dict[str, np.ndarray]:
-    """The arrays from which batches are taken."""
-    labels = {} if dataset.labels is None else {"label": dataset.labels}
-    return {"image": dataset.images} | labels
 
 
 def _check_alike(described: dict[str, Any]) -> None:

@@ -361,7 +361,7 @@ def test_unrolling_through_adam_is_finite_where_a_gradient_is_zero():
 EVERYTHING = {
     "loss": "relativistic",
     "disc_steps": 2,
-    "augment": "linear:0:0.5:8",
+    "instance_noise": "linear:0.3:0:8",
     "r1": "cosine:1:0.1:6",
     "lr_scale": "exponential:1:0.1:8",
     "ema_decay": 0.9,

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from datasets import write_set
 from helpers import ROOT, colors, latents_of
+from idx_files import write_set
 
 import jaxgan
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import FILES, IMAGES, LABELS, idx_bytes, write_set
+from idx_files import FILES, IMAGES, LABELS, idx_bytes, write_set
 from PIL import Image
 
 from jaxgan import JaxganError, data

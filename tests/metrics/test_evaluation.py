@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from datasets import write_set
 from helpers import assert_trees_equal, here, undescribed
+from idx_files import write_set
 from judges import make_judge
 from sklearn.decomposition import PCA
 
@@ -367,6 +367,7 @@ def test_the_best_checkpoint_is_kept_and_sampled(watched, tmp_path):
     assert f"after {best['epoch']} epochs" in out
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_resumed_run_is_evaluated_as_one_that_was_not_stopped(watched, tmp_path):
     expected = watched[1]
     evaluated(tmp_path, "--ema-decay", 0.9, epochs=2)
@@ -378,6 +379,7 @@ def test_a_resumed_run_is_evaluated_as_one_that_was_not_stopped(watched, tmp_pat
         }
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_evaluating_does_not_change_what_is_trained(watched, tmp_path):
     options = ("--epochs", 3, "--ema-decay", 0.9, "--no-evaluate", "--workdir", tmp_path)
     here("train.py", "--dataset", "digits", *SMALL, *options)
@@ -387,6 +389,7 @@ def test_evaluating_does_not_change_what_is_trained(watched, tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [2, 1])
+@pytest.mark.usefixtures("no_curves")
 def test_each_member_of_a_population_is_evaluated(at_once, digits, tmp_path, monkeypatch):
     # Also in parts, as with more members than the memory holds.
     monkeypatch.setattr(population, "members_at_once", lambda *_: at_once)

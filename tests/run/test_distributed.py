@@ -122,11 +122,12 @@ def wait_for_epochs(folder: Path, epochs: int, processes) -> None:
     raise AssertionError(f"no {epochs} epochs in two minutes")
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_if_one_is_killed_the_other_ends_and_the_run_resumes(tmp_path, dataset, one):
     folder = shutil.copytree(one, tmp_path / "run")
     # Neither during a save, nor with a second device that waits in vain: then the other is told
     # only by jax, which ends it.
-    options = [*dataset, "--checkpoint-every", 10**6, "--workdir", folder]
+    options = [*dataset, "--no-evaluate", "--checkpoint-every", 10**6, "--workdir", folder]
     processes = start_two(*options, "--epochs", 10**6, JAX_NUM_CPU_DEVICES="1")
     wait_for_epochs(folder, 2, processes)
     processes[1].kill()
@@ -143,6 +144,7 @@ def test_if_one_is_killed_the_other_ends_and_the_run_resumes(tmp_path, dataset, 
     assert f"resuming {folder} after 1 epochs" in output
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_two_processes_share_a_population_and_a_signal_to_one_stops_and_saves_both(tmp_path):
     # After an epoch of 400 steps samples are measured, which puts the members into an order.
     options = [*small_run(tmp_path, 400), "--batch-size", "1", "--population", "5"]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,13 @@ import pytest
 import toy
 from helpers import picture
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jaxgan import MODELS, data
 from jaxgan.errors import JaxganError
 from jaxgan.report import plots
 from jaxgan.run import journal
-from jaxgan.run.journal import Events, Journal, read_table
+from jaxgan.run.journal import Journal, read_table
+from jaxgan.run.trackers import Trackers
 
 GAN = MODELS["gan"]
 ROW = {"epoch": 1, "step": 7, "gen_loss": 0.1 + 0.2, "seconds": 1.5}
@@ -39,7 +38,7 @@ TWO_MEMBERS = [{"member": 0, "seed": 0}, {"member": 1, "seed": 1}]
 
 
 def make_journal(path: Path, labels=({},), model=GAN) -> Journal:
-    return Journal(path, model, model.config(), labels, Events(path, wanted=False))
+    return Journal(path, model, model.config(), labels, Trackers((), path, {}))
 
 
 def dataset(images: np.ndarray) -> data.Dataset:
@@ -48,56 +47,6 @@ def dataset(images: np.ndarray) -> data.Dataset:
 
 def write_epoch(writer: Journal, history: list[dict], model=GAN) -> None:
     writer.write_table(history, journal.diagnose(model, history))
-    writer.write_events(history[-1])
-
-
-def read_events(folder: Path) -> list[Event]:
-    """All records: a length, its checksum, the event, its checksum."""
-    events = []
-    for path in sorted(folder.iterdir()):
-        raw = path.read_bytes()
-        while raw:
-            (length,) = struct.unpack("<Q", raw[:8])
-            events.append(Event.FromString(raw[12 : 12 + length]))
-            raw = raw[16 + length :]
-    return events
-
-
-def test_events_have_the_row_and_remove_those_after_the_checkpoint(tmp_path):
-    events = Events(tmp_path / "tensorboard", wanted=True)
-    events.begin(6)
-    events.write_row(ROW)
-    events.write_row({"step": 9, "gen_loss": [1.0, float("nan"), 3.0]})
-    events.write_row({"step": 10, "disc_loss": 3.0, "disc_loss_square": 13.0, "fd(j, n=9)": 7.0})
-    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    events.write_image(pixels, 7)
-    events.close()
-    found = read_events(tmp_path / "tensorboard")
-    starts = [e.step for e in found if e.session_log.status == SessionLog.START]
-    assert starts == [7]
-    values = [
-        (v.tag, e.step, v.simple_value)
-        for e in found
-        for v in e.summary.value
-        if v.WhichOneof("value") == "simple_value"
-    ]
-    # Of a population the mean over the members that have not diverged.
-    assert values == [
-        *(("gen_loss", 7, np.float32(0.3)), ("seconds", 7, 1.5), ("gen_loss", 9, 2)),
-        # With the names of metrics.csv.
-        *(("disc_loss", 10, 3), ("disc_loss_sd", 10, 2), ("fd", 10, 7)),
-    ]
-    (image,) = [v.image for e in found for v in e.summary.value if v.HasField("image")]
-    (tmp_path / "image.png").write_bytes(image.encoded_image_string)
-    np.testing.assert_array_equal(picture(tmp_path / "image.png"), pixels)
-
-
-def test_without_events_there_is_no_folder(tmp_path):
-    events = Events(tmp_path / "tensorboard", wanted=False)
-    events.begin(0)
-    events.write_row(ROW)
-    events.close()
-    assert not list(tmp_path.iterdir())
 
 
 def test_metrics_csv_has_every_bit_and_is_cut_on_resuming(tmp_path):

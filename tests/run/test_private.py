@@ -76,6 +76,7 @@ def test_the_folder_has_the_budget_and_nothing_of_real_images(name, settings, ti
     assert training.train(MODELS[name], config, settings, folder).trained == 0
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_equal_seeds_have_other_noise(settings, tiny, tmp_path):
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
@@ -84,6 +85,7 @@ def test_equal_seeds_have_other_noise(settings, tiny, tmp_path):
     assert not np.array_equal(*(jax.tree.leaves(s.discriminator.params)[0] for s in (one, two)))
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_stopped_run_resumes_to_the_bit_with_its_secret(
     settings, tiny, tmp_path, monkeypatch, known_secret
 ):
@@ -106,6 +108,7 @@ def test_a_stopped_run_resumes_to_the_bit_with_its_secret(
     assert_trees_equal(one, two)
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_without_its_secret_a_run_does_not_resume(settings, tiny, tmp_path, monkeypatch):
     fit = loop.fit
     with monkeypatch.context() as patch:
@@ -119,6 +122,7 @@ def test_without_its_secret_a_run_does_not_resume(settings, tiny, tmp_path, monk
         assert checkpoint.steps(tmp_path) == [6]
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_members_have_own_noise_and_all_together_cost_more(settings, tiny, tmp_path):
     several = dataclasses.replace(settings, population=3)
     outcome = training.train(MODELS["gan"], tiny, several, tmp_path)
@@ -193,6 +197,7 @@ def test_the_steps_that_an_epsilon_allows_are_named(settings, tiny, tmp_path):
     assert plan.mechanism.noise_multiplier <= 10
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_changed_data_do_not_resume(settings, tiny, tmp_path, monkeypatch):
     other = tmp_path / "images.npz"
     other.write_bytes(Path(settings.dataset).read_bytes())
@@ -223,6 +228,7 @@ def test_gain_is_refused(settings, tmp_path):
         training.train(MODELS["gain"], MODELS["gain"].config(), settings, tmp_path / "run")
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_start_from_gaussians_costs_its_share(settings, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(private, "_START_SAMPLES", 40)
     monkeypatch.setattr(private, "_START_BATCH", 20)
@@ -285,6 +291,7 @@ def test_a_start_that_cannot_be_made_is_refused(model, message, settings, tiny, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_that_is_stopped_in_its_start_begins_again(settings, tiny, tmp_path, known_secret):
     settings = dataclasses.replace(settings, start_epochs=1)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

@@ -87,6 +87,7 @@ def test_the_newest_state_is_loaded(gan_folder, settings):
         saved.load_state(GAN, gan_folder, best=True)
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_without_a_checkpoint_it_is_the_initial_state(tmp_path, settings):
     settings = dataclasses.replace(settings, epochs=0)
     training.train(toy.MODEL, toy.ToyConfig(), settings, tmp_path / "run")
@@ -117,6 +118,7 @@ def test_one_member_is_loaded_by_default_the_best(toys):
 
 
 @pytest.mark.parametrize(("best", "member"), [(1, 1), (2, 0)])
+@pytest.mark.usefixtures("no_curves")
 def test_the_best_checkpoint_is_kept_and_its_best_member_loaded(
     best, member, tmp_path, monkeypatch
 ):

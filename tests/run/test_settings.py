@@ -12,6 +12,8 @@ from jaxgan import JaxganError, TrainConfig
         ("sweep", ("=1",)),
         ("sweep", ("generator_lr=1", "generator_lr=2")),
         ("devices", -1),
+        ("log", ("tensorbord",)),
+        ("log", ("wandb", "wandb")),
         ("batch_size", 0),
         ("evaluate_every", 0),
         ("image_size", 1.5),
@@ -34,6 +36,7 @@ def test_a_sweep_is_read_by_name():
     settings = TrainConfig(sweep=["generator_lr=1e-4,1e-3", "generator_b1=0.5"])
     assert settings.sweep_values == {"generator_lr": [1e-4, 1e-3], "generator_b1": [0.5]}
     assert hash(settings) == hash(TrainConfig(sweep=settings.sweep))
+    assert hash(TrainConfig(log=["wandb"])) == hash(TrainConfig(log=("wandb",)))
     assert TrainConfig().sweep_values == {}
     words = TrainConfig(sweep=["loss=hinge,minimax"])
     assert words.sweep_texts == {"loss": ["hinge", "minimax"]}

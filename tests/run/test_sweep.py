@@ -109,6 +109,7 @@ def test_a_sweep_of_numbers_is_one_run_with_a_table_and_a_picture(settings, tmp_
     assert shown.shape == picture(io.BytesIO(other)).shape
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_groups_train_one_after_the_other_and_resume(settings, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     many = swept(settings, "noise=0.1,0.5", "lr=0.05,0.1")
@@ -137,6 +138,7 @@ def test_groups_train_one_after_the_other_and_resume(settings, tmp_path, monkeyp
         saved.read_settings(folder)
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_group_that_diverges_does_not_stop_the_others(settings, tmp_path):
     many = swept(settings, "noise=inf,0.1")
     outcome = sweep.train(toy.MODEL, toy.ToyConfig(), many, tmp_path / "run")

@@ -47,6 +47,7 @@ def run_folder(settings, tmp_path_factory) -> tuple[Path, training.Outcome]:
     return folder, training.train(MODEL, CONFIG, settings, folder)
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_second_experiment_gets_a_folder_of_its_own(settings, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = dataclasses.replace(settings, population=None, sweep=(), epochs=1)
@@ -84,6 +85,7 @@ def test_a_folder_that_is_removed_ends_the_run(settings, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_long_history_is_diagnosed_and_written_a_hundred_times_while_it_doubles(
     settings, tmp_path, monkeypatch
 ):
@@ -174,6 +176,7 @@ def test_the_pictures_are_the_samples_of_the_members(run_folder, images):
     assert (folder / "curves.png").read_bytes() == expected
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_resumed_it_is_the_same_population_to_the_bit(run_folder, settings, tmp_path):
     training.train(MODEL, CONFIG, dataclasses.replace(settings, epochs=1), tmp_path)
     # On any number of devices: members do not depend on each other.
@@ -182,6 +185,7 @@ def test_resumed_it_is_the_same_population_to_the_bit(run_folder, settings, tmp_
     assert_trees_equal(restored(tmp_path).arrays, restored(run_folder[0]).arrays)
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_in_parts_it_is_saved_resumed_and_reported_alike(
     run_folder, settings, tmp_path, monkeypatch
 ):
@@ -216,7 +220,8 @@ def test_a_sweep_that_cannot_be_leaves_no_folder(settings, tmp_path, sweep):
 
 
 def test_members_that_diverge_are_counted_and_the_others_continue(settings, tiny, tmp_path):
-    settings = dataclasses.replace(settings, sweep=("generator_lr=1e38,1e-4",), tensorboard=True)
+    log, sweep = ("tensorboard",), ("generator_lr=1e38,1e-4",)
+    settings = dataclasses.replace(settings, sweep=sweep, log=log)
     gan, folder = MODELS["gan"], tmp_path / "run"
     config = dataclasses.replace(tiny, discriminator_widths=(), discriminator_dropout=())
     # Of the 32 images no smaller batch is left: one program less.
@@ -253,6 +258,7 @@ def test_members_that_diverge_are_counted_and_the_others_continue(settings, tiny
     assert "has the members 0 to 5, and no member 6" in error
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_that_diverges_names_its_last_checkpoint(settings, tmp_path):
     settings = dataclasses.replace(settings, population=None, sweep=())
     with pytest.raises(NonFiniteError, match=r"in epoch 1: .*; no checkpoint yet, in .*run$"):
@@ -321,6 +327,7 @@ def label_step(state, batch, rng):
 
 
 @pytest.mark.parametrize("population", [None, 2])
+@pytest.mark.usefixtures("no_curves")
 def test_a_step_gets_the_labels_of_its_images(tmp_path, population):
     labels = np.random.default_rng(0).permutation(32)
     images = np.broadcast_to(labels.astype(np.uint8).reshape(32, 1, 1, 1), (32, 4, 4, 1))
@@ -340,10 +347,11 @@ def test_a_step_gets_the_labels_of_its_images(tmp_path, population):
     assert not np.any(row["error"])
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_the_order_of_a_run_does_not_depend_on_how_it_is_shown(settings, tmp_path):
     """What a folder shows does not change what is trained."""
     settings = dataclasses.replace(settings, population=None, sweep=())
-    other = dataclasses.replace(settings, sample_every=9, checkpoint_every=9, tensorboard=True)
+    other = dataclasses.replace(settings, sample_every=9, checkpoint_every=9, log=("tensorboard",))
     for name, chosen in (("a", settings), ("b", other)):
         training.train(MODEL, CONFIG, chosen, tmp_path / name)
     states = [saved.load_state(MODEL, tmp_path / name)[0] for name in ("a", "b")]

@@ -1,0 +1,1 @@
+"""A trained generator for other programs: ONNX, StableHLO, and a model card."""
