@@ -47,7 +47,7 @@ def described() -> dict[str, str]:
     """The first sentence of each command. It is read, not imported, since imports take seconds."""
     folder = Path(commands.__path__[0])
     files = sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
-    texts = {path.stem: ast.get_docstring(ast.parse(path.read_text())) or "" for path in files}
+    texts = {path.stem: ast.get_docstring(ast.parse(path.read_bytes())) or "" for path in files}
     return {name: text.splitlines()[0] for name, text in texts.items()}
 
 

@@ -72,8 +72,11 @@ def _check_words(options: Any, words: Sequence[str]) -> None:
             use = " and ".join(f"--{other.replace('_', '-')}" for other in here)
             raise JaxganError(f"there is no {option}: use {use}")
         for field in fields:
-            known = typing.get_args(field.type)
-            is_choice = field.name == name and typing.get_origin(field.type) is Literal
+            kind = field.type
+            if typing.get_origin(kind) is tuple:  # several values, of which this is the first
+                kind = typing.get_args(kind)[0]
+            known = typing.get_args(kind)
+            is_choice = field.name == name and typing.get_origin(kind) is Literal
             if is_choice and value not in ("", *known) and not value.startswith("--"):
                 raise JaxganError(_other_value(option, value, known))
 

@@ -223,6 +223,7 @@ def test_a_lost_process_ends_at_once(main, monkeypatch, capsys):
         (["--precision", "bfloat16"], "did you mean bf16? It takes f32, bf16"),
         (["--learning-rate", "1e-3"], "no --learning-rate: use --generator-lr and --discrim"),
         (["--tensorboard"], "there is no --tensorboard: use --log"),
+        (["--log", "wandb,mlflow"], "--log has no value 'wandb,mlflow'; did you mean mlflow? It"),
     ],
 )
 def test_a_wrong_word_is_answered_with_the_right_one(words, message):

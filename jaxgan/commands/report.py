@@ -105,6 +105,7 @@ def main() -> None:
     runs = [Run(workdir, own) for workdir in options.workdirs]
     check_writable(out)
     views = [make_view(run) for run in tqdm(runs, "making the page", disable=None, leave=False)]
+    views = [view._replace(name=name) for view, name in zip(views, distinct(views), strict=True)]
     content = page.html(views)
     with disk_errors(out):
         write_atomically(out, content)
@@ -112,6 +113,15 @@ def main() -> None:
         for reason in dict.fromkeys((*view.left_out.values(), *run.notes)):
             print(texts.wrapped(f"{view.name}: {reason}"))
     print(f"{len(content.encode()) / 1e6:.1f} MB in {out}")
+
+
+def distinct(views: Sequence[View]) -> list[str]:
+    """The names of the views; those that are equal are numbered."""
+    names = [view.name for view in views]
+    return [
+        f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]
 
 
 def make_view(run: Run) -> View:
@@ -127,11 +137,13 @@ def make_view(run: Run) -> View:
     elif not verdicts:
         ended = "" if run.is_finished else " yet: it has not ended"
         left_out["verdict"] = f"It has no verdict{ended}."
+    if run.diagnosis is None:
+        left_out.setdefault("curves", "This model has no detectors of failures.")
     if not scores and not run.is_private:
         left_out["scores"] = "The samples were not scored."
     health = verdict.get("health", "")
     return View(
-        name=run.path.absolute().name,
+        name=(run.path if run.path.name.strip(".") else run.path.resolve()).name,
         lead=lead(run),
         health=health,
         verdict=of_best(run, best) + verdict.get("sentences", ""),
@@ -155,7 +167,8 @@ def make_view(run: Run) -> View:
 
 def of_best(run: Run, best: int | None) -> str:
     """Which member of a population the page shows."""
-    return "" if best is None else f"Member {best} is the best of {len(run.labels)}. "
+    many = best is not None and len(run.labels) > 1
+    return f"Member {best} is the best of {len(run.labels)}. " if many else ""
 
 
 def read_report(path: Path) -> Mapping[str, Any]:
@@ -163,7 +176,8 @@ def read_report(path: Path) -> Mapping[str, Any]:
     try:
         found = json.loads((path / "report.json").read_text())
         verdicts = [Verdict(**one)._asdict() for one in found["verdicts"]]
-        return {**found, "verdicts": verdicts, "scores": dict(found["scores"])}
+        best = found.get("best") if found.get("best") in range(len(verdicts)) else None
+        return {"verdicts": verdicts, "scores": dict(found["scores"]), "best": best}
     except (OSError, ValueError, LookupError, TypeError):
         return {}
 
@@ -174,21 +188,28 @@ def lead(run: Run) -> str:
     classes = "conditional " if num_classes(run.config) else ""
     parts = [f"{classes}{kind} on {run.described['data'].get('name', 'unknown data')}"]
     epochs, done = run.settings.epochs, len(run.history)
-    parts.append(f"{done} epochs" if run.is_finished else f"{done} of {epochs} epochs")
+    parts.append(counted(done, "epoch") if run.is_finished else f"{done} of {epochs} epochs")
     if run.history:
-        parts.append(f"{run.history[-1]['step']:,} steps")
+        parts.append(counted(run.history[-1]["step"], "step"))
     if run.is_population:
-        parts.append(f"{len(run.labels)} members")
+        parts.append(counted(len(run.labels), "member"))
     if run.is_private:
         parts.append(f"differential privacy with epsilon {run.settings.epsilon:g}")
     text = ", ".join(parts)
     return text[0].upper() + text[1:]
 
 
+def counted(n: int, noun: str) -> str:
+    """A number of things."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def advice(run: Run, health: str) -> str:
     """What to do next, in a sentence."""
-    if health in ("", "healthy", "unknown"):
-        return "draw samples with `jaxgan sample --workdir RUN`." if health else ""
+    if not health:
+        return ""
+    if health in ("healthy", "unknown"):
+        return "draw samples with `jaxgan sample --workdir RUN`."
     if health == "undertrained":
         return (
             f"train longer: the same command with `--epochs {2 * len(run.history)}` continues it."
@@ -314,7 +335,7 @@ def all_settings(run: Run) -> dict[str, tuple[Any, Any]]:
 
 def samples(run: Run) -> Player | None:
     """The pictures of samples in a run folder, in their own size."""
-    epochs, pictures = [], []
+    captions, pictures = [], []
     classes, shape = num_classes(run.config), run.config.image_shape
     vectors = are_vectors(shape)
     labels = plots.class_labels(classes) if classes else []
@@ -328,11 +349,11 @@ def samples(run: Run) -> Player | None:
             named = bool(classes) and not run.is_population
             picture = plots.natural(picture, shape, len(rows) or 4, named)
         if picture is not None:
-            epochs.append(f"epoch {epoch}")
+            captions.append(f"epoch {epoch}")
             pictures.append(picture)
     if not pictures:
         return None
-    return Player({"samples": pictures}, epochs, () if vectors else rows)
+    return Player({"samples": pictures}, captions, () if vectors else rows)
 
 
 def denoising(run: Run, left_out: dict[str, str]) -> Player | None:

@@ -103,8 +103,8 @@ class Options:
     """What is trained: a GAN, a diffusion model (DDPM), or a Gaussian for each class. That takes
     seconds, and is the default with --epsilon."""
     workdir: str | None = None
-    """The run folder; by default runs/DATASET. Other models than the GAN, and other presets than
-    the reference, add their name, as do files of settings, and a population adds _population.
+    """The run folder. By default it is runs/DATASET. A model other than the GAN, a preset other
+    than the reference, and a file of settings add their names. A population adds _population, and
     RUN/config.json adds -repeat. If that folder holds a run with other settings, a number is added.
     """
     summary: bool = False

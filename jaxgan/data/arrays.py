@@ -10,13 +10,13 @@ import numpy as np
 
 from jaxgan.data import files
 from jaxgan.data.dataset import Dataset
+from jaxgan.data.pixels import are_vectors
 from jaxgan.data.resizing import resize, resize_all
 from jaxgan.errors import JaxganError
+from jaxgan.fields import is_size
 
 _NAME = "arrays"
 _CHANNELS = (1, 3, 4)
-_MOST_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-"""A loader that gives more than a quarter of the memory is likely to be endless."""
 
 
 def from_arrays(
@@ -51,18 +51,18 @@ def from_arrays(
       JaxganError: if images, labels and their numbers do not fit, if there are no images, or if
         they fill a quarter of the memory without a limit.
     """
-    if limit is not None and limit < 1:
-        raise JaxganError(f"limit must be a whole number above 0, got {limit}")
-    source, found = _parts(images) if isinstance(images, Mapping) else (images, None)
+    for name, value in (("image_size", image_size), ("limit", limit)):
+        if value is not None and not is_size(value):
+            raise JaxganError(f"{name} must be a whole number above 0, got {value!r}")
+    source, beside = _parts(images) if isinstance(images, Mapping) else (images, None)
     if hasattr(source, "__array__"):
-        source = _channels_last(_pixels(source))[:limit]
-        found = None if found is None else np.asarray(found)[:limit]
+        source, found = _channels_last(_pixels(source))[:limit], None
     else:
         source, found = _read(source, image_size, limit)
-    if labels is not None and found is not None:
+    given = [one for one in (labels, beside, found) if one is not None]
+    if len(given) > 1:
         raise JaxganError(f"{_NAME}: the images have labels already: leave out labels")
-    if labels is not None:
-        found = np.asarray(labels)[:limit]
+    found = _labels(given[0])[:limit] if given else None
     return resize_all(files.make_dataset(_NAME, source, found, _class_names(images)), image_size)
 
 
@@ -96,7 +96,7 @@ def _read(
         n, size = n + len(pixels), size + pixels.nbytes
         if limit is not None and n >= limit:
             break
-        if limit is None and size > _MOST_BYTES:
+        if limit is None and size > _most_bytes():
             raise _endless(f"{n:,} images fill a quarter of the memory")
     return _joined(batches)[:limit], _joined_labels(marks, limit)
 
@@ -120,6 +120,11 @@ def _items(source: Any, limit: int | None) -> Iterable[Any]:
         return (source[i] for i in range(length))
     kind = type(source).__name__
     raise JaxganError(f"{_NAME}: {kind} is no array, and gives no images one after the other")
+
+
+def _most_bytes() -> int:
+    """A quarter of the memory. A loader that gives more is likely to be endless."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def _endless(reason: str) -> JaxganError:
@@ -153,9 +158,20 @@ def _pixels(image: Any) -> np.ndarray:
         raise JaxganError(f"{_NAME}: {type(image).__name__} is no array ({reason})") from error
     if found.dtype.kind not in "uif" or not found.ndim:
         raise JaxganError(
-            f"{_NAME}: an item is an image, (image, label), or a dict with "
+            f"{_NAME}: an item is an image of uint8 or floats, (image, label), or a dict with "
             f'"image" and "label"; got {type(image).__name__} of {found.dtype}'
         )
+    return found
+
+
+def _labels(labels: Any) -> np.ndarray:
+    try:
+        found = np.asarray(labels)
+    except (TypeError, ValueError, RuntimeError):  # such as a list of lists, or a tensor on a GPU
+        found = np.asarray(None)
+    if not found.ndim:
+        kind = type(labels).__name__
+        raise JaxganError(f"{_NAME}: labels must be whole numbers [N], and {kind} is no such array")
     return found
 
 
@@ -168,7 +184,8 @@ def _is_batch(shape: tuple[int, ...]) -> bool:
 def _channels_last(batch: np.ndarray) -> np.ndarray:
     """`[B, C, H, W]`, as in torch, becomes `[B, H, W, C]`."""
     first = batch.ndim == 4 and batch.shape[-1] not in _CHANNELS and batch.shape[1] in _CHANNELS
-    return np.moveaxis(batch, 1, -1) if first else batch
+    # Vectors, as a Dataset holds them, have one pixel.
+    return np.moveaxis(batch, 1, -1) if first and not are_vectors(batch.shape[1:]) else batch
 
 
 def _joined(batches: list[np.ndarray]) -> np.ndarray:

@@ -222,7 +222,7 @@ def _as_vectors(name: str, vectors: np.ndarray) -> np.ndarray:
 def _as_labels(name: str, labels: np.ndarray, images: int) -> np.ndarray:
     """Labels of this many images as int32 `[N]`."""
     if labels.shape != (images,):
-        raise JaxganError(f"{name} has {images} images, but labels of shape {labels.shape}")
+        raise JaxganError(f"{name}: {images} images, but labels of shape {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise JaxganError(f"{name}: labels must be whole numbers, got {labels.dtype}")
     for label in (labels.min(), labels.max()):
@@ -245,10 +245,10 @@ def _as_uint8(name: str, images: np.ndarray) -> np.ndarray:
             f"{name}: images must be [N, H, W] or [N, H, W, C], not empty, and "
             f"vectors float [N, D]; got {list(images.shape)}"
         )
-    if images.shape[-1] not in (1, 3, 4):
-        raise JaxganError(f"{name}: images must have 1, 3 or 4 channels, got {images.shape[-1]}")
     if are_vectors(images.shape[1:]):
         raise JaxganError(f"{name}: images of one pixel are no images; vectors are float [N, D]")
+    if images.shape[-1] not in (1, 3, 4):
+        raise JaxganError(f"{name}: images must have 1, 3 or 4 channels, got {images.shape[-1]}")
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):

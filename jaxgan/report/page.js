@@ -4,6 +4,9 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
+// Without spreading: a function takes only so many arguments.
+const least = (values) => values.reduce((a, b) => Math.min(a, b), Infinity);
+const greatest = (values) => values.reduce((a, b) => Math.max(a, b), -Infinity);
 
 // Calls `draw(t)` with t from 0 to 1 in so many milliseconds; returns a function that stops it.
 function animate(milliseconds, draw, end) {
@@ -50,6 +53,7 @@ function bindPlayer(figure) {
     });
   };
   const last = captions.length - 1;
+  slider.max = last;
   const end = bindPlay(figure.querySelector(".play"), 6000, (t) => show(Math.round(t * last)));
   slider.addEventListener("input", () => (end(), show(+slider.value)));
   for (const button of figure.querySelectorAll("[data-by]")) {
@@ -104,15 +108,15 @@ function verticalAxis(panel) {
   if (panel.scale !== "linear") {
     const positive = values.filter((value) => value > 0);
     const logs = (positive.length ? positive : [1]).map(Math.log10);
-    const low = Math.floor(Math.min(...logs));
-    const high = Math.max(low + 1, Math.ceil(Math.max(...logs)));
+    const low = Math.floor(least(logs));
+    const high = Math.max(low + 1, Math.ceil(greatest(logs)));
     const every = Math.ceil((high - low) / 5);
     const at = [];
     for (let i = low; i <= high; i += every) at.push(10 ** i);
     const place = (value) => (Math.log10(Math.max(value, 10 ** low)) - low) / (high - low);
     return { at, place };
   }
-  let [low, high] = panel.limits ?? [Math.min(...values), Math.max(...values)];
+  let [low, high] = panel.limits ?? [least(values), greatest(values)];
   if (!panel.limits) {
     const room = (high - low || Math.abs(high) || 1) * 0.05;
     [low, high] = [low - room, high + room];
@@ -131,8 +135,11 @@ function drawPanel(panel) {
   const x = (value) =>
     MARGIN.left + (last > first ? (value - first) / (last - first) : 0.5) * inner.w;
   const y = (value) => MARGIN.top + (1 - clamp(place(value), -0.02, 1.02)) * inner.h;
-  const root = svg("svg", { width, height, tabindex: 0, role: "img" });
+  // A slider: its value is the epoch or step whose numbers are read.
+  const root = svg("svg", { width, height, tabindex: 0, role: "slider" });
   root.setAttribute("aria-label", describe(panel));
+  root.setAttribute("aria-valuemin", first);
+  root.setAttribute("aria-valuemax", last);
   for (const value of at) {
     root.append(
       svg("line", {
@@ -202,6 +209,7 @@ function drawPanel(panel) {
   });
   root.append(panel.cursor);
   panel.x = x;
+  panel.root = root;
   root.addEventListener("pointermove", (event) =>
     point(first + ((event.offsetX - MARGIN.left) / inner.w) * (last - first)),
   );
@@ -268,7 +276,7 @@ function describe(panel) {
     const known = line.y.filter((value) => value !== null);
     return `${line.name} from ${short(known[0])} to ${short(known[known.length - 1])}`;
   });
-  return `${panel.title}: ${lines.join("; ")}. The arrow keys read values.`;
+  return `${panel.title}: ${lines.join("; ")}`;
 }
 
 function nearest(xs, at) {
@@ -292,6 +300,9 @@ function point(at) {
       panel.values[k].textContent = at === null || isInside ? short(line.y[i]) : "-";
     });
     panel.where.textContent = `${data.axis} ${snapped.toLocaleString("en")}`;
+    const read = panel.lines.map((line, k) => `${line.name} ${panel.values[k].textContent}`);
+    panel.root?.setAttribute("aria-valuenow", snapped);
+    panel.root?.setAttribute("aria-valuetext", [panel.where.textContent, ...read].join(", "));
     panel.cursor.setAttribute("visibility", at === null ? "hidden" : "visible");
     panel.cursor.setAttribute("x1", panel.x(snapped));
     panel.cursor.setAttribute("x2", panel.x(snapped));
@@ -299,7 +310,7 @@ function point(at) {
 }
 
 function stepCursor(panel, event) {
-  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  const by = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
   if (!by) return;
   event.preventDefault();
   const i = nearest(panel.xs, pointed ?? panel.range[1]);
@@ -549,7 +560,7 @@ class Explorer {
         this.render(drawLatent(this.model.latent, 5000 + i).map((value) => value * this.scale)),
       );
       const sizes = this.drawn.flatMap((point) => [...point.slice(0, 2)].map(Math.abs));
-      this.reach ??= Math.max(...sizes);
+      this.reach ??= greatest(sizes);
     }
     return this.drawn;
   }
@@ -648,7 +659,7 @@ class Explorer {
       row.className = "knob";
       row.innerHTML =
         `<span>number ${at + 1}</span>` +
-        '<input type="range" min="-3" max="3" step="any"><output></output>';
+        '<input type="range" min="-3" max="3" step="any"><output aria-live="off"></output>';
       box.append(row);
       const [slider, output] = [row.querySelector("input"), row.querySelector("output")];
       slider.addEventListener("input", () => {
@@ -674,7 +685,12 @@ class Explorer {
       slider.value = t;
       this.moveTo(slerp(...this.ends, t));
     };
-    const end = bindPlay(this.find(".walk .play"), 5000, walk);
+    const play = this.find(".walk .play");
+    const end = bindPlay(play, 5000, walk);
+    for (const kind of ["pointerdown", "keydown"]) {
+      // Whoever uses another control has taken over.
+      this.root.addEventListener(kind, (event) => event.target !== play && end());
+    }
     slider.addEventListener("input", () => (end(), walk(+slider.value)));
     this.root.querySelectorAll("[data-keep]").forEach((button) => {
       const k = +button.dataset.keep;
@@ -706,9 +722,10 @@ class Explorer {
     const raw = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
     const latent = new Float32Array(Uint8Array.from(raw, (c) => c.charCodeAt(0)).buffer);
     const last = Math.max(0, this.model.classes.length - 1);
-    if (latent.length !== this.model.latent || !latent.every(Number.isFinite)) throw new Error();
-    this.scale = clamp(+scale || 0, 0, 2);
-    this.label = clamp(Math.trunc(+label) || 0, 0, last);
+    const isKnown = [...latent, +scale, +label].every(Number.isFinite);
+    if (latent.length !== this.model.latent || !isKnown) throw new Error();
+    this.scale = clamp(+scale, 0, 1.5);
+    this.label = clamp(Math.trunc(+label), 0, last);
     this.moveTo(latent);
     this.redraw();
   }
@@ -719,14 +736,15 @@ class Explorer {
 }
 
 function openLink(explorers) {
-  const found = /^#latent=(\d+),([^,]+),(\d+),([\w=-]+)$/.exec(location.hash);
-  const explorer = found && explorers.find((one) => one.run === +found[1]);
-  if (!explorer) return;
+  const start = "#latent=";
+  if (!location.hash.startsWith(start)) return;
+  const [run, ...parts] = location.hash.slice(start.length).split(",");
+  const explorer = explorers.find((one) => String(one.run) === run);
   try {
-    explorer.open(...found.slice(2));
+    explorer.open(...parts);
     explorer.root.scrollIntoView({ block: "center" });
   } catch {
-    explorer.say("The latent in the address does not fit this run.");
+    (explorer ?? explorers[0])?.say("The latent in the address does not fit this page.");
   }
 }
 

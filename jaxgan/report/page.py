@@ -270,12 +270,11 @@ def _player(player: Player, run: int, part: str, unit: str) -> str:
     if player.rows:
         rows = "".join(f"<li>{escape(name)}</li>" for name in player.rows)
         body = f'<div class="with-names"><ol>{rows}</ol>{body}</div>'
-    last = len(player.captions) - 1
     return (
         f'<figure class="player" data-run="{run}" data-part="{part}">{body}'
         '<figcaption class="bar one-line">'
         '<button type="button" class="square" data-by="-1" aria-label="Previous">&lsaquo;</button>'
-        f'<input type="range" min="0" max="{last}" step="1" aria-label="{unit}">'
+        f'<input type="range" min="0" step="1" aria-label="{unit}">'
         '<button type="button" class="square" data-by="1" aria-label="Next">&rsaquo;</button>'
         '<button type="button" class="play">Play</button><output></output></figcaption></figure>'
     )
@@ -288,7 +287,7 @@ def _curves(views: Sequence[View]) -> str:
     figures = "".join(
         f'<figure data-panel="{i}"><h3>{escape(panel["title"])}</h3><ul class="legend"></ul>'
         '<div class="plot"></div>'
-        f'<p class="quiet small"><output></output>{_note(panel)}</p></figure>'
+        f'<p class="quiet small"><output aria-live="off"></output>{_note(panel)}</p></figure>'
         for i, panel in enumerate(panels)
     )
     alarms = [(view, alarm) for view in views for alarm in view.alarms]
@@ -300,15 +299,14 @@ def _curves(views: Sequence[View]) -> str:
         f"{_remedies(alarm)}</li>"
         for i, (view, alarm) in enumerate(alarms)
     )
-    text = '<p class="quiet">No alarm: the detectors saw no failure.</p>'
-    if any(view.left_out.get("curves") for view in views):
-        text = "".join(
-            f'<p class="quiet">{escape(view.left_out["curves"])}</p>'
-            for view in views
-            if "curves" in view.left_out
-        )
-    listed = f'<ol class="alarms" aria-label="Alarms">{items}</ol>' if alarms else text
-    return f'<div class="panels">{figures}</div>{listed}'
+    no_alarms = "".join(
+        f'<p class="quiet">{escape(f"{view.name}: " if len(views) > 1 else "")}'
+        f"{escape(view.left_out.get('curves', 'No alarm: the detectors saw no failure.'))}</p>"
+        for view in views
+        if not view.alarms
+    )
+    listed = f'<ol class="alarms" aria-label="Alarms">{items}</ol>' if alarms else ""
+    return f'<div class="panels">{figures}</div>{no_alarms}{listed}'
 
 
 def _note(panel: Mapping[str, Any]) -> str:
@@ -484,8 +482,11 @@ def _lines(view: View, curve: Curve, by_step: bool) -> list[dict[str, Any]]:
         single = len(values[0]) == 1
         deviation = []
         if curve.deviation and single:
-            squares = [row[f"{column}_square"] - row[column] ** 2 for row in rows]
-            deviation = [_plain(math.sqrt(max(0.0, square))) for square in squares]
+            squares = [finite_mean(row[f"{column}_square"]) for row in rows]
+            deviation = [
+                _plain(math.sqrt(max(0.0, square - value[0] ** 2)))
+                for square, value in zip(squares, values, strict=True)
+            ]
         even = view.equilibrium.get(column)
         lines.append(
             {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from jaxgan.files import disk_errors
+from jaxgan.files import check_writable, disk_errors
 from jaxgan.processes import is_first
 
 STEPS = 20
@@ -50,6 +50,7 @@ class Profile:
         options = jax.profiler.ProfileOptions()
         # Calls of Python functions would hide the operations, and fill the trace.
         options.python_tracer_level = 0
+        check_writable(self._folder / "plugins")
         with disk_errors(self._folder):
             jax.profiler.start_trace(str(self._folder), profiler_options=options)
         try:

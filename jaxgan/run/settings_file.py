@@ -61,7 +61,7 @@ def read(file: str | Path, defaults: Mapping[str, Settings]) -> Settings:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")  # on Windows files may have a mark
         found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except FileNotFoundError as error:
         raise JaxganError(f"--config: there is no file {path}") from error

@@ -146,6 +146,8 @@ class MLflow:
     def __init__(self, path: Path):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        # With its own seven, training would wait four minutes for a server that is not there.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         self._mlflow = _import("mlflow", "mlflow")
         self._path = path / "mlflow"
         self._client: Any = None

@@ -110,6 +110,7 @@ def test_arrays_of_every_kind():
     [
         iter(PAIRS),
         {"image": COLOUR, "label": LABELS},
+        {"image": list(COLOUR), "label": LABELS.tolist()},
         [{"image": image, "label": label} for image, label in PAIRS],
         hugging_face(),
         hugging_face().with_format("numpy"),
@@ -164,7 +165,7 @@ def test_a_limit_ends_an_endless_loader(endless, message, monkeypatch):
     found = data.from_arrays(endless, limit=9)
     np.testing.assert_array_equal(found.images, np.concatenate([COLOUR, COLOUR[:2]]))
     np.testing.assert_array_equal(found.labels, [*LABELS, *LABELS[:2]])
-    monkeypatch.setattr(arrays, "_MOST_BYTES", 10_000)
+    monkeypatch.setattr(arrays, "_most_bytes", lambda: 10_000)
     with pytest.raises(JaxganError, match=f"{message}: give limit=, the number of images"):
         data.from_arrays(endless)
 
@@ -203,6 +204,9 @@ def test_a_limit_cuts_arrays():
         ),
         ((datasets.DatasetDict(train=hugging_face()),), "here is 'train'"),
         (([GRAY.astype(np.int64)],), "uint8 or float, got int64"),
+        ((np.zeros((4, 1, 1, 7)),), "images of one pixel are no images"),
+        ((GRAY, iter(LABELS)), "whole numbers .N., and .*iterator is no such array"),
+        ((list(GRAY), [[1], [2, 3]]), "whole numbers .N., and list is no such array"),
     ],
 )
 def test_what_cannot_be_images_is_one_line_of_error(given, message):
@@ -211,9 +215,11 @@ def test_what_cannot_be_images_is_one_line_of_error(given, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_limit_of_nothing_is_refused():
-    with pytest.raises(JaxganError, match="limit must be a whole number above 0, got 0"):
-        data.from_arrays(COLOUR, limit=0)
+@pytest.mark.parametrize("name", ["limit", "image_size"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3"])
+def test_a_size_is_a_whole_number_above_0(name, value):
+    with pytest.raises(JaxganError, match=f"{name} must be a whole number above 0, got {value!r}"):
+        data.from_arrays(iter(COLOUR), **{name: value})
 
 
 def test_any_loader_trains(tiny):

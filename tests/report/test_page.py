@@ -201,6 +201,12 @@ def test_each_control_moves_the_picture(trained, opened):
     np.testing.assert_array_equal(before, pixels(tab, "[data-end='0']"))
     walk.fill("0.5")
     assert moved()
+    # Another control ends a walk that plays.
+    play = tab.locator(".walk .play")
+    play.click()
+    assert play.inner_text() == "Stop"
+    tab.get_by_role("button", name="New sample").click()
+    assert play.inner_text() == "Play"
 
 
 @needs_chromium
@@ -239,7 +245,12 @@ def test_a_link_opens_the_same_picture(trained, opened):
     np.testing.assert_array_equal(pixels(other), pixels(tab))
     broken = opened(trained / "report.html", link[:-9])
     assert "does not fit" in broken.locator(".said").inner_text()
-    np.testing.assert_array_equal(pixels(broken), pixels(opened(trained / "report.html")))
+    first = pixels(opened(trained / "report.html"))
+    np.testing.assert_array_equal(pixels(broken), first)
+    for wrong in ("#latent=garbage", link.replace("=0,", "=7,"), link.replace("1.05", "x")):
+        broken = opened(trained / "report.html", wrong)
+        assert "does not fit" in broken.locator(".said").inner_text()
+        np.testing.assert_array_equal(pixels(broken), first)
 
 
 @needs_chromium
@@ -295,9 +306,10 @@ def test_curves_have_values_and_alarms(written, opened):
     tab = opened(written(view))
     panel = tab.locator("[data-panel='0']")
     assert panel.locator(".legend b").inner_text() == "0.2"
-    panel.locator("svg[role=img]").press("ArrowLeft")
+    panel.locator("svg[role=slider]").press("ArrowLeft")
     assert panel.locator(".legend b").inner_text() == "0.25"
     assert panel.locator("output").inner_text() == "epoch 4"
+    assert panel.get_by_role("slider").get_attribute("aria-valuetext") == "epoch 4, one 0.25"
     # The other panels follow, with the mean over members.
     assert tab.locator("[data-panel='1'] .legend b").inner_text() == "6"
     marks = tab.locator(".mark-text").all_text_contents()
@@ -357,7 +369,7 @@ def test_several_runs_stand_side_by_side_on_common_axes(written, opened):
     items = tab.locator(".legend li").all_inner_texts()
     assert items == ["first: x 3", "second: x 3"]
     # Epochs differ in length, so the axis has steps.
-    tab.locator("svg[role=img]").press("ArrowLeft")
+    tab.locator("svg[role=slider]").press("ArrowLeft")
     assert tab.locator("[data-panel='0'] output").inner_text() == "step 40"
     assert tab.locator(".legend b").all_inner_texts() == ["-", "2"]
     ends = tab.evaluate(
@@ -413,7 +425,7 @@ def test_narrow_screens_do_not_scroll_sideways(trained, points, written, opened)
 def test_everything_has_a_name_and_nothing_moves_by_itself(trained, opened):
     tab = opened(trained / "report.html", reduced_motion="reduce")
     unnamed = tab.evaluate(
-        """[...document.querySelectorAll("button, input, img, canvas, svg[role=img]")].filter(
+        """[...document.querySelectorAll("button, input, img, canvas, svg[role=slider]")].filter(
             (x) => !(x.getAttribute("aria-label") || x.alt || x.labels?.length || x.innerText)
         ).map((x) => x.outerHTML.slice(0, 80))"""
     )
@@ -450,6 +462,58 @@ def test_frames_fit_into_the_budget_with_the_first_and_the_last():
     assert (few["captions"][0], few["captions"][-1]) == ("0", "29")
     assert sum(map(len, few["tracks"][0]["images"])) <= 5_000
     np.testing.assert_array_equal(decoded(few["tracks"][0]["images"][-1]), frames[-1][..., 0])
+
+
+@needs_chromium
+def test_the_slider_ends_at_the_last_frame(written, opened, monkeypatch):
+    monkeypatch.setattr(page, "BUDGET", 500)
+    frames = [np.full((2, 2, 1), 8 * i, np.uint8) for i in range(30)]
+    tab = opened(written(View("run", "A run", samples=Player({"x": frames}, list("abc" * 10)))))
+    captions = tab.evaluate("data.runs[0].samples.captions.length")
+    slider = tab.get_by_label("Epoch", exact=True)
+    assert 2 <= captions < 30
+    assert slider.get_attribute("max") == slider.input_value() == str(captions - 1)
+    single = View("run", "A run", samples=Player({"x": frames[:1]}, ["a"]))
+    assert not opened(written(single)).get_by_label("Epoch", exact=True).is_visible()
+
+
+def test_one_member_is_drawn_as_a_run():
+    curve = Curve("loss", {"one": "a"}, deviation=True)
+    rows = [{"epoch": i, "step": i, "a": float(i), "a_square": i**2 + 4.0} for i in (1, 2)]
+    listed = [{**row, "a": [row["a"]], "a_square": [row["a_square"]]} for row in rows]
+    one, other = (
+        page._lines(View("run", "", history=some), curve, False) for some in (rows, listed)
+    )
+    assert one == other
+    assert one[0]["deviation"] == [2.0, 2.0]
+
+
+def test_each_run_without_alarms_says_so():
+    history, curves = [{"epoch": 1, "step": 1, "a": 1.0}], [Curve("loss", {"one": "a"})]
+    calm = View("calm", "", history=history, curves=curves)
+    blind = calm._replace(name="blind", left_out={"curves": "No detectors."})
+    loud = calm._replace(name="loud", alarms=[Alarm("x", "epoch 1", (1,), "m", "e", ())])
+    text = page.html([calm, blind, loud])
+    assert re.findall(r'<p class="quiet">(calm|blind|loud): (No .*?)</p>', text) == [
+        ("calm", "No alarm: the detectors saw no failure."),
+        ("blind", "No detectors."),
+    ]
+    assert "calm: " not in page.html([calm])
+
+
+def test_runs_of_one_name_are_numbered():
+    assert report.distinct([View(name, "") for name in "aba"]) == ["a (1)", "b", "a (2)"]
+
+
+def test_a_damaged_report_is_no_report(tmp_path):
+    text = '{"verdicts": [{"health": "poor", "sentences": ""}], "scores": {}, "best": 0}'
+    found = {}
+    for content in (text, text.replace("0}", "9}"), text[:30], "[]"):
+        (tmp_path / "report.json").write_text(content)
+        found[content] = report.read_report(tmp_path)
+    whole, wrong, *damaged = found.values()
+    assert (whole["best"], wrong["best"]) == (0, None)
+    assert damaged == [{}, {}]
 
 
 def test_the_denoising_ends_in_the_samples(tiny):
@@ -504,7 +568,7 @@ def test_lost_data_leave_out_the_nearest_images_and_keep_the_rest(trained, image
         images.rename(f"{images}.lost")
         stack.callback(lambda: images.with_name("d.npz.lost").rename(images))
         out, _ = here("report.py", trained, "--out", trained / "second.html")
-    assert "the training images were not found.\nrun: " in out
+    assert "the training images were not found.\nrun:" in out
     assert "d.npz: cannot be read" in " ".join(out.split())
     text = (trained / "second.html").read_text()
     assert 'class="pairs"' not in text
@@ -526,7 +590,7 @@ def test_own_networks_have_no_explorer(folder, images, tmp_path):
     options = ("--epochs", 1, "--no-evaluate", "--workdir", tmp_path / "run")
     here("train.py", "--dataset", images, *config, *options)
     out, _ = here("report.py", tmp_path / "run")
-    assert "run: The run cannot be sampled.\nrun: " in out
+    assert "run: The run cannot be sampled.\nrun:" in out
     out, _ = here("report.py", tmp_path / "run", *config)
     assert "run: There is no explorer: it needs a generator of dense layers.\n" in out
     assert 'class="pairs"' in (tmp_path / "run" / "report.html").read_text()

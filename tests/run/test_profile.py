@@ -9,6 +9,7 @@ import pytest
 import toy
 from helpers import assert_trees_equal
 
+from jaxgan.errors import JaxganError
 from jaxgan.run import loop, profile
 from jaxgan.run.profile import Profile
 
@@ -98,3 +99,13 @@ def test_another_process_takes_the_same_stretches_and_traces_nothing(tmp_path, m
             pass
     assert limited == profile.STEPS
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_before_the_trace(tmp_path):
+    (tmp_path / "profile").touch()
+    one = Profile(tmp_path / "profile", lambda *_: pytest.fail("it was traced"))
+    for length in (1, 300):
+        one.limited(length, 469)
+    message = r"cannot write to .*profile/plugins: .*Make room or permit"
+    with pytest.raises(JaxganError, match=message), one.stretch(2, 21):
+        pytest.fail("it was trained")

@@ -139,6 +139,17 @@ def test_a_file_that_is_no_json_is_one_line(tmp_path, text):
         settings_file.read(tmp_path / "none.json", DEFAULTS)
 
 
+def test_a_file_of_windows_is_read(tmp_path):
+    """With the mark that its programs put before UTF-8, and its ends of lines."""
+    for name, text in {
+        "own.toml": '[train]\r\ndataset = "Größe"\r\n',
+        "own.json": "{}\r\n",
+    }.items():
+        (tmp_path / name).write_bytes(text.encode("utf-8-sig"))
+    assert settings_file.read(tmp_path / "own.toml", DEFAULTS)[1].dataset == "Größe"
+    assert settings_file.read(tmp_path / "own.json", DEFAULTS) == DEFAULTS["gan"]
+
+
 def test_a_changed_config_of_a_run_is_refused(file):
     text = json.dumps({"model": "gan", "gan": {"r1": 1.0}, "sha256 of the rest": "0" * 64})
     with pytest.raises(JaxganError, match=r"config\.json has changed since it was written"):
