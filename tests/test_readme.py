@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 
+import numpy as np
 import pytest
 from helpers import ROOT
 
@@ -42,8 +43,10 @@ def test_the_first_readme_composes_the_step():
 
 def test_the_readme_of_the_scripts_trains_a_population():
     names = run_blocks(READMES[1])
-    assert names["state"].step == 12
+    assert jaxgan.population.member(names["run"].state, 2).step == 12
     assert len(names["losses"]) == 3
+    assert names["dataset"].images.dtype == np.uint8  # of the example of own data
+    assert names["state"].step == 1
 
 
 @pytest.mark.parametrize("path", READMES, ids=str)
