@@ -3,22 +3,22 @@
 The compilers run on any Linux machine, without the device. For each program and device this
 compiles what `loop.fit` runs between two looks at the progress: a loop of steps over 60,000 images
 on the device, with a donated state. For the H100 it needs `pip install 'jax[cuda13]'` (4.6 GB), for
-a TPU `pip install 'jax[tpu]'`; without --devices the devices without a compiler are left out. A
+a TPU `pip install 'jax[tpu]'`. Without --devices it leaves out devices without a compiler. A
 program takes 10 to 60 seconds. Rows that the file of --json has are not compiled again.
 
 The numbers are of one step (of all members, where they train together):
 - kernels: what the device starts one after the other; on the CPU, calls of compiled functions.
 - copies on the device, which are no kernels here. On a TPU most of them run beside the kernels.
 - products: matrix products.
-- GFLOP, MB moved and the time (us), as the compiler estimates them; NVIDIA's does not. They are of
-  the program with one turn of each loop, and a gather counts as a read of all its operand.
+- GFLOP, MB moved and the time (us): estimates of the compiler; NVIDIA's gives none. An estimate
+  counts one turn of each loop, and a gather as a read of its whole operand.
 - memory: of the whole program, with the data set (47 MB).
 - open loops: whiles without a known number of turns. On a GPU the host then reads a flag back in
   each turn. "to the host" counts these reads and all other transfers to the host.
 "unmeasured" is the reference without metrics: the difference is what measuring costs.
 
-No device chooses among the kernels for a product here, as it would in a run on an H100: there may
-be a few more or less in a run.
+In a run on an H100 the compiler times several kernels for each product, and takes the fastest. Here
+it cannot, so a run may have a few more or fewer kernels.
 """
 
 import dataclasses
@@ -273,7 +273,7 @@ PRODUCTS = {"dot", "convolution"}
 
 
 def parse(text: str) -> Computations:
-    """The computations of a program in XLA's text, by name. That which runs is "ENTRY"."""
+    """The computations of a program in XLA's text, by name. The main one is "ENTRY"."""
     found: Computations = {}
     ops: list[Op] = []
     for line in text.splitlines():
@@ -311,7 +311,7 @@ def count(text: str, platform: str) -> dict[str, int]:
         return sum(is_product(op) for op in inside(name))
 
     def started(name: str, counts: Callable[[Op], bool]) -> int:
-        """How many instructions that count are started, with the turns of loops."""
+        """How many instructions with `counts` are started. A loop starts its own in each turn."""
         total = 0
         for op in computations[name]:
             if op.name in ("while", "call", "conditional"):

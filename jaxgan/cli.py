@@ -1,4 +1,4 @@
-"""What the commands share: options, a quick start, and errors that a user can fix as one line."""
+"""What the commands share: options, a quick start, and one line for errors that users can fix."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""The table of all models, `MODELS`, and `load` for what they have left in a run."""
+"""The table of all models, `MODELS`, and `load`, which reads a trained model."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def load(path: str | Path, config: Any = None) -> tuple[Model, Any]:
     Returns:
       The Model and its state, for `model.sample(state, rng, n)` and `model.generate(state,
       latents)`. A file has what samples need; other parts of its state, such as the discriminator,
-      are new.
+      are not trained.
 
     Raises:
       JaxganError: if there is no such file or run, if it is damaged, or if it has parts of your own

@@ -30,7 +30,7 @@ class Options:
     """The PNG file of the figure; by default diagnosis.png in the run folder."""
     follow: bool = False
     """Watch a run that trains: first print its last ten epochs, then each new epoch, and each new
-    failure. When the run ends or is stopped, its diagnosis follows. Ctrl-C ends watching only."""
+    failure. When the run ends or is stopped, its diagnosis follows. Ctrl-C leaves the run alone."""
 
 
 _POLL = 1.0
@@ -102,7 +102,7 @@ def follow(model: Model, workdir: Path, options: Options) -> None:
 
 
 def epoch_line(row: Row) -> str:
-    """The first four metrics of an epoch, and scores that it has. Means over a population."""
+    """The first four metrics of an epoch, and its scores; of a population the means."""
     values = {k: finite_mean(v) for k, v in readable(row).items()}
     names = [name for name in values if name not in ("epoch", "step", *COLUMNS)][:4]
     names += [name for name in ("missed", "fd", "coverage") if name in values]

@@ -21,18 +21,18 @@ from jaxgan.run import saved, weights
 class Options:
     """Writes a trained generator to one file, for other programs or for other people.
 
-    A file of onnx or stablehlo is a function of latents, float32 [n, d], and of labels [n] if the
-    run has classes, to images. n may change. Latents are standard normal. Those of a diffusion
-    model have the size of an image, d = H * W * C.
+    A file of onnx or stablehlo holds a function. It takes latents, float32 [n, d], and, if the run
+    has classes, labels [n]. It gives n images, for any n. Latents are standard normal. Those of a
+    diffusion model have the size of an image, d = H * W * C.
     """
 
     run: Annotated[str, tyro.conf.Positional]
     """The run folder, or a file of export.py --to safetensors."""
     to: Literal["onnx", "stablehlo", "safetensors"]
-    """onnx: for ONNX Runtime and all that reads ONNX. stablehlo: for jax without jaxgan, on cpu,
-    cuda and tpu; FILE.json beside it has jax's version. safetensors: for jaxgan.load(FILE) and
-    sample.py FILE; FILE.md beside it is a model card. The first two need pip install
-    'jaxgan[export]'."""
+    """onnx: for ONNX Runtime and all that reads ONNX; it computes in float32, also for a run with
+    --precision bf16. stablehlo: for jax without jaxgan, on cpu, cuda and tpu; FILE.json beside it
+    has jax's version. safetensors: for jaxgan.load(FILE) and sample.py FILE; FILE.md beside it is a
+    model card. onnx and stablehlo need pip install 'jaxgan[export]'."""
     out: str | None = None
     """The output; by default the name of the run, with .onnx, .stablehlo or .safetensors."""
     images: Literal["float", "uint8", "rgb"] = "float"
@@ -126,15 +126,15 @@ def write_onnx(function: generator.Generator, out: Path) -> list[str]:
 
 
 def write_stablehlo(function: generator.Generator, out: Path) -> list[str]:
-    """Writes the file, and beside it what to know of it; gives what to print."""
+    """Writes the file and, beside it, a JSON file about it; gives what to print."""
     content, about = generator.stablehlo_bytes(function)
     text = out.with_name(f"{out.name}.json")
     with disk_errors(out):
         write_atomically(text, json.dumps(about, indent=2) + "\n")
         write_atomically(out, content)
     return [
-        f"{text} has jax's version, {about['jax']}: exports expire, and a much later one may not "
-        "read it.",
+        f"{text} has jax's version, {about['jax']}: exports expire, and a much later jax may "
+        "not read it.",
         "Load it with:",
         "  import pathlib; from jax import export",
         f"  generate = export.deserialize(pathlib.Path({str(out)!r}).read_bytes()).call",

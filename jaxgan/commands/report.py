@@ -29,7 +29,7 @@ from jaxgan.run.members import make_runs
 from jaxgan.run.settings import TrainConfig
 
 SAMPLES = 16
-"""Samples that are denoised, and that stand beside their nearest training images."""
+"""How many samples are denoised, and stand beside their nearest training images."""
 FRAMES = 13
 """Pictures of the denoising."""
 TITLES = {"gan": "GAN", "diffusion": "diffusion model", "gaussian": "Gaussians", "gain": "GAIN"}
@@ -52,7 +52,7 @@ class Options:
     """
 
     workdirs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run folders; a run may still continue."""
+    """Run folders; the runs may still continue."""
     out: str | None = None
     """The page; by default report.html in the first run folder."""
     config: str | None = None
@@ -239,7 +239,7 @@ def members(run: Run, verdicts: Sequence[Mapping[str, str]]) -> list[dict[str, A
 
 def curves(model: Model, history: History) -> list[Curve]:
     """All curves of a model, and those of the Fréchet distances if there are three or more."""
-    # The curves for the diagnosis of one title have more in them.
+    # Of two curves with one title, that of the diagnosis shows more.
     found = {curve.title: curve for curve in (*model.curves, *model.diagnosis_curves)}
     distances = {
         name: {"fd": "samples", "real_fd": "real images"}[name.partition("(")[0]]

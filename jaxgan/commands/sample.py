@@ -59,7 +59,7 @@ class Options:
     """The run folder, or a file of export.py --to safetensors; by default the newest run in
     runs/."""
     workdir: str | None = None
-    """The run folder, too."""
+    """The run folder, as an option."""
     member: int | None = None
     """Which member of a population; by default the best one, as in its report.json."""
     best: bool = False

@@ -127,7 +127,8 @@ class Options:
     """Settings in a file, which other options can change. RUN/config.json repeats a run, in another
     run folder. FILE.json and FILE.toml have the same sections, and need not have all settings.
     FILE.py:NAME is a config in a Python file of yours. It may have parts of your own, such as
-    networks, optimizers or a loss; sample.py, evaluate.py and inpaint.py need it too."""
+    networks, optimizers or a loss. Then sample.py, evaluate.py, inpaint.py and export.py need it
+    too."""
     print_config: bool = False
     """Print all settings as JSON, for --config, and do nothing else."""
 

@@ -43,8 +43,8 @@ def load(
         a folder of images (PNG, JPEG, BMP, GIF, TIFF, WebP); subfolders are the classes;
         a `.npy` or `.npz` file of images `[N, H, W]` or `[N, H, W, C]`: uint8, or floats in
           [0, 1], or floats in [-1, 1], if at least 1% are negative and the least is -0.5 or below.
-          An .npz file has the arrays `images` and, if there are labels, `labels` and perhaps
-          `classes`, their names, like those of `save`. Numbers `[N, D]` are vectors, such as the
+          An .npz file, such as one of `save`, has the array `images`. It may have `labels` and,
+          with these, `classes`, their names. Numbers `[N, D]` are vectors, such as the
           rows of a table: they stay as they are, so scale them to about [-1, 1];
         `tfds:NAME`: a set of tensorflow-datasets, prepared as array_record in `data_dir` or in its
           default folder. Only TensorFlow can prepare it.

@@ -31,13 +31,15 @@ def from_arrays(
     Args:
       images: one of
         an array of images `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`: uint8, or floats as in
-          `load`. Vectors are `[N, D]`. Arrays of numpy, jax, torch and TensorFlow, and data frames;
+          `load`. Vectors are `[N, D]`. It may be of numpy, jax, torch or TensorFlow, or a
+          data frame;
         an iterable, or what has `__len__` and `__getitem__`, such as a list, a generator, a
           `datasets.Dataset`, a loader of Grain, tf.data or torch, or a torch Dataset. It is read
-          once, so random augmentations stay as they are then. Each item is an image (an array, or
-          one of PIL), a pair (image, label), or a dict with "image" and perhaps "label"; or a batch
-          of these. Items without labels are batches if they are `[B, H, W, C]`, `[B, C, H, W]`, or
-          `[B, H, W]` where neither B is 1 or 3 nor W is 1, 3 or 4.
+          once, so each image keeps the random augmentation that it then has. Each item is an image
+          (an array, or one of PIL), a pair (image, label), or a dict with "image" and perhaps
+          "label"; or a batch of these. Items without labels are batches if they are `[B, H, W, C]`,
+          `[B, C, H, W]`, or `[B, H, W]` where neither B is 1 or 3 nor W is 1, 3 or 4. Join batches
+          of vectors first.
       labels: whole numbers from 0, `[N]`, if `images` has none.
       image_size: resizes the shorter side of the images to this many pixels, and crops the square
         in the centre. Images of different sizes must be uint8.
@@ -49,7 +51,7 @@ def from_arrays(
 
     Raises:
       JaxganError: if images, labels and their numbers do not fit, if there are no images, or if
-        they fill a quarter of the memory without a limit.
+        they fill a quarter of the memory and there is no `limit`.
     """
     for name, value in (("image_size", image_size), ("limit", limit)):
         if value is not None and not is_size(value):
@@ -109,7 +111,7 @@ def _items(source: Any, limit: int | None) -> Iterable[Any]:
         length = len(source)
     except TypeError:  # a generator, or a tf.data.Dataset of unknown length
         length = None
-    # Grain gives the largest number as the length of what repeats, tf.data the cardinality -1.
+    # Of a loader that repeats, Grain gives the largest number as the length, tf.data gives -1.
     cardinality = getattr(source, "cardinality", lambda: None)()
     if limit is None and (length == sys.maxsize or cardinality == -1):
         raise _endless("the loader repeats without end")

@@ -35,7 +35,7 @@ _PRIVATE = (
 
 
 def describe(model: Model, workdir: str | Path, found: saved.Loaded) -> dict[str, Any]:
-    """What a file of a state says: as config.json of its run, and how it was trained and scored.
+    """What a file says about its state: the config.json of its run, its training and its scores.
 
     Folders of this machine are left out.
 
@@ -139,9 +139,9 @@ def _score_lines(model: Model, config: Any, past: Mapping[str, Any]) -> list[str
         if value is not None and value != getattr(config, field)
     }
     settings = ", ".join(f"{field}={value}" for field, value in other.items())
-    note = f" They were taken with {settings}." if other else ""
+    note = f" They are scores of samples with {settings}." if other else ""
     return [
-        f"Scores of samples{judge}. Other real images show what is possible.{note}\n",
+        f"Scores of samples{judge}. Those of other real images are the best to expect.{note}\n",
         "| score | samples | real images |\n|---|---|---|",
         *rows,
         "",

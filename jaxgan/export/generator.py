@@ -16,7 +16,7 @@ from jaxgan.model import Model
 from jaxgan.run.weights import used_leaves
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""On which StableHLO runs."""
+"""The platforms on which a StableHLO file runs."""
 FORMS = ("float", "uint8", "rgb")
 """The forms of images, see `make_generator`."""
 
@@ -42,14 +42,14 @@ def make_generator(model: Model, state: Any, form: str = "float") -> Generator:
 
     Args:
       model: of the state.
-      state: trained; `config.sampler` and the like count.
+      state: trained; its `config` also says how samples are drawn.
       form: of the images. `float`: `[n, H, W, C]`, as `model.generate` gives them. `uint8`: the
         same in 0..255. `rgb`: uint8 `[n, 3, H, W]`; the three channels of gray images are equal.
         Vectors are `[n, D]`, and float.
 
     Returns:
       The function of latents, float32 `[n, d]`, and of labels, int32 `[n]`, if there are classes.
-      Images are `latents` of a diffusion model: d is H * W * C, rows first.
+      Latents of a diffusion model are images: d is H * W * C, row after row.
 
     Raises:
       JaxganError: if samples do not follow from latents alone, or if they have no such form.

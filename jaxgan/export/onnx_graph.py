@@ -20,7 +20,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from tqdm import tqdm
 
 _OPSET, _IR = 18, 8
-"""Of 2022 to 2023, so that older programs read the file too."""
+"""Versions of 2022 to 2023, so that older programs read the file too."""
 
 _Value = Any
 """The name of a value in the graph, or an array that is known already."""
@@ -232,8 +232,8 @@ def _has_rows(variables: Sequence[Any]) -> list[bool]:
 
 
 def _counts_rows(equation: Any) -> bool:
-    """Whether a dimension is other than n or a number, such as 2 n, or occurs twice; or whether the
-    values depend on the number of their row."""
+    """Whether a dimension has n but is not n alone, such as 2 n; whether two dimensions are n; or
+    whether the values depend on the number of their row."""
     for var in [*equation.invars, *equation.outvars]:
         symbols = [str(size) for size in var.aval.shape if is_symbolic_dim(size)]
         if symbols not in ([], ["n"]):
@@ -291,7 +291,7 @@ def _node(kind: str, **attributes: Any) -> Callable[..., str]:
 
 
 def _chain(*kinds: str) -> Callable[..., str]:
-    """Several nodes, each of the result of the one before."""
+    """Several nodes; each takes the result of the one before."""
 
     def rule(graph: _Graph, equation: Any, *args: _Value) -> str:
         value = graph.add(kinds[0], *args)

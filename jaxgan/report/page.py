@@ -1,6 +1,6 @@
 """A page about runs: one HTML file that needs no other file, no server and no network.
 
-`html` makes it from a View of each run. What moves (page.js) reads one JSON in the page. The curves
+`html` makes it from a View of each run. The script (page.js) reads one JSON in the page. The curves
 are drawn by hand as SVG, in the colours of the page: plotly.js alone has 4.5 MB.
 """
 
@@ -25,9 +25,9 @@ from jaxgan.model import Curve, DenseLayers
 from jaxgan.report import plots
 
 BUDGET = 1_400_000
-"""At most so many characters of the page are the pictures of all players."""
+"""The most characters that the pictures of all players take in a page."""
 _POINTS = 400
-"""At most so many epochs of a curve are drawn."""
+"""The most epochs of a curve that are drawn."""
 _DASHES = ("", "6 4", "2 3", "9 3 2 3")
 
 
@@ -41,7 +41,7 @@ class Alarm(NamedTuple):
     meaning: str
     evidence: str
     remedies: Sequence[str]
-    """What to try and is not in use."""
+    """What to try, if it is not in use yet."""
 
 
 class Score(NamedTuple):
@@ -62,7 +62,7 @@ class Player(NamedTuple):
     """Pictures over time, one at a time."""
 
     tracks: Mapping[str, Sequence[np.ndarray]]
-    """By their names, pictures uint8 `[H, W, C]` that are seen beside each other."""
+    """Pictures uint8 `[H, W, C]`, by the names of the tracks, which stand side by side."""
     captions: Sequence[str]
     rows: Sequence[str] = ()
     """The names of the rows of each picture, or ()."""
@@ -101,7 +101,7 @@ class View(NamedTuple):
     alarms: Sequence[Alarm] = ()
     scores: Sequence[Score] = ()
     scored: str = ""
-    """Of what the scores are."""
+    """The caption of the scores: what was scored."""
     settings: Mapping[str, tuple[Any, Any]] = {}
     """All settings: `(default, here)`. Those that differ in a run are shown."""
     samples: Player | None = None
@@ -345,7 +345,7 @@ def _scores(view: View, _: int) -> str:
 
 _NEAREST = (
     "Each pair is a sample and, to its right, the training image with the most similar pixels. "
-    "Equal pairs would be copies."
+    "If both are equal, the sample is a copy."
 )
 
 
@@ -447,7 +447,7 @@ def _at(history: History, epoch: int, by_step: bool) -> int:
 
 
 def _panels(views: Sequence[View]) -> list[dict[str, Any]]:
-    """The panels of all runs; those of one title are one panel."""
+    """The panels of all runs. Curves with the same title share a panel."""
     panels: dict[str, dict[str, Any]] = {}
     by_step = _by_step(views)
     for i, view in enumerate(views):
@@ -545,14 +545,14 @@ def _explorer_data(explorer: Explorer | None) -> dict[str, Any] | None:
 def pack(numbers: np.ndarray) -> str:
     """Numbers `[N]` as float16, in base64 of gzip.
 
-    The low bytes come first, then the high bytes: gzip makes those smaller by a third.
+    The low bytes come first, then the high bytes: gzip makes the latter a third smaller.
     """
     halves = np.asarray(numbers, "<f2").view(np.uint8).reshape(-1, 2)
     return base64.b64encode(gzip.compress(halves.T.tobytes(), mtime=0)).decode()
 
 
 def _evenly(length: int, most: int) -> list[int]:
-    """At most so many indices, evenly spaced, with the first and the last."""
+    """At most `most` indices, evenly spaced, with the first and the last."""
     if length <= most:
         return list(range(length))
     return np.unique(np.linspace(0, length - 1, max(2, most)).round().astype(int)).tolist()

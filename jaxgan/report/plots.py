@@ -17,7 +17,7 @@ from jaxgan.model import Curve
 from jaxgan.report.texts import short
 
 MEMBERS_SHOWN = 8
-"""Members of a population in a picture."""
+"""How many members of a population a picture shows."""
 _MOST_LINES = 12
 """The most lines of a legend: a longer one would hide the curves."""
 _MIN_WIDTH = 448

@@ -16,7 +16,8 @@ STEPS = 20
 class Profile:
     """Traces one stretch of steps of `loop.fit`, after the first.
 
-    It waits for a stretch of STEPS steps or of an epoch. If steps are slow, it takes the fourth.
+    It waits for a stretch of STEPS steps or of an epoch. If steps are slow, it takes the fourth
+    stretch.
 
     Args:
       folder: gets plugins/profile/TIME/ with HOST.xplane.pb and HOST.trace.json.gz.

@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
     label: dict[str, Any]
     """Of a member of a population: its number, its seed and its own settings."""
     row: dict[str, Any]
-    """The last of these epochs in the history, for this member."""
+    """The row of the last of these epochs in the history, for this member."""
 
 
 def find_model(workdir: str | Path, models: Mapping[str, Model]) -> Model:

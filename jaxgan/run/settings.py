@@ -65,13 +65,13 @@ class TrainConfig:
     """Stop and save the run when a failure is seen, with exit status 5. A population stops when
     every member that has not diverged shows a failure."""
     log: tuple[trackers.Name, ...] = ()
-    """Programs that show the settings, metrics and samples too, one or several: TensorBoard,
+    """One or several programs that show the settings, metrics and samples too: TensorBoard,
     Trackio, Weights & Biases, MLflow. Each needs the extra of its name, such as pip install
     'jaxgan[wandb]'. Nothing leaves this machine, unless the environment says so: WANDB_MODE=online,
     MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID or TRACKIO_SERVER_URL."""
     profile: bool = False
-    """Trace up to 20 steps after the first, once they are compiled. The trace is in the folder
-    profile of the run, for TensorBoard (its plugin xprof) or Perfetto."""
+    """Write a trace of up to 20 compiled steps into the folder profile of the run, for TensorBoard
+    (with its plugin xprof) or Perfetto."""
     epsilon: float | None = None
     """Train with differential privacy. One image more or less in the data then changes the samples
     little; epsilon bounds how much. 1 is strong, 10 is weak. The run folder has privacy.json, and

@@ -19,7 +19,7 @@ from jaxgan.version import __version__
 _FITTED = ("image_shape", "bounded", "noise_multiplier")
 """Settings of a model that every run sets itself."""
 _OF_RUN = ("jaxgan", "data", "privacy")
-"""Sections of config.json that are no settings."""
+"""Sections of config.json that hold no settings."""
 
 Settings = tuple[Any, TrainConfig]
 """The config of a model, and the settings of its run."""
@@ -61,7 +61,7 @@ def read(file: str | Path, defaults: Mapping[str, Settings]) -> Settings:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # on Windows files may have a mark
+        text = path.read_text(encoding="utf-8-sig")  # on Windows a file may begin with a mark
         found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except FileNotFoundError as error:
         raise JaxganError(f"--config: there is no file {path}") from error
@@ -108,7 +108,7 @@ def _model_name(described: Mapping[str, Any], defaults: Mapping[str, Settings]) 
 def _replaced(
     section: str, values: Mapping[str, Any], configs: Mapping[str, Any], version: Any
 ) -> Any:
-    """The config of a section with these values, of a file that this version of jaxgan wrote."""
+    """The config of a section with these values. `version` is of the jaxgan that wrote the file."""
     config, changed = configs[section], {}
     fields = _fields(config)
     for key, value in values.items():

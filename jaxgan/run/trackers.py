@@ -111,7 +111,7 @@ class WandB:
 
     def __init__(self, path: Path):
         if os.environ.setdefault("WANDB_MODE", "offline") == "offline":
-            # Its service would report its own errors.
+            # Else its service sends reports of its own errors.
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._wandb = _import("wandb", "wandb")
         self._path = path
@@ -146,7 +146,7 @@ class MLflow:
     def __init__(self, path: Path):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        # With its own seven, training would wait four minutes for a server that is not there.
+        # With the default, 7, training would wait four minutes for a server that is not there.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         self._mlflow = _import("mlflow", "mlflow")
         self._path = path / "mlflow"

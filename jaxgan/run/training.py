@@ -273,7 +273,7 @@ class _Training:
         )
         self._save(run)
         if profile is not None and not profile.is_done:
-            print_lines(["no steps were traced: this run has too few that are not yet trained"])
+            print_lines(["no steps were traced: this run had too few steps left to train"])
         if self._plan is not None:
             self._end_private(self._plan, run)
         state = local(run.state)

@@ -68,8 +68,8 @@ def read_about(path: Path) -> dict[str, Any]:
 def restore(model: Model, path: Path, config: Any) -> Any:
     """The state in a file.
 
-    Its parts that samples do not need, such as a discriminator or the moments of an optimizer, are
-    new.
+    Parts that samples do not need, such as a discriminator or the moments of an optimizer, are as
+    at the start of training.
 
     Args:
       model: of the state.

@@ -67,7 +67,7 @@ def test_a_resumed_run_is_traced_again_with_its_own_steps(start, tmp_path):
     ("lengths", "epoch", "traced"),
     [
         ([1, 300, 300], 469, 1),
-        # A short epoch: the rest of it, but not a single step at its begin.
+        # A short epoch: the rest of it, but not a single step at its start.
         ([1, 3, 1, 12], 12, 3),
         ([1, 1, 1, 1, 1], 469, 3),  # slow steps
         ([1, 1], 1, 1),
