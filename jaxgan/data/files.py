@@ -115,6 +115,7 @@ def save(dataset: Dataset, path: str | Path) -> None:
     if path.suffix != ".npz":
         raise JaxganError(f"{path}: the name of a data set must end in .npz")
     images = dataset.images
+    # Gray images keep their channel: without it narrow ones would be taken for something else.
     arrays = {"images": images[:, 0, 0] if are_vectors(images.shape[1:]) else images}
     if dataset.labels is not None:
         arrays["labels"] = dataset.labels

@@ -165,22 +165,20 @@ def fit(
       epochs: the number of epochs in all.
       measure: called with the run after each epoch; its result is added to the row of the epoch.
       on_epoch: called with the run after `measure`; the run's arrays are donated afterwards.
-      should_stop: called about four times a second. If it returns True, `fit` returns in the middle
-        of the epoch. If there are several processes, all stop when it returns True in one of them.
+      should_stop: called about four times a second. If it is True in one process, all stop there.
       progress: whether to show it: on a terminal a bar for the whole run, else at most 100 lines.
       label: shown in place of the number of the epoch.
-      layout: on which devices, and whether `run` is a population. If it is, every leaf of state and
-        totals has a leading axis `[members]`, and each member has its own order of the data.
+      layout: on which devices, and whether `run` is a population: leaves of its state and totals
+        have a leading axis `[members]`, and each member has its own order of the data.
       places: for Poisson sampling: each step takes each image with probability batch_size / N. A
         batch, a dict, has so many places, and "included", bool `[places]`, says which are taken.
       profile: traces some steps.
 
     Returns:
-      The run at its end, or where it was stopped.
+      The run at its end, or where it was stopped. The metrics of diverged members are NaN.
 
     Raises:
-      JaxganError: if `run` is no Run; NonFiniteError, if a metric or a parameter is not finite. A
-        diverged member of a population does not raise: its metrics are NaN.
+      JaxganError: if `run` is no Run; NonFiniteError, if a single run diverges.
     """
     fitting = _Fitting(train_step, run, data, rng, batch_size, layout, places, profile)
     if fitting.epoch < epochs:
