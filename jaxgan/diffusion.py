@@ -46,6 +46,7 @@ from jaxgan.learner import (
     current_config,
     descend,
     forward,
+    norm,
     takes,
 )
 from jaxgan.model import Column, Curve, Diagnosis, Finding, Model, Network, Private
@@ -318,7 +319,7 @@ def train_step(
     if config.clip_norm:
         grads = _private_gradients(state, config, batch, rng, shards)
         denoiser = descend(state.denoiser, grads, scale, max_norm=config.max_grad_norm)
-        norms = optax.tree.norm(grads), optax.tree.norm(state.denoiser.params)
+        norms = norm(grads), norm(state.denoiser.params)
         return _next_state(state, config, denoiser, shards), PrivateDiffusionMetrics(*norms)
     batch = _draw_batch(state, config, batch, rng, shards)
 
@@ -329,7 +330,7 @@ def train_step(
 
     (_, (losses, zero_loss, denoiser)), grads = shards.value_and_grad(loss)(state.denoiser.params)
     denoiser = descend(denoiser, grads, scale, max_norm=config.max_grad_norm)
-    metrics = _measure(losses, zero_loss, batch.t, optax.tree.norm(grads), config, shards)
+    metrics = _measure(losses, zero_loss, batch.t, norm(grads), config, shards)
     return _next_state(state, config, denoiser, shards), metrics
 
 

@@ -42,6 +42,7 @@ from jaxgan.learner import (
     current_config,
     descend,
     forward,
+    norm,
 )
 from jaxgan.model import Curve, DenseLayers, Model, Network, Private
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
@@ -197,10 +198,10 @@ def train_step(
     def update(generator: Learner) -> tuple[Learner, jax.Array]:
         (_, _), grads = shards.value_and_grad(loss)(generator.params, state.generator, opponent)
         scale = schedules.value(config.lr_scale, state.step)
-        return descend(generator, grads, scale, 0, config.max_grad_norm), optax.tree.norm(grads)
+        return descend(generator, grads, scale, 0, config.max_grad_norm), norm(grads)
 
     generator, gen_norm = _every(config.disc_steps, state.step, update, generator)
-    norms = (gen_norm, optax.tree.norm(disc_grads))
+    norms = (gen_norm, norm(disc_grads))
     metrics = _measure(config, outputs, norms, shards)
     return _next_state(state, config, generator, discriminator, shards), metrics
 
@@ -648,8 +649,8 @@ def _equilibrium(config: GANConfig) -> dict[str, float]:
 def _parameter_norms(state: GANState) -> dict[str, jax.Array]:
     """The L2 norms of the parameters of both networks."""
     return {
-        "gen_param_norm": optax.tree.norm(state.generator.params),
-        "disc_param_norm": optax.tree.norm(state.discriminator.params),
+        "gen_param_norm": norm(state.generator.params),
+        "disc_param_norm": norm(state.discriminator.params),
     }
 
 

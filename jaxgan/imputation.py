@@ -29,7 +29,7 @@ from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
 from jaxgan.fields import check_field, check_optimizer, documented, is_size
 from jaxgan.inputs import check_rng, check_sampling, checks_inputs
-from jaxgan.learner import Learner, create, current_config, descend, forward
+from jaxgan.learner import Learner, create, current_config, descend, forward, norm
 from jaxgan.model import Column, Curve, Model, Network
 from jaxgan.networks import MaskedMLP
 from jaxgan.shards import Shards, on_any_mesh
@@ -223,7 +223,7 @@ def train_step(
     (_, parts), gen_grads = shards.value_and_grad(gen_loss)(state.generator.params)
     generator = descend(state.generator, gen_grads, max_norm=config.max_grad_norm)
     fooled, error = shards.mean(parts)
-    norms = (optax.tree.norm(gen_grads), optax.tree.norm(disc_grads))
+    norms = (norm(gen_grads), norm(disc_grads))
     metrics = GAINMetrics(fooled, disc_value, error, *norms)
     return state.replace(generator=generator, discriminator=discriminator), metrics
 

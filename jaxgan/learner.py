@@ -1,4 +1,4 @@
-"""One network with its optimizer: `create`, `forward`, `descend`, `average`."""
+"""One network with its optimizer: `create`, `forward`, `descend`, `average`, `norm`."""
 
 import copy
 import dataclasses
@@ -111,6 +111,7 @@ def current_config(state: Any) -> Any:
     return config
 
 
+@jax.named_scope("optimizer")  # for benchmarks/profile_step.py
 def descend(
     learner: Learner, grads: Any, scale: Any = 1.0, clip: Any = 0.0, max_norm: Any = 0.0
 ) -> Learner:
@@ -143,6 +144,7 @@ def descend(
     return learner.replace(step=learner.step + 1, params=params, opt_state=opt_state)
 
 
+@jax.named_scope("optimizer")  # for benchmarks/profile_step.py
 def average(mean: Any, params: Any, decay: Any, step: jax.Array) -> Any:
     """Updates an exponential moving average of parameters (arXiv 1806.04498).
 
@@ -151,6 +153,26 @@ def average(mean: Any, params: Any, decay: Any, step: jax.Array) -> Any:
     """
     decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda m, p: (p + decay_now * (m - p)).astype(p.dtype), mean, params)
+
+
+@jax.named_scope("measure")  # for benchmarks/profile_step.py
+def norm(tree: Any) -> jax.Array:
+    """The L2 norm of a tree, over all its leaves: a scalar.
+
+    An accelerator takes one sum over all leaves: with one for each it would start many small
+    kernels. A CPU would have to copy the leaves first.
+    """
+
+    def of_each(*leaves: jax.Array) -> jax.Array:
+        return optax.tree.norm(leaves)
+
+    def of_all(*leaves: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.square(jnp.concatenate([x.ravel() for x in leaves])).sum())
+
+    leaves = [at_least_float32(x) for x in jax.tree.leaves(tree)]
+    if not leaves:
+        return jnp.zeros(())
+    return jax.lax.platform_dependent(*leaves, cpu=of_each, default=of_all)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from flax import nnx
 from helpers import RNG, assert_trees_equal
 
 from jaxgan import JaxganError, create_state, train_step
-from jaxgan.learner import average, create, descend, forward
+from jaxgan.learner import average, create, descend, forward, norm
 
 INPUTS = np.array([[1.0, -2.0], [0.5, 4.0]], np.float32)
 
@@ -342,3 +342,15 @@ def test_a_deep_copy_of_a_state_is_the_same_to_jit(tiny, images):
     # Also if the copy is of a state that took steps.
     train_step(copy.deepcopy(after[0]), images, RNG)
     assert len(traces) == once
+
+
+@pytest.mark.parametrize("on_accelerator", [False, True])
+def test_the_norm_is_that_of_all_numbers_as_one_vector(monkeypatch, on_accelerator):
+    tree = {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.full(4, -3.0, jnp.bfloat16)}
+    if on_accelerator:
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *xs, cpu, default: default(*xs))
+    vector = np.concatenate([np.ravel(x).astype(np.float64) for x in tree.values()])
+    found = jax.jit(lambda tree: norm(tree))(tree)
+    np.testing.assert_allclose(found, np.linalg.norm(vector), rtol=1e-6)
+    assert found.dtype == jnp.float32
+    assert norm({}) == 0

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.history import finite_mean
@@ -28,7 +29,9 @@ from jaxgan.run.profile import Profile
 TrainStep = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
 
 _CHECK_SECONDS = 0.25
-"""How long the compiled program runs before the host shows the progress and asks `should_stop`."""
+"""How long compiled programs run before the host shows the progress and asks `should_stop`."""
+_CHUNK = 32, 64
+"""The least and the most steps of a program whose number of steps is fixed (`_chunk`)."""
 
 
 class Run(NamedTuple):
@@ -104,7 +107,7 @@ def train_epoch(
     batch_size: int,
     layout: Layout = ONE_DEVICE,
 ) -> tuple[Any, Any]:
-    """Trains for one epoch: a compiled program, and a second one for a smaller last batch.
+    """Trains for one epoch. All steps are compiled, in few programs.
 
     Args:
       train_step: `(state, batch, rng) -> (state, metrics)`.
@@ -123,18 +126,21 @@ def train_epoch(
     order_rng, step_rng = _split(rng)
     n = _length(data)
     steps = _steps_per_epoch(n, batch_size)
-    state, totals = _train_steps(
-        train_step,
-        state,
-        totals,
-        data,
-        _epoch_order(order_rng, epoch, n),
-        step_rng,
-        0,
-        steps,
-        batch_size=batch_size,
-        layout=layout,
-    )
+    order = _epoch_order(order_rng, epoch, n)
+    for options, start, stop in _programs(0, steps, n // batch_size):
+        state, totals = _compiled_steps(
+            train_step,
+            state,
+            totals,
+            data,
+            order,
+            step_rng,
+            start,
+            stop,
+            batch_size=batch_size,
+            layout=layout,
+            **options,
+        )
     return state, jax.tree.map(lambda total: total / steps, totals)
 
 
@@ -165,7 +171,8 @@ def fit(
       epochs: the number of epochs in all.
       measure: called with the run after each epoch; its result is added to the row of the epoch.
       on_epoch: called with the run after `measure`; the run's arrays are donated afterwards.
-      should_stop: called about four times a second. If it is True in one process, all stop there.
+      should_stop: called about four times a second, on accelerators after 32 steps at least. If it
+        is True in one process, all stop there.
       progress: whether to show it: on a terminal a bar for the whole run, else at most 100 lines.
       label: shown in place of the number of the epoch.
       layout: on which devices, and whether `run` is a population: leaves of its state and totals
@@ -221,28 +228,30 @@ class _Fitting:
             )
         self._layout, self._members, self._n = layout, rng.size, _length(data)
         self.steps = _steps_per_epoch(self._n, batch_size)
+        self._full = self.steps if places else self._n // batch_size
         self._rate, self._places, self._profile = batch_size / self._n, places, profile
         self._order_rng, step_rng = layout.place_run(_split(rng))
         # The compiled steps donate their state, so they get a copy of the caller's.
         self._state, self._totals = layout.place_run((run.state, run.totals))
-        self._advance = functools.partial(
-            _train_steps,
-            train_step,
-            data=layout.place_data(data),
-            rng=step_rng,
-            batch_size=places or batch_size,
-            layout=layout,
-            is_random=places is not None,
-        )
+        self._train_step = train_step
+        self._arguments = {
+            "data": layout.place_data(data),
+            "rng": step_rng,
+            "batch_size": places or batch_size,
+            "layout": layout,
+            "is_random": places is not None,
+        }
         self.history, self._seconds = list(run.history), run.seconds
         self.epoch, self.at = divmod(step(self._state), self.steps)
 
     def compile(self) -> None:
         """Compiles the steps without taking one, so that seconds count only training, and so that
         the end of the first epoch does not wait for the program of a smaller last batch."""
-        order = self._order()
-        self._train(order, self.at, self.at)
-        self._train(order, self.steps, self.steps)
+        arguments = self._arguments | {"order": self._order(), "start": 0, "stop": 0}
+        programs = _programs(self.at, self.steps, self._full)
+        for options in {tuple(options.items()): options for options, _, _ in programs}.values():
+            steps = (self._train_step, self._state, self._totals)
+            _compiled_steps.lower(*steps, **arguments, **options).compile()
 
     def finish_epoch(self, should_stop, show) -> dict[str, np.ndarray] | None:
         """Trains to the end of the epoch. Returns the means of its metrics, or None if stopped."""
@@ -272,14 +281,16 @@ class _Fitting:
 
         Yields the seconds of each stretch of about _CHECK_SECONDS.
         """
-        order, length = self._order(), 1
+        order, length, chunk = self._order(), 1, _chunk(self._full) or 1
         while self.at < self.steps:
             length, stop = agree([length, should_stop()])
             if stop:
                 return
             if self._profile is not None:
                 length = self._profile.limited(int(length), self.steps)
-            end = min(self.at + int(length), self.steps)
+            # The rest of a chunk would need another program.
+            length = max(chunk, int(length) // chunk * chunk)
+            end = min(self.at + length, self.steps)
             with self._traced(self.at + 1, end):
                 started = time.perf_counter()
                 self._train(order, self.at, end)
@@ -298,9 +309,17 @@ class _Fitting:
         return self._profile.stretch(before + first, before + last)
 
     def _train(self, order, start: int, stop: int) -> None:
-        self._state, self._totals = self._advance(
-            self._state, self._totals, order=order, start=start, stop=stop
-        )
+        for options, first, end in _programs(start, stop, self._full):
+            self._state, self._totals = _compiled_steps(
+                self._train_step,
+                self._state,
+                self._totals,
+                order=order,
+                start=first,
+                stop=end,
+                **self._arguments,
+                **options,
+            )
 
     def _order(self) -> jax.Array:
         if self._places is not None:
@@ -326,47 +345,41 @@ class _Fitting:
         raise NonFiniteError(f"training diverged in epoch {self.epoch + 1}: not finite: {what}")
 
 
-def _train_steps(
-    train_step,
-    state,
-    totals,
-    data,
-    order,
-    rng,
-    start,
-    stop,
-    *,
-    batch_size,
-    layout=ONE_DEVICE,
-    is_random=False,
-):
-    """Takes the steps start <= i < stop of an epoch.
+def _chunk(full: int, platform: str | None = None) -> int:
+    """How many steps a program takes on an accelerator; 0 on a CPU, where the number may be open.
 
-    There is one program for the whole batches and one for a smaller last batch, so that training
-    begins when the first of them is compiled.
+    A GPU waits in each turn of an open loop until the host has read a flag.
+
+    Args:
+      full: the steps of an epoch that have whole batches. The chunk leaves few of them over.
+      platform: of the devices, by default that of jax.
     """
-    n = order.shape[-1]
-    full = n // batch_size
-    steps = functools.partial(
-        _compiled_steps,
-        train_step,
-        data=data,
-        order=order,
-        rng=rng,
-        batch_size=batch_size,
-        layout=layout,
-        is_random=is_random,
-    )
-    if start < full:
-        state, totals = steps(state, totals, start=start, stop=min(stop, full), last=False)
-    if n % batch_size and stop > full:
-        state, totals = steps(state, totals, start=start, stop=stop, last=True)
-    return state, totals
+    if (platform or jax.default_backend()) == "cpu":
+        return 0
+    least, most = (min(length, full) for length in _CHUNK)
+    return min(range(max(1, least), most + 1), key=lambda length: full % length, default=0)
+
+
+def _programs(start: int, stop: int, full: int) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """The programs that take the steps start <= i < stop of an epoch.
+
+    Yields:
+      Options of `_compiled_steps`, and the steps from where to where: chunks, what is left of the
+      whole batches, and a smaller last batch.
+    """
+    chunk, end = _chunk(full), min(stop, full)
+    while chunk and start + chunk <= end:
+        yield {"length": chunk}, start, start + chunk
+        start += chunk
+    if start < end:
+        yield {}, start, end
+    if stop > full:
+        yield {"last": True}, full, stop
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("train_step", "batch_size", "last", "layout", "is_random"),
+    static_argnames=("train_step", "batch_size", "length", "last", "layout", "is_random"),
     donate_argnames=("state", "totals"),
 )
 def _compiled_steps(
@@ -380,36 +393,56 @@ def _compiled_steps(
     stop,
     *,
     batch_size,
-    last,
-    layout,
+    length=None,
+    last=False,
+    layout=ONE_DEVICE,
     is_random=False,
 ):
-    """Start and stop are traced, so that all stretches of an epoch have one program. The result
+    """Takes the steps start <= i < stop of an epoch, or `length` steps from the start, or the last
+    step, whose batch is smaller.
+
+    Start and stop are traced, so that all stretches of an epoch have the same programs. The result
     does not depend on where the epoch is cut, not even in the last bit.
     """
 
     def steps(carry, order, rng, data, start, stop):
+        state, totals = carry
+        sums, unpack = _pack(totals)
+
         def take(indices, carry):
-            state, totals = carry
+            state, sums = carry
             batch = jax.tree.map(lambda x: x[jnp.maximum(indices, 0)], data)
             if is_random:
                 batch |= {"included": indices >= 0}
             batch = layout.split_batch(batch)
             state, metrics = train_step(state, batch, rng)
             # A sum may have a wider dtype than its metric.
-            add = lambda total, metric: total + metric.astype(total.dtype)  # noqa: E731
-            return state, jax.tree.map(add, totals, metrics)
+            metrics = jax.tree.map(lambda x, total: x.astype(total.dtype), metrics, totals)
+            return state, jax.tree.map(jnp.add, sums, _pack(metrics)[0])
 
         def body(i, carry):
             at = i * batch_size
             return take(jax.lax.dynamic_slice_in_dim(order, at, batch_size), carry)
 
+        carry = state, sums
         if last:
-            rest = order[order.shape[0] // batch_size * batch_size :]
-            return jax.lax.cond(start < stop, lambda c: take(rest, c), lambda c: c, carry)
-        return jax.lax.fori_loop(start, stop, body, carry)
+            carry = take(order[order.shape[0] // batch_size * batch_size :], carry)
+        elif length is not None:
+            carry = jax.lax.fori_loop(0, length, lambda i, carry: body(start + i, carry), carry)
+        else:
+            carry = jax.lax.fori_loop(start, stop, body, carry)
+        state, sums = carry
+        return state, unpack(sums)
 
     return layout.for_each_member(steps, (state, totals), (order, rng), (data, start, stop))
+
+
+def _pack(metrics: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Metrics as one array, which is added up at once, and its inverse. Those of different dtypes
+    stay as they are."""
+    if len({x.dtype for x in jax.tree.leaves(metrics)}) > 1:
+        return metrics, lambda packed: packed
+    return ravel_pytree(metrics)
 
 
 @functools.partial(jax.jit, static_argnames="n")

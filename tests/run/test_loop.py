@@ -129,6 +129,43 @@ def test_a_fit_that_is_stopped_anywhere_continues_to_the_same_bits(images):
         }
 
 
+@pytest.mark.parametrize("members", [None, 2])
+def test_programs_of_a_fixed_length_give_the_same_bits(images, monkeypatch, members):
+    """On accelerators. An epoch has 6 whole batches and a smaller one; the run starts at step 1."""
+    layout, rng = make_layout(1, population=members is not None), RNG
+    state = toy.create_state(RNG, toy.ToyConfig())
+    if members is not None:
+        rng = jax.random.split(RNG, members)
+        state = jax.vmap(lambda rng: toy.create_state(rng, toy.ToyConfig()))(rng)
+
+    def fit(run, **options):
+        options |= {"batch_size": 5, "epochs": 2, "layout": layout, "progress": False}
+        return loop.fit(toy.train_step, run, images, rng, **options)
+
+    answers = iter([False, True])
+    start = loop.start_run(toy.train_step, state, images, 5, layout)
+    start = fit(start, should_stop=lambda: next(answers))
+    assert loop.step(start.state) == 1
+    plain, steps, taken = fit(start), loop._compiled_steps, []
+
+    def record(*args, length=None, **options):
+        taken.append((options["start"], options["stop"], length))
+        return steps(*args, length=length, **options)
+
+    monkeypatch.setattr(record, "lower", steps.lower, raising=False)
+    monkeypatch.setattr(loop, "_compiled_steps", record)
+    monkeypatch.setattr(loop, "_chunk", lambda full: 4)
+    run = fit(start)
+    assert taken == [(1, 5, 4), (5, 6, None), (6, 7, None), (0, 4, 4), (4, 6, None), (6, 7, None)]
+    assert_trees_equal((run.state, run.totals), (plain.state, plain.totals))
+
+
+def test_chunks_leave_few_steps_over():
+    assert loop._chunk(468) == loop._chunk(468, "cpu") == 0
+    for full, chunk in ((468, 36), (64, 32), (12, 12), (1, 1), (0, 0), (467, 58)):
+        assert loop._chunk(full, "gpu") == chunk
+
+
 class Labelled(struct.PyTreeNode):
     """A state that records the label that came with each image, and how often it came."""
 
