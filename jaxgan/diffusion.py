@@ -553,6 +553,7 @@ def _next_state(
     return state.replace(denoiser=denoiser, ema=ema)
 
 
+@jax.named_scope("measure")
 def _measure(
     losses: jax.Array,
     zero_loss: jax.Array,

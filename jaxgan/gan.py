@@ -511,6 +511,7 @@ def _next_state(
     )
 
 
+@jax.named_scope("measure")
 def _measure(
     config: GANConfig,
     outputs: _Outputs,

@@ -416,9 +416,11 @@ def _compiled_steps(
                 batch |= {"included": indices >= 0}
             batch = layout.split_batch(batch)
             state, metrics = train_step(state, batch, rng)
-            # A sum may have a wider dtype than its metric.
-            metrics = jax.tree.map(lambda x, total: x.astype(total.dtype), metrics, totals)
-            return state, jax.tree.map(jnp.add, sums, _pack(metrics)[0])
+            with jax.named_scope("measure"):
+                # A sum may have a wider dtype than its metric.
+                metrics = jax.tree.map(lambda x, total: x.astype(total.dtype), metrics, totals)
+                sums = jax.tree.map(jnp.add, sums, _pack(metrics)[0])
+            return state, sums
 
         def body(i, carry):
             at = i * batch_size

@@ -146,7 +146,7 @@ def test_the_program_is_that_of_a_run(compile_only, monkeypatch, tiny, members):
         x = jax.typeof(x) if isinstance(x, int | np.ndarray | jax.Array) else x
         return x.shape, x.dtype, bool(getattr(x, "weak_type", False))
 
-    record.trace = record
+    record.trace = record.lower = record
     monkeypatch.setattr(loop, "_compiled_steps", record)
     settings = TrainConfig(batch_size=16, epochs=1, population=members)
     monkeypatch.setitem(compile_only.PRESETS, "tiny", (tiny, settings))
