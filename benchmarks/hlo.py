@@ -87,8 +87,8 @@ def count(text: str, platform: str) -> dict[str, int]:
 
     everything = list(inside("ENTRY"))
     bodies = {name for op in everything if op.name in ("while", "conditional") for name in op.calls}
-    # The step is the innermost loop or branch that has all products.
-    step = min(bodies, key=lambda name: (-products(name), sum(1 for _ in inside(name))))
+    # The step is the innermost loop or branch that has all products, or the whole program.
+    step = min({"ENTRY", *bodies}, key=lambda name: (-products(name), sum(1 for _ in inside(name))))
     loops = [op for op in everything if op.name == "while"]
     open_loops = sum(turns_of(op, computations) is None for op in loops)
     branches = sum(op.name == "conditional" for op in everything)

@@ -108,6 +108,22 @@ def test_a_program_is_counted_by_its_text(compile_only):
     assert compile_only.count(TEXT, "cuda") == expected | {"to_host": 5}
 
 
+def test_a_program_without_loops_is_one_step(compile_only):
+    text = """ENTRY %main (a: f32[2]) -> f32[2] {
+  %a = f32[2]{0} parameter(0)
+  %square = f32[2]{0} dot(%a, %a)
+  ROOT %sum = f32[2]{0} fusion(%square), calls=%added
+}
+
+%added (b: f32[2]) -> f32[2] {
+  %b = f32[2]{0} parameter(0)
+  ROOT %twice = f32[2]{0} add(%b, %b)
+}
+"""
+    counts = compile_only.count(text, "cuda")
+    assert (counts["kernels"], counts["products"], counts["to_host"]) == (2, 1, 0)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_loop_is_counted_as_it_was_written(compile_only, known):
     def steps(x, matrices, stop):
