@@ -22,8 +22,9 @@ NO_STATISTICS = (
     "noise: take a module without them, or leave out clip_norm"
 )
 """The error for a network with statistics and a clip_norm."""
-_FLOATS_AT_ONCE = 2**24
-"""Floats in the gradients of the examples that are clipped at once: 64 MB."""
+_FLOATS_AT_ONCE, _MORE = 2**24, 16
+"""Floats in the gradients of the examples that are clipped at once, 64 MB, and how many times as
+many on an accelerator."""
 _TINY = 1e-30
 _MARGIN = 0.999
 """Gradients are clipped to a little less than allowed, so that rounding does not exceed it."""
@@ -82,7 +83,8 @@ def _clipped_sum(
     """The sum of the clipped gradients of the kept examples, some examples at a time."""
     n = len(kept)
     size = sum(x.size for x in jax.tree.leaves(params))
-    chunk = max(1, min(n, _FLOATS_AT_ONCE // size))
+    floats = _FLOATS_AT_ONCE * (1 if jax.default_backend() == "cpu" else _MORE)
+    chunk = max(1, min(n, floats // size))
     empty = -n % chunk
 
     def in_chunks(x: jax.Array) -> jax.Array:

@@ -42,6 +42,8 @@ _PUBLIC = (
 _START_SHARE = 1 / 3
 """The Gaussians of a start get this share of the run's epsilon."""
 _START_BATCH, _START_SAMPLES = 256, 256 * 234
+_START_PARTS = 18
+"""Of the samples, which are drawn part by part."""
 _START = 2**31 + 2
 """Folded into the key of the first member, for the Gaussians of a start."""
 _LEFT_OUT = ("real.png", "scores, verdict and diagnosis", "losses on real images", "best members")
@@ -312,10 +314,10 @@ def draw_from_gaussians(plan: Plan, dataset: Dataset, rng: jax.Array) -> dict[st
     state, _ = gaussians.train_step(gaussians.create_state(fit_rng, config), real, fit_rng)
     labels = np.arange(_START_SAMPLES, dtype=np.int32) % max(1, classes)
     parts = []
-    for at in range(0, _START_SAMPLES, _START_BATCH):
-        wanted = labels[at : at + _START_BATCH] if classes else None
-        rng = jax.random.fold_in(sample_rng, at)
-        part = np.asarray(gaussians.sample(state, rng, _START_BATCH, wanted))
+    for i, part_labels in enumerate(np.split(labels, _START_PARTS)):
+        wanted = part_labels if classes else None
+        rng = jax.random.fold_in(sample_rng, i)
+        part = np.asarray(gaussians.sample(state, rng, len(part_labels), wanted))
         parts.append(to_uint8(part) if plan.config.bounded else part)
     return {"image": np.concatenate(parts)} | ({"label": labels} if classes else {})
 

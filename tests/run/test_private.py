@@ -232,6 +232,7 @@ def test_gain_is_refused(settings, tmp_path):
 def test_a_start_from_gaussians_costs_its_share(settings, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(private, "_START_SAMPLES", 40)
     monkeypatch.setattr(private, "_START_BATCH", 20)
+    monkeypatch.setattr(private, "_START_PARTS", 2)
     started = []
     draw = private.draw_from_gaussians
     monkeypatch.setattr(
