@@ -159,8 +159,8 @@ def average(mean: Any, params: Any, decay: Any, step: jax.Array) -> Any:
 def norm(tree: Any) -> jax.Array:
     """The L2 norm of a tree, over all its leaves: a scalar.
 
-    An accelerator takes one sum over all leaves: with one for each it would start many small
-    kernels. A CPU would have to copy the leaves first.
+    A GPU takes one sum over all leaves: with one for each it would start many small kernels. A CPU
+    or a TPU would have to copy the leaves first.
     """
 
     def of_each(*leaves: jax.Array) -> jax.Array:
@@ -172,7 +172,7 @@ def norm(tree: Any) -> jax.Array:
     leaves = [at_least_float32(x) for x in jax.tree.leaves(tree)]
     if not leaves:
         return jnp.zeros(())
-    return jax.lax.platform_dependent(*leaves, cpu=of_each, default=of_all)
+    return jax.lax.platform_dependent(*leaves, cuda=of_all, rocm=of_all, default=of_each)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

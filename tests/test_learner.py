@@ -344,11 +344,11 @@ def test_a_deep_copy_of_a_state_is_the_same_to_jit(tiny, images):
     assert len(traces) == once
 
 
-@pytest.mark.parametrize("on_accelerator", [False, True])
-def test_the_norm_is_that_of_all_numbers_as_one_vector(monkeypatch, on_accelerator):
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_the_norm_is_that_of_all_numbers_as_one_vector(monkeypatch, on_gpu):
     tree = {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.full(4, -3.0, jnp.bfloat16)}
-    if on_accelerator:
-        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *xs, cpu, default: default(*xs))
+    if on_gpu:
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *xs, cuda, **_: cuda(*xs))
     vector = np.concatenate([np.ravel(x).astype(np.float64) for x in tree.values()])
     found = jax.jit(lambda tree: norm(tree))(tree)
     np.testing.assert_allclose(found, np.linalg.norm(vector), rtol=1e-6)
