@@ -105,7 +105,7 @@ def compile_steps(preset: str, images: np.ndarray, steps: int) -> Program:
     totals = loop.start_run(model.train_step, state, data, batch_size).totals
     order = loop._epoch_order(rngs.training, 0, n)
     full = n // batch_size
-    options, start, stop = next(loop._programs(0, min(steps, full), full))
+    options, start, stop = next(loop._programs(0, min(steps, full), full, loop._chunk(full)))
     arguments = data, order, rngs.training, start, stop
     options |= {"batch_size": batch_size}
     compiled = loop._compiled_steps.lower(model.train_step, state, totals, *arguments, **options)

@@ -107,7 +107,7 @@ def train_epoch(
     batch_size: int,
     layout: Layout = ONE_DEVICE,
 ) -> tuple[Any, Any]:
-    """Trains for one epoch. All steps are compiled, in few programs.
+    """Trains for one epoch: a compiled program, and a second one for a smaller last batch.
 
     Args:
       train_step: `(state, batch, rng) -> (state, metrics)`.
@@ -126,8 +126,8 @@ def train_epoch(
     order_rng, step_rng = _split(rng)
     n = _length(data)
     steps = _steps_per_epoch(n, batch_size)
-    order = _epoch_order(order_rng, epoch, n)
-    for options, start, stop in _programs(0, steps, n // batch_size):
+    order, full = _epoch_order(order_rng, epoch, n), n // batch_size
+    for options, start, stop in _programs(0, steps, full, full if _chunk(full) else 0):
         state, totals = _compiled_steps(
             train_step,
             state,
@@ -229,6 +229,7 @@ class _Fitting:
         self._layout, self._members, self._n = layout, rng.size, _length(data)
         self.steps = _steps_per_epoch(self._n, batch_size)
         self._full = self.steps if places else self._n // batch_size
+        self._chunk = _chunk(self._full)
         self._rate, self._places, self._profile = batch_size / self._n, places, profile
         self._order_rng, step_rng = layout.place_run(_split(rng))
         # The compiled steps donate their state, so they get a copy of the caller's.
@@ -248,7 +249,7 @@ class _Fitting:
         """Compiles the steps without taking one, so that seconds count only training, and so that
         the end of the first epoch does not wait for the program of a smaller last batch."""
         arguments = self._arguments | {"order": self._order(), "start": 0, "stop": 0}
-        programs = _programs(self.at, self.steps, self._full)
+        programs = _programs(self.at, self.steps, self._full, self._chunk)
         for options in {tuple(options.items()): options for options, _, _ in programs}.values():
             steps = (self._train_step, self._state, self._totals)
             _compiled_steps.lower(*steps, **arguments, **options).compile()
@@ -281,7 +282,7 @@ class _Fitting:
 
         Yields the seconds of each stretch of about _CHECK_SECONDS.
         """
-        order, length, chunk = self._order(), 1, _chunk(self._full) or 1
+        order, length, chunk = self._order(), 1, self._chunk or 1
         while self.at < self.steps:
             length, stop = agree([length, should_stop()])
             if stop:
@@ -309,7 +310,7 @@ class _Fitting:
         return self._profile.stretch(before + first, before + last)
 
     def _train(self, order, start: int, stop: int) -> None:
-        for options, first, end in _programs(start, stop, self._full):
+        for options, first, end in _programs(start, stop, self._full, self._chunk):
             self._state, self._totals = _compiled_steps(
                 self._train_step,
                 self._state,
@@ -360,14 +361,21 @@ def _chunk(full: int, platform: str | None = None) -> int:
     return min(range(max(1, least), most + 1), key=lambda length: full % length, default=0)
 
 
-def _programs(start: int, stop: int, full: int) -> Iterator[tuple[dict[str, Any], int, int]]:
+def _programs(
+    start: int, stop: int, full: int, chunk: int
+) -> Iterator[tuple[dict[str, Any], int, int]]:
     """The programs that take the steps start <= i < stop of an epoch.
+
+    Args:
+      start, stop: steps.
+      full: the steps of an epoch that have whole batches.
+      chunk: the steps of a program whose number of steps is fixed; 0 if there is none.
 
     Yields:
       Options of `_compiled_steps`, and the steps from where to where: chunks, what is left of the
       whole batches, and a smaller last batch.
     """
-    chunk, end = _chunk(full), min(stop, full)
+    end = min(stop, full)
     while chunk and start + chunk <= end:
         yield {"length": chunk}, start, start + chunk
         start += chunk
