@@ -48,8 +48,9 @@ import jax.numpy as jnp
 import numpy as np
 from harness import both
 
-from jaxgan import GANConfig, GANState, create_state, loop, sample, schedules, train_step
+from jaxgan import MODELS, GANConfig, GANState, create_state, loop, sample, schedules, train_step
 from jaxgan.data.mixtures import MIXTURES, POINTS, load
+from jaxgan.errors import NonFiniteError
 from jaxgan.history import mean_interval
 from jaxgan.metrics.modes import ModeScores, mode_scores
 from jaxgan.run import population, sweep
@@ -320,16 +321,26 @@ def train(
     data: str,
     args: argparse.Namespace,
     seeds: Sequence[int],
+    work: harness.Progress | None = None,
     **options: Any,
 ) -> list[np.ndarray]:
     """Trains a population: the samples `[SAMPLES, 2]` of each member, NaN if all have diverged."""
     epochs, per_epoch = epochs_and_steps(args)
-    points, modes = (np.asarray(x)[: per_epoch * args.batch_size] for x in load(data, "train")[:2])
-    options |= {"epochs": epochs, "batch_size": args.batch_size}
-    run = harness.train(config, points, seeds, modes, **options)
-    if run is None:
+    points = load(data, "train").images[: per_epoch * args.batch_size]
+
+    def count(run: loop.Run) -> dict[str, Any]:
+        if work is not None:
+            work.add(len(seeds) * per_epoch)
+        return {}
+
+    options |= {"epochs": epochs, "batch_size": args.batch_size, "devices": 1}
+    options |= {"measure": count, "progress": work is None}
+    try:
+        run = population.train_population(MODELS["gan"], config, points, seeds, **options)
+    except NonFiniteError:
         return [np.full((SAMPLES, 2), np.nan)] * len(seeds)
-    return [np.asarray(points_of(state)) for state in harness.members(run)]
+    # One after the other, in one program: all at once may need more memory than training.
+    return list(np.asarray(jax.jit(functools.partial(jax.lax.map, points_of))(run.state)))
 
 
 @jax.jit

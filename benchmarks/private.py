@@ -4,6 +4,7 @@ A model is trained on Fashion-MNIST with its labels. Classifiers are trained on 
 samples, and classify the real test images. The models:
 
 - gaussian E: the Gaussians at epsilon E. GAN E, diffusion E: DP-SGD, by the settings in RECIPES.
+  GAN long E, diffusion long E: the same with more steps and larger batches, for a GPU.
 - gaussian, reference, tuned, large, diffusion: the presets, without privacy.
 - SMOTE: new images between two neighbours of a class, by imbalanced-learn.
 - real images: the training images.
@@ -114,13 +115,26 @@ class Samples(NamedTuple):
 
 
 _DP_SGD = TrainConfig(batch_size=512, start_epochs=5, epsilon=10)
+_LONG = TrainConfig(batch_size=4096, steps=1000, start_epochs=20, epsilon=10, sample_every=10_000)
 RECIPES: dict[str, Recipe] = {
     "GAN": Recipe("gan", GANConfig(), dataclasses.replace(_DP_SGD, steps=590)),
     "diffusion": Recipe("diffusion", DiffusionConfig(), dataclasses.replace(_DP_SGD, steps=118)),
+    "GAN long": Recipe(
+        "gan",
+        GANConfig(
+            discriminator_dropout=(0.0, 0.0, 0.0),
+            disc_steps=10,
+            ema_decay=0.999,
+            **harness.both(b1=0.5),
+        ),
+        dataclasses.replace(_LONG, batch_size=2048, steps=4000, start_epochs=10),
+    ),
+    "diffusion long": Recipe("diffusion", DiffusionConfig(width=256, blocks=3), _LONG),
     "gaussian": Recipe("gaussian", GaussianConfig(), PRESETS["gaussian"][1]),
 }
 """The private models. Those with DP-SGD begin with samples of private Gaussians. They have as many
-steps as two CPU cores take in some minutes; the published ones have hours of GPUs."""
+steps as two CPU cores take in some minutes, and the long ones as many as an H100 takes in half a
+minute; the published ones have hours of GPUs."""
 EPSILONS = (1, 3, 10)
 METHODS: Mapping[str, Recipe | None] = {
     **{

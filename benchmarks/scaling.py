@@ -30,7 +30,7 @@ import functools
 import importlib.util
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import harness
@@ -42,9 +42,9 @@ import jaxgan
 from jaxgan import loop
 from jaxgan.run.devices import make_layout
 
-GFLOP_PER_SECOND = 60
-"""About the rate of two CPU cores. It sets the number of steps of an epoch; a faster device repeats
-the epoch."""
+GFLOP_PER_SECOND, ON_ACCELERATOR = 60, 20_000
+"""About the rates of two CPU cores and of an H100. They set the number of steps of an epoch; a
+faster device repeats the epoch."""
 LEAST_STEPS = 4
 """Of an epoch, so that its start and the order of the data take a small part of the time."""
 
@@ -102,6 +102,8 @@ def main() -> None:
     parser.add_argument(
         "--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS), help="default: all"
     )
+    text = "train populations together only: on a GPU large ones take long in turns"
+    parser.add_argument("--together", action="store_true", help=text)
     parser.add_argument("--plot", type=harness.output, help="draw the points in this PNG file")
     args = parser.parse_args()
     if args.plot and not importlib.util.find_spec("matplotlib"):
@@ -113,7 +115,13 @@ def main() -> None:
     sizes = {"batch": args.batch_sizes, "width": args.widths, "population": args.populations}
     rows = []
     for sweep in args.sweeps:
-        rows += measure(sweep, sorted(set(sizes[sweep])), images, args.rounds, args.seconds)
+        settings = {
+            (n, setting.way): setting
+            for n in sorted(set(sizes[sweep]))
+            for setting in SWEEPS[sweep](n)
+            if not (args.together and setting.way == "in turns")
+        }
+        rows += measure(sweep, settings, images, args.rounds, args.seconds)
     print(harness.table(COLUMNS, rows))
     harness.write_json(args.json, header | {"rows": rows})
     if args.plot:
@@ -128,7 +136,8 @@ class Point:
         self.members = setting.members or 1
         self.gflop = self.members * count_flop(*layers(setting.config), setting.batch_size) / 1e9
         all_steps = len(images) // setting.batch_size
-        wanted = max(LEAST_STEPS, round(seconds * GFLOP_PER_SECOND / self.gflop))
+        rate = GFLOP_PER_SECOND if jax.default_backend() == "cpu" else ON_ACCELERATOR
+        wanted = max(LEAST_STEPS, round(seconds * rate / self.gflop))
         self.steps = min(all_steps, wanted)
         # Without a smaller last batch, so that all steps take the same time.
         part, images = (images[: n * setting.batch_size] for n in (self.steps, all_steps))
@@ -153,14 +162,17 @@ class Point:
 
 
 def measure(
-    sweep: str, sizes: list[int], images: np.ndarray, rounds: int, seconds: float
+    sweep: str,
+    settings: Mapping[tuple[int, str], Setting],
+    images: np.ndarray,
+    rounds: int,
+    seconds: float,
 ) -> list[dict[str, Any]]:
-    """The rows of a sweep, by way and size."""
+    """The rows of a sweep, by way and size. The settings are named by size and way."""
     points = {}
-    for n in sizes:
-        for setting in SWEEPS[sweep](n):
-            harness.note(f"{sweep} {n}, {setting.way}: compiling")
-            points[n, setting.way] = Point(setting, images, seconds)
+    for (n, way), setting in settings.items():
+        harness.note(f"{sweep} {n}, {way}: compiling")
+        points[n, way] = Point(setting, images, seconds)
     programs = {name: point.train for name, point in points.items()}
     times = harness.in_turns(programs, rounds, f"{sweep}: ")
     rows = [

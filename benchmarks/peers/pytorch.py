@@ -7,6 +7,7 @@ since its settings are the same for both.
 
 # pyright: reportMissingImports=false
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -117,11 +118,12 @@ def record(step, batch_size: int, device) -> Callable[[torch.Tensor], None]:
     with torch.cuda.graph(graph):
         step(static_indices)
 
-    def replay(indices):
+    def replay(_step, indices):
         static_indices.copy_(indices)
         graph.replay()
 
-    return replay
+    # The graph writes to the memory of the networks and of Adam, which the step holds.
+    return functools.partial(replay, step)
 
 
 def count(network: nn.Module) -> int:

@@ -128,6 +128,20 @@ def test_scaling_measures_each_size(alone, run, tmp_path, few_images, small_netw
     assert len(scaling.draw(rows + widths, "a device").axes) == 6
 
 
+def test_scaling_can_leave_out_members_in_turns(run, few_images, monkeypatch):
+    import scaling
+
+    named = []
+    monkeypatch.setattr(
+        scaling, "measure", lambda sweep, settings, *_: named.extend(settings) or []
+    )
+    options = ["--sweeps", "batch", "population", "--batch-sizes", 2, "--populations", 2, 1]
+    for more in ([], ["--together"]):
+        run(scaling, *options, *more, "--data-dir", few_images)
+    members = [(1, "in turns"), (1, "together"), (2, "in turns"), (2, "together")]
+    assert named == [(2, "single"), *members, (2, "single"), *members[1::2]]
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
