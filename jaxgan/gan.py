@@ -524,28 +524,39 @@ def _measure(
         score = nn.sigmoid(fake_logits).mean()
         return shards.mean(PrivateMetrics(loss, score, gradient_norms[0], gradient_norms[1]))
     loss = losses.per_image(config.loss, real_logits, fake_logits, config.label_smoothing)
-    gen_loss, disc_loss = shards.mean((loss.generator.mean(), loss.discriminator.mean()))
-    real_mean, fake_mean = shards.mean((real_logits.mean(), fake_logits.mean()))
+
+    def means(*rows: jax.Array) -> jax.Array:
+        """The means over the whole batch of some `[B]`, in one sum for all."""
+        stacked = jnp.stack([row.astype(real_logits.dtype) for row in rows])
+        return shards.mean(stacked.mean(axis=1))
+
+    logits = real_logits, fake_logits
+    found = means(*loss, *map(jnp.square, loss), *logits, *map(nn.sigmoid, logits))
+    gen_loss, disc_loss, gen_square, disc_square = found[:4]
+    real_mean, fake_mean, real_score, fake_score = found[4:]
     boundary = losses.boundary(config.loss, real_mean, fake_mean, config.label_smoothing)
-    deviations = jnp.stack([real_logits, fake_logits]) - (real_mean + fake_mean) / 2
-    n = len(real_logits) * shards.number
-    squares = shards.mean(
-        (jnp.square(loss.generator).mean(), jnp.square(loss.discriminator).mean())
+    middle = (real_mean + fake_mean) / 2
+    real_accuracy, fake_accuracy, real_spread, fake_spread = means(
+        real_logits > boundary,
+        fake_logits < boundary,
+        jnp.square(real_logits - middle),
+        jnp.square(fake_logits - middle),
     )
+    n = len(real_logits) * shards.number
     return shards.mean(
         Metrics(
             gen_loss=gen_loss,
             disc_loss=disc_loss,
-            real_score=nn.sigmoid(real_logits).mean(),
-            fake_score=nn.sigmoid(fake_logits).mean(),
+            real_score=real_score,
+            fake_score=fake_score,
             penalty=outputs.penalty,
-            real_accuracy=measures.share(real_logits > boundary),
-            fake_accuracy=measures.share(fake_logits < boundary),
-            logit_spread=jnp.sqrt(shards.mean(jnp.square(deviations).mean())),
+            real_accuracy=real_accuracy,
+            fake_accuracy=fake_accuracy,
+            logit_spread=jnp.sqrt((real_spread + fake_spread) / 2),
             gen_grad_norm=gradient_norms[0],
             disc_grad_norm=gradient_norms[1],
-            gen_loss_square=measures.square(gen_loss, squares[0], n),
-            disc_loss_square=measures.square(disc_loss, squares[1], n),
+            gen_loss_square=measures.square(gen_loss, gen_square, n),
+            disc_loss_square=measures.square(disc_loss, disc_square, n),
         )
     )
 

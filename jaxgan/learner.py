@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -159,15 +159,19 @@ def average(mean: Any, params: Any, decay: Any, step: jax.Array) -> Any:
 def norm(tree: Any) -> jax.Array:
     """The L2 norm of a tree, over all its leaves: a scalar.
 
-    A GPU takes one sum over all leaves: with one for each it would start many small kernels. A CPU
-    or a TPU would have to copy the leaves first.
+    Few sums need few kernels. A GPU takes one over all leaves. A CPU or a TPU would have to copy
+    the large ones for that, so it joins only those with fewer than two axes.
     """
 
-    def of_each(*leaves: jax.Array) -> jax.Array:
-        return optax.tree.norm(leaves)
+    def join(leaves: Sequence[jax.Array]) -> list[jax.Array]:
+        return [jnp.concatenate([x.ravel() for x in leaves])] if leaves else []
 
     def of_all(*leaves: jax.Array) -> jax.Array:
-        return jnp.sqrt(jnp.square(jnp.concatenate([x.ravel() for x in leaves])).sum())
+        return optax.tree.norm(join(leaves))
+
+    def of_each(*leaves: jax.Array) -> jax.Array:
+        large = [x for x in leaves if x.ndim > 1]
+        return optax.tree.norm(large + join([x for x in leaves if x.ndim < 2]))
 
     leaves = [at_least_float32(x) for x in jax.tree.leaves(tree)]
     if not leaves:

@@ -53,11 +53,6 @@ class PrivateMetrics(NamedTuple):
     """L2 norm of the discriminator's clipped gradient with its noise."""
 
 
-def share(flags: jax.Array) -> jax.Array:
-    """The share of True among `[B]`, float32 scalar."""
-    return flags.astype(jnp.float32).mean()
-
-
 def square(mean: jax.Array, mean_square: jax.Array, n: int) -> jax.Array:
     """An estimate without bias of the square of an expected loss.
 

@@ -18,10 +18,6 @@ def test_a_square_has_no_bias(n):
     np.testing.assert_allclose(squares.mean(), 4 + 4 * (n == 1), rtol=0.02)
 
 
-def test_share():
-    assert measures.share(jnp.array([True, False, True, True])) == 0.75
-
-
 @pytest.mark.parametrize("loss", ["non_saturating", "wasserstein"])
 def test_the_metrics_of_a_step_in_closed_form(loss):
     """Of D(x) = psi x and a generated point theta, with a penalty of psi^2 / 2."""
