@@ -61,12 +61,12 @@ def assert_trees_close(a, b):
 
 
 def train(state, batches, rng=RNG, step=train_step):
-    """The plain loop: the last state, and the metrics of all steps."""
+    """The plain loop: the last state, and the metrics of all steps, as arrays of numpy."""
     history = []
     for batch in batches:
         state, metrics = step(state, batch, rng)
         history.append(metrics)
-    return state, jax.tree.map(lambda *values: jnp.stack(values), *history)
+    return state, jax.tree.map(lambda *values: np.stack(values), *jax.device_get(history))
 
 
 def latents_of(rng, step: int, n: int, size: int):

@@ -240,10 +240,11 @@ def test_jax_reads_stablehlo_without_jaxgan(configs, tmp_path):
     files = [str(tmp_path / name) for name in ("x.stablehlo", "inputs.npz", "outputs.npz")]
     subprocess.run([sys.executable, "-c", READ, *files], check=True)
     expected = generated(model, state, inputs)
-    found = np.load(files[2])
-    for images in found.values():
+    with np.load(files[2]) as file:
+        found = list(file.values())
+    for images in found:
         np.testing.assert_allclose(images, expected[: len(images)], rtol=0, atol=5e-5)
-    assert [len(images) for images in found.values()] == [1, 5, 64]
+    assert [len(images) for images in found] == [1, 5, 64]
 
 
 # Run folders

@@ -155,6 +155,7 @@ def test_the_convolutional_example_trains_and_samples(tmp_path):
 # Files of settings
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_the_config_of_a_run_repeats_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep = ("--population", 2, "--sweep", "generator_lr=0.001,0.01", "--devices", 1)
@@ -209,6 +210,7 @@ def test_the_printed_settings_are_those_of_the_command(tmp_path):
     assert (shown["epochs"], shown["steps"]) == (None, 7)
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_private_run_of_a_file_says_that_its_noise_is_new(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_images(tmp_path, 40)

@@ -133,6 +133,7 @@ def test_the_pictures_of_a_run_are_its_samples_and_its_images(trained):
     assert (trained / "curves.png").read_bytes() == drawn
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_without_scores_has_no_verdict_on_its_samples(tmp_path):
     out, _ = here(*DIGITS, "--epochs", 1, "--no-evaluate", "--workdir", tmp_path / "run")
     shown = " ".join(out.split())
@@ -196,6 +197,7 @@ def test_the_next_command_of_a_run_with_own_parts_keeps_or_leaves_its_config(adv
     assert longer == f"python train.py --config {own} --epochs 4"
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_finished_run_says_so_and_more_epochs_continue_it(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     out, _ = here(*DIGITS, "--epochs", 3, "--workdir", tmp_path / "run")
@@ -526,6 +528,7 @@ def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error)
     assert "vectors go into NAME.npz or NAME.png" in user_error(*options, "--out", f"{tmp_path}/f/")
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_table_of_people_becomes_one_that_may_be_shared(tmp_path):
     """The example of scripts/README.md."""
     rows, labels = load_breast_cancer(return_X_y=True)
@@ -536,7 +539,8 @@ def test_a_table_of_people_becomes_one_that_may_be_shared(tmp_path):
     here("train.py", *options, "--epsilon", 10, "--delta", 1e-4)
     assert not (workdir / "real.png").exists()
     here("sample.py", "--workdir", workdir, "--num", 1000, "--out", drawn)
-    samples = np.load(drawn)
+    with np.load(drawn) as file:
+        samples = dict(file)
     assert samples["images"].shape == (1000, 30)
     fitted = LogisticRegression(max_iter=5000).fit(samples["images"], samples["labels"])
     assert fitted.score(rows[1::2], labels[1::2]) > 0.85
@@ -658,6 +662,7 @@ def test_summary_shows_both_networks_of_the_data():
     assert "\x1b" not in out
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_damaged_run_is_sampled_from_the_checkpoint_before(tmp_path):
     workdir = tmp_path / "r"
     here(*DIGITS, "--epochs", 2, "--checkpoint-every", 1, "--workdir", workdir)

@@ -400,6 +400,7 @@ def names_in(folder) -> list[str]:
     return [row.rsplit(",", 1)[1] for row in rows[1:]]
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_that_collapses_says_so_once_or_can_be_told_to_stop(run, capsys):
     whole = run("whole")
     assert (len(whole.history), whole.stopped_on_failure) == (9, False)
@@ -426,6 +427,7 @@ def test_a_run_that_collapses_says_so_once_or_can_be_told_to_stop(run, capsys):
     assert names_in(cut.workdir) == names_in(whole.workdir)
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_population_stops_when_all_its_members_show_a_failure(run, capsys):
     outcome = run("run", population=2, stop_on_failure=True)
     first = [member[0].epochs[0] for member in diagnose(outcome.history).findings]
