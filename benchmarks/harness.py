@@ -76,9 +76,15 @@ def make_parser(
     return parser
 
 
-def add_names(parser: argparse.ArgumentParser, option: str, known: Iterable[str]) -> None:
+def add_names(
+    parser: argparse.ArgumentParser,
+    option: str,
+    known: Iterable[str],
+    default: Iterable[str] | None = None,
+) -> None:
     """Adds an option that takes some of the known names, separated by commas; by default all."""
     known = list(known)
+    default = known if default is None else list(default)
 
     def parse(text: str) -> list[str]:
         for name in text.split(","):
@@ -87,8 +93,10 @@ def add_names(parser: argparse.ArgumentParser, option: str, known: Iterable[str]
                 raise argparse.ArgumentTypeError(f"{problem}; known are {', '.join(known)}")
         return text.split(",")
 
-    text = f"separated by commas; default: {','.join(known)}"
-    parser.add_argument(option, type=parse, default=known, help=text)
+    text = f"some of {', '.join(known)}, separated by commas; default: {','.join(default)}"
+    if default == known:
+        text = f"separated by commas; default: {','.join(known)}"
+    parser.add_argument(option, type=parse, default=default, help=text)
 
 
 def add_methods(

@@ -4,7 +4,8 @@ A model is trained on Fashion-MNIST with its labels. Classifiers are trained on 
 samples, and classify the real test images. The models:
 
 - gaussian E: the Gaussians at epsilon E. GAN E, diffusion E: DP-SGD, by the settings in RECIPES.
-  GAN long E, diffusion long E: the same with more steps and larger batches, for a GPU.
+  GAN long E, diffusion long E: settings for a GPU, with more steps and larger batches. They are
+  trained only if --methods names them.
 - gaussian, reference, tuned, large, diffusion: the presets, without privacy.
 - SMOTE: new images between two neighbours of a class, by imbalanced-learn.
 - real images: the training images.
@@ -217,7 +218,9 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = harness.make_parser(__doc__, "private.json", "fashion", seeds=3)
-    harness.add_names(parser, "--methods", METHODS)
+    harness.add_names(
+        parser, "--methods", METHODS, [name for name in METHODS if "long" not in name]
+    )
     parser.add_argument("--first", type=int, default=0, help="the first seed; default: 0")
     text = "use held-out training images in place of the test images, to choose settings"
     parser.add_argument("--validation", action="store_true", help=text)

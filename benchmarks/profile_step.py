@@ -4,7 +4,7 @@ For each preset this compiles the program that `loop.fit` runs for whole batches
 traces some steps. A trace has an event for each kernel of a GPU, and on a CPU for each function
 that XLA has compiled. The instruction that an event belongs to tells its kind: what it computes,
 and where in the code it comes from. One that joins several kinds of work has the kind of its
-result or of most of its parts.
+result if that is optimizer, measurement or random numbers, else that of most of its parts.
 
 The numbers are of one step:
 - kernels: how often the device starts something.

@@ -43,8 +43,7 @@ from jaxgan import loop
 from jaxgan.run.devices import make_layout
 
 GFLOP_PER_SECOND, ON_ACCELERATOR = 60, 20_000
-"""About the rates of two CPU cores and of an H100. They set the number of steps of an epoch; a
-faster device repeats the epoch."""
+"""Rates that set the number of steps of an epoch. A faster device repeats the epoch."""
 LEAST_STEPS = 4
 """Of an epoch, so that its start and the order of the data take a small part of the time."""
 

@@ -159,8 +159,8 @@ def average(mean: Any, params: Any, decay: Any, step: jax.Array) -> Any:
 def norm(tree: Any) -> jax.Array:
     """The L2 norm of a tree, over all its leaves: a scalar.
 
-    Few sums need few kernels. A GPU takes one over all leaves. A CPU or a TPU would have to copy
-    the large ones for that, so it joins only those with fewer than two axes.
+    Each sum is a kernel. So a GPU joins all leaves first. A CPU or a TPU would copy large leaves
+    for that, so it joins only scalars and vectors.
     """
 
     def join(leaves: Sequence[jax.Array]) -> list[jax.Array]:

@@ -22,9 +22,10 @@ NO_STATISTICS = (
     "noise: take a module without them, or leave out clip_norm"
 )
 """The error for a network with statistics and a clip_norm."""
-_FLOATS_AT_ONCE, _MORE = 2**24, 16
-"""Floats in the gradients of the examples that are clipped at once, 64 MB, and how many times as
-many on an accelerator."""
+_FLOATS_AT_ONCE = 2**24
+"""Floats in the gradients of the examples that are clipped at once, on a CPU: 64 MB."""
+_MORE = 4
+"""An accelerator holds this many times as many, for each member of a population."""
 _TINY = 1e-30
 _MARGIN = 0.999
 """Gradients are clipped to a little less than allowed, so that rounding does not exceed it."""

@@ -171,8 +171,8 @@ def fit(
       epochs: the number of epochs in all.
       measure: called with the run after each epoch; its result is added to the row of the epoch.
       on_epoch: called with the run after `measure`; the run's arrays are donated afterwards.
-      should_stop: called about four times a second, on accelerators after 32 steps at least. If it
-        is True in one process, all stop there.
+      should_stop: called about four times a second, on accelerators only between programs, of up
+        to 64 steps each. If it is True in one process, all stop there.
       progress: whether to show it: on a terminal a bar for the whole run, else at most 100 lines.
       label: shown in place of the number of the epoch.
       layout: on which devices, and whether `run` is a population: leaves of its state and totals
@@ -249,7 +249,9 @@ class _Fitting:
         """Compiles the steps without taking one, so that seconds count only training, and so that
         the end of the first epoch does not wait for the program of a smaller last batch."""
         arguments = self._arguments | {"order": self._order(), "start": 0, "stop": 0}
-        programs = _programs(self.at, self.steps, self._full, self._chunk)
+        # Of the rest of this epoch, and of the next ones.
+        starts = (self.at, 0)
+        programs = [p for at in starts for p in _programs(at, self.steps, self._full, self._chunk)]
         for options in {tuple(options.items()): options for options, _, _ in programs}.values():
             steps = (self._train_step, self._state, self._totals)
             _compiled_steps.lower(*steps, **arguments, **options).compile()
@@ -282,14 +284,15 @@ class _Fitting:
 
         Yields the seconds of each stretch of about _CHECK_SECONDS.
         """
-        order, length, chunk = self._order(), 1, self._chunk or 1
+        order, chunk = self._order(), self._chunk or 1
+        length = chunk
         while self.at < self.steps:
             length, stop = agree([length, should_stop()])
             if stop:
                 return
             if self._profile is not None:
                 length = self._profile.limited(int(length), self.steps)
-            # The rest of a chunk would need another program.
+            # A stretch has whole chunks: a part of one would need another program.
             length = max(chunk, int(length) // chunk * chunk)
             end = min(self.at + length, self.steps)
             with self._traced(self.at + 1, end):
@@ -352,7 +355,7 @@ def _chunk(full: int, platform: str | None = None) -> int:
     A GPU waits in each turn of an open loop until the host has read a flag.
 
     Args:
-      full: the steps of an epoch that have whole batches. The chunk leaves few of them over.
+      full: the steps of an epoch that have whole batches. Few of them are left over.
       platform: of the devices, by default that of jax.
     """
     if (platform or jax.default_backend()) == "cpu":
@@ -448,8 +451,8 @@ def _compiled_steps(
 
 
 def _pack(metrics: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """Metrics as one array, which is added up at once, and its inverse. Those of different dtypes
-    stay as they are."""
+    """All metrics in one array, and the function that takes it apart. Metrics of different dtypes
+    stay a tree."""
     if len({x.dtype for x in jax.tree.leaves(metrics)}) > 1:
         return metrics, lambda packed: packed
     return ravel_pytree(metrics)

@@ -43,7 +43,7 @@ _START_SHARE = 1 / 3
 """The Gaussians of a start get this share of the run's epsilon."""
 _START_BATCH, _START_SAMPLES = 256, 256 * 234
 _START_PARTS = 18
-"""Of the samples, which are drawn part by part."""
+"""The samples are drawn in so many parts. Each finds the eigenvectors anew."""
 _START = 2**31 + 2
 """Folded into the key of the first member, for the Gaussians of a start."""
 _LEFT_OUT = ("real.png", "scores, verdict and diagnosis", "losses on real images", "best members")

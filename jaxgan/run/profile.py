@@ -34,7 +34,8 @@ class Profile:
         """Decides whether to trace the next stretch, in an epoch of so many steps.
 
         Returns:
-          The length of the stretch, at most STEPS if it is traced.
+          The length of the stretch, at most STEPS if it is traced. On an accelerator the loop
+          rounds it up to whole programs.
         """
         long, late = length >= min(STEPS, epoch), self._stretches >= 3
         self._is_next = self._stretches > 0 and (long or late) and not self.is_done

@@ -70,8 +70,8 @@ class TrainConfig:
     'jaxgan[wandb]'. Nothing leaves this machine, unless the environment says so: WANDB_MODE=online,
     MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID or TRACKIO_SERVER_URL."""
     profile: bool = False
-    """Write a trace of up to 20 compiled steps into the folder profile of the run, for TensorBoard
-    (with its plugin xprof) or Perfetto."""
+    """Write a trace of up to 20 compiled steps (64 on an accelerator) into the folder profile of
+    the run, for TensorBoard (with its plugin xprof) or Perfetto."""
     epsilon: float | None = None
     """Train with differential privacy. One image more or less in the data then changes the samples
     little; epsilon bounds how much. 1 is strong, 10 is weak. The run folder has privacy.json, and
