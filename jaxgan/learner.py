@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -159,19 +159,14 @@ def average(mean: Any, params: Any, decay: Any, step: jax.Array) -> Any:
 def norm(tree: Any) -> jax.Array:
     """The L2 norm of a tree, over all its leaves: a scalar.
 
-    Each sum is a kernel. So a GPU joins all leaves first. A CPU or a TPU would copy large leaves
-    for that, so it joins only scalars and vectors.
+    Each sum is a kernel. So a GPU joins all leaves first. A CPU or a TPU would copy them for that.
     """
 
-    def join(leaves: Sequence[jax.Array]) -> list[jax.Array]:
-        return [jnp.concatenate([x.ravel() for x in leaves])] if leaves else []
-
     def of_all(*leaves: jax.Array) -> jax.Array:
-        return optax.tree.norm(join(leaves))
+        return optax.tree.norm(jnp.concatenate([x.ravel() for x in leaves]))
 
     def of_each(*leaves: jax.Array) -> jax.Array:
-        large = [x for x in leaves if x.ndim > 1]
-        return optax.tree.norm(large + join([x for x in leaves if x.ndim < 2]))
+        return optax.tree.norm(leaves)
 
     leaves = [at_least_float32(x) for x in jax.tree.leaves(tree)]
     if not leaves:
