@@ -84,7 +84,6 @@ def add_names(
 ) -> None:
     """Adds an option that takes some of the known names, separated by commas; by default all."""
     known = list(known)
-    default = known if default is None else list(default)
 
     def parse(text: str) -> list[str]:
         for name in text.split(","):
@@ -93,10 +92,9 @@ def add_names(
                 raise argparse.ArgumentTypeError(f"{problem}; known are {', '.join(known)}")
         return text.split(",")
 
-    text = f"some of {', '.join(known)}, separated by commas; default: {','.join(default)}"
-    if default == known:
-        text = f"separated by commas; default: {','.join(known)}"
-    parser.add_argument(option, type=parse, default=default, help=text)
+    chosen = known if default is None else list(default)
+    text = f"separated by commas; default: {','.join(chosen)}"
+    parser.add_argument(option, type=parse, default=chosen, help=text)
 
 
 def add_methods(

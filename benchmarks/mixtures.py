@@ -68,7 +68,7 @@ RATES = ("generator_lr", "discriminator_lr")
 FACTORS = (0.25, 0.5, 1.0, 2.0)
 """Of both learning rates of a method."""
 TUNING_SEEDS = (100, 101)
-"""Other seeds than those of the rows."""
+"""Other seeds than those of the rows, if these are at most 100."""
 RANKED = ("modes", "high_quality", "reverse_kl")
 """The scores that choose a factor, the first one first."""
 
