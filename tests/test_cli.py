@@ -1,5 +1,6 @@
 """A quick start: compiled programs in the user's cache folder, as processes find it."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from helpers import ROOT, contents, here, read_terminal, script
 
 from jaxgan import JaxganError, cli
+from jaxgan.commands import diagnose
 from jaxgan.errors import LostProcessError, NonFiniteError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -176,15 +178,18 @@ def test_control_characters_are_shown_and_not_sent_to_the_terminal(main, capsys)
 
 
 @pytest.mark.parametrize(("variable", "colours"), [("NO_COLOR", False), ("NOTHING", True)])
-def test_help_has_colours_unless_the_user_wants_none(terminal, variable, colours):
+def test_help_has_colours_unless_the_user_wants_none(monkeypatch, terminal, variable, colours):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in (("TERM", "xterm"), (variable, "1")):
+        monkeypatch.setenv(name, value)
     master, slave = terminal
-    command = [sys.executable, ROOT / "scripts" / "diagnose.py", "--help"]
-    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
-    environment |= {"TERM": "xterm", variable: "1"}
-    process = subprocess.Popen(command, env=environment, stdout=slave, stderr=slave)
-    os.close(slave)
+    with (
+        os.fdopen(slave, "w") as stream,
+        contextlib.redirect_stdout(stream),
+        pytest.raises(SystemExit, match="0"),
+    ):
+        cli.parse(diagnose.Options, ["--help"])
     shown = read_terminal(master)
-    assert process.wait() == 0
     assert b"usage" in shown
     assert (b"\x1b[" in shown) == colours
 

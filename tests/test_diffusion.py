@@ -14,7 +14,7 @@ from jaxgan import MODELS, JaxganError, TrainConfig, data, samplers
 from jaxgan.diffusion import DiffusionConfig, create_state, generate, sample, train_step
 from jaxgan.run import saved, training
 
-SMALL = DiffusionConfig(image_shape=(4, 4, 1), width=32, blocks=1, adam_eps=1e-3)
+SMALL = DiffusionConfig(image_shape=(4, 4, 1), width=32, blocks=0, adam_eps=1e-3)
 COSINE = samplers.signal_shares("cosine", 1000)[1:]
 
 
@@ -136,7 +136,7 @@ def classes():
         sample_steps=20,
     )
     images = 0.8 * (labels - 1)[:, None, None, None] + noise
-    return fit(config, images.clip(-1, 1), 1500, labels)
+    return fit(config, images.clip(-1, 1), 1000, labels)
 
 
 def test_samples_are_of_the_wanted_class(classes):
@@ -268,7 +268,7 @@ def test_a_unet_of_your_own_learns_the_digits():
         create_state(RNG, config),
         [
             {"image": images[i : i + 64], "label": labels[i : i + 64]}
-            for i in (0, 64, 128, 192) * 15
+            for i in (0, 64, 128, 192) * 10
         ],
         step=train_step,
     )

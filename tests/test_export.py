@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -18,6 +20,7 @@ import jaxgan
 from jaxgan import MODELS, JaxganError, TrainConfig
 from jaxgan.data.pixels import to_uint8
 from jaxgan.export import generator, onnx_graph
+from jaxgan.report import plots
 from jaxgan.run import saved, training, weights
 
 GAN, DIFFUSION, GAUSSIAN = (MODELS[name] for name in ("gan", "diffusion", "gaussian"))
@@ -250,6 +253,13 @@ def test_jax_reads_stablehlo_without_jaxgan(configs, tmp_path):
 # Run folders
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_curves():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
+        yield
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "images.npz"
@@ -267,12 +277,19 @@ def folder(tmp_path_factory, configs, settings):
     return folder
 
 
-@pytest.fixture
-def exported(folder, tmp_path):
-    """Its file."""
-    out = tmp_path / "one.safetensors"
+@pytest.fixture(scope="module")
+def file(folder, tmp_path_factory):
+    """Its file, and a card beside it."""
+    out = tmp_path_factory.mktemp("files") / "one.safetensors"
     here("export.py", folder, "--to", "safetensors", "--out", out)
     return out
+
+
+@pytest.fixture
+def exported(file, tmp_path):
+    """A copy of both."""
+    shutil.copy(f"{file}.md", tmp_path)
+    return Path(shutil.copy(file, tmp_path))
 
 
 def samples(*arguments, folder):

@@ -120,6 +120,7 @@ def test_fields_out_of_range_are_refused(field, value):
         dataclasses.replace(CONFIG, **{field: value})
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_folder_holds_it_as_any_model(tmp_path):
     model = MODELS["gain"]
     images = np.random.default_rng(0).integers(0, 256, (64, 2, 2, 1), np.uint8)

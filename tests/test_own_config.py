@@ -64,9 +64,20 @@ def data(tmp_path):
     return tmp_path / "images.npy"
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_with_own_parts_trains_resumes_samples_and_evaluates(file, data, tmp_path):
     run, own = tmp_path / "run", ("--config", f"{file}:config")
-    train = ("train.py", *own, "--dataset", data, "--batch-size", 16, "--workdir", run)
+    train = (
+        "train.py",
+        *own,
+        "--dataset",
+        data,
+        "--batch-size",
+        16,
+        "--workdir",
+        run,
+        "--no-evaluate",
+    )
     out, _ = here(*train, "--epochs", 1, "--r1", 0.1)
     assert "everything is in" in out
     described = json.loads((run / "config.json").read_text())["gan"]
@@ -159,7 +170,7 @@ def test_the_convolutional_example_trains_and_samples(tmp_path):
 def test_the_config_of_a_run_repeats_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sweep = ("--population", 2, "--sweep", "generator_lr=0.001,0.01", "--devices", 1)
-    options = (*save_images(tmp_path, 40), *sweep, "--epochs", 1, "--no-evaluate")
+    options = (*save_images(tmp_path, 32), *sweep, "--epochs", 1, "--no-evaluate")
     here("train.py", *options, "--seed", 7, "--workdir", "first")
     config = ("--config", "first/config.json")
     out, _ = here("train.py", *config)

@@ -25,6 +25,14 @@ from jaxgan.run import population, saved
 
 
 @pytest.fixture(scope="module")
+def tiny(tiny):
+    """A GAN of one layer for each network."""
+    return dataclasses.replace(
+        tiny, generator_widths=(), discriminator_widths=(), discriminator_dropout=()
+    )
+
+
+@pytest.fixture(scope="module")
 def batches(images):
     return [images[:8], images[8:16], images[16:24]]
 
@@ -51,6 +59,8 @@ def own_augment(images, probability, rng):
 
 
 def test_own_functions_train_as_those_of_the_library(tiny, batches):
+    # With a hidden layer the logits are near 0, and the gradients of r1 differ between images.
+    tiny = dataclasses.replace(tiny, discriminator_widths=(16,), discriminator_dropout=(0.5,))
     known = {"loss": "hinge", "r1": 0.3, "augment": 0.5}
     own = {"loss": own_hinge, "penalties": {own_r1: 0.3}, "augmentation": own_augment}
     own["augment"] = 0.5
@@ -74,7 +84,7 @@ def test_an_own_augmentation_gets_the_images_the_probability_and_a_key(tiny, bat
     _, metrics = trained(dataclasses.replace(tiny, augmentation=record, augment=0.25), batches[:1])
     assert set(seen) == {((8, *tiny.image_shape), 0.25, True)}
     # Real and generated images look the same.
-    np.testing.assert_allclose(metrics.real_score, metrics.fake_score, atol=0.2)
+    np.testing.assert_array_equal(metrics.real_score, metrics.fake_score)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +97,10 @@ def test_an_own_augmentation_gets_the_images_the_probability_and_a_key(tiny, bat
 )
 def test_any_optax_optimizer_takes_the_place_of_adam_in_each_model(name, fields, tiny, batches):
     model = MODELS[name]
-    config = tiny if name == "gan" else model.config(image_shape=tiny.image_shape)
-    if name == "diffusion":
-        config = dataclasses.replace(config, width=16, blocks=1)
+    options = {"diffusion": {"width": 16, "blocks": 1}, "gain": {"widths": (16,)}}
+    config = tiny
+    if name != "gan":
+        config = model.config(image_shape=tiny.image_shape, **options[name])
     # The default optimizer, by optax itself, with clipping in front of it: that is max_grad_norm.
     adam = optax.chain(
         optax.clip_by_global_norm(0.01), optax.adam(1e-3, 0.9, 0.999, config.adam_eps)
@@ -252,7 +263,7 @@ def test_config_json_holds_own_parts_without_addresses(tiny):
     assert "init_fn" in described["generator_optimizer"]["own"]
 
 
-UNIT = np.linspace(0, 1, 8 * 784, dtype=np.float32).reshape(8, 28, 28, 1)
+UNIT = np.linspace(0, 1, 8 * 30, dtype=np.float32).reshape(8, 6, 5, 1)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +277,8 @@ UNIT = np.linspace(0, 1, 8 * 784, dtype=np.float32).reshape(8, 28, 28, 1)
         (UNIT.astype(np.int32), "uint8 or float"),
     ],
 )
-def test_wrong_batches_are_refused_in_one_line(batch, message):
-    state = create_state(RNG)
+def test_wrong_batches_are_refused_in_one_line(tiny, batch, message):
+    state = create_state(RNG, tiny)
     for given in (batch, jax.tree.map(jnp.asarray, batch)):
         for _ in range(2):  # the second time too
             with pytest.raises(JaxganError, match=message) as error:
@@ -275,23 +286,21 @@ def test_wrong_batches_are_refused_in_one_line(batch, message):
             assert "\n" not in str(error.value)
 
 
-def test_the_loop_refuses_unscaled_floats_and_states(small):
-    state = create_state(RNG, small)
-    data = np.linspace(0, 1, 8 * np.prod(small.image_shape), dtype=np.float32)
-    data = data.reshape(8, *small.image_shape)
+def test_the_loop_refuses_unscaled_floats_and_states(tiny):
+    state, data = create_state(RNG, tiny), UNIT
     with pytest.raises(JaxganError, match="floats are from 0 to 1"):
         loop.start_run(train_step, state, {"image": data}, 4)
     with pytest.raises(JaxganError, match="fit trains a Run, got GANState: give it start_run"):
         loop.fit(train_step, state, 2 * data - 1, RNG, batch_size=4, epochs=1)
     # Points and vectors may have any values.
     vectors = data[:, :1, :1].repeat(2, 3)
-    train_step(create_state(RNG, dataclasses.replace(small, image_shape=(1, 1, 2))), vectors, RNG)
-    points = dataclasses.replace(small, image_shape=(1, 1, 2), bounded=False)
+    train_step(create_state(RNG, dataclasses.replace(tiny, image_shape=(1, 1, 2))), vectors, RNG)
+    points = dataclasses.replace(tiny, image_shape=(1, 1, 2), bounded=False)
     loop.start_run(train_step, create_state(RNG, points), 300 * vectors, 4)
 
 
-def test_a_number_is_no_key():
-    state = create_state(RNG)
+def test_a_number_is_no_key(tiny):
+    state = create_state(RNG, tiny)
     for call in (
         lambda: create_state(0, GANConfig()),
         lambda: train_step(state, 2 * UNIT - 1, 0),
@@ -300,4 +309,4 @@ def test_a_number_is_no_key():
         with pytest.raises(JaxganError, match=r"rng must be a key, such as jax.random.key\(0\)"):
             call()
     old = jax.random.PRNGKey(5)
-    assert_trees_equal(create_state(old), state)
+    assert_trees_equal(create_state(old, tiny), state)

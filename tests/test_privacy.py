@@ -20,16 +20,25 @@ SHAPE, N = (4, 4, 1), 12
 GAN = GANConfig(
     image_shape=SHAPE,
     latent_dim=4,
-    generator_widths=(8,),
+    generator_widths=(),
     discriminator_widths=(8,),
     discriminator_dropout=(0.5,),
+    discriminator_lr=1e-30,  # it stays, so that it passes nothing on to the generator
     num_classes=3,
     clip_norm=0.1,
     gradient_penalty=1.0,
     r1=1.0,
 )
+# In its first step only the last layer has a gradient: blocks before it would add none.
 DIFFUSION = DiffusionConfig(
-    image_shape=SHAPE, width=8, blocks=1, num_classes=3, clip_norm=0.1, noise_draws=2
+    image_shape=SHAPE,
+    width=8,
+    blocks=0,
+    num_classes=3,
+    adam_eps=1e-3,
+    clip_norm=0.1,
+    noise_multiplier=0.5,
+    noise_draws=2,
 )
 CONFIGS = {"gan": GAN, "diffusion": DIFFUSION}
 
@@ -133,19 +142,15 @@ def test_one_image_moves_the_gradients_by_the_clip_norm_at_most(name):
     ]
     unit = 0.1 * config.clip_norm / N  # Adam's first moment, of a mean over N places
     sizes = [np.linalg.norm(moments[0] - m) / unit for m in moments[1:]]
-    assert 0.01 < sizes[0] <= 1.0001
+    # By no less: clipping acts on this image.
+    assert sizes[0] == pytest.approx(privacy._MARGIN, rel=1e-3)
     assert 0.01 < sizes[1] <= 2.0001
-    # Without clipping they move by more.
-    free = dataclasses.replace(config, clip_norm=1e9)
-    state = model.create_state(RNG, free)
-    moments = [first_moments(model.train_step(state, one, RNG)[0]) for one in (batch, without)]
-    assert np.linalg.norm(moments[0] - moments[1]) / unit > 1.5
 
 
 @pytest.mark.parametrize("updates", ["simultaneous", "alternating"])
 def test_real_images_reach_the_generator_through_the_discriminator_alone(updates):
     model = MODELS["gan"]
-    config = dataclasses.replace(GAN, updates=updates, discriminator_lr=1e-30)
+    config = dataclasses.replace(GAN, updates=updates)
     state = model.create_state(RNG, config)
     one, other = (model.train_step(state, make_batch(seed), RNG) for seed in (0, 1))
     jax.tree.map(np.testing.assert_array_equal, one[0].generator, other[0].generator)
@@ -156,10 +161,17 @@ def test_real_images_reach_the_generator_through_the_discriminator_alone(updates
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_private_step_composes(name):
-    model, config = MODELS[name], dataclasses.replace(CONFIGS[name], noise_multiplier=0.5)
+    model, config = MODELS[name], CONFIGS[name]
     if name == "gan":  # dropout and penalties draw other numbers in each shard
-        config = dataclasses.replace(config, discriminator_dropout=(0.0,), gradient_penalty=0.0)
-    config = dataclasses.replace(config, adam_eps=1e-3)
+        config = dataclasses.replace(
+            config,
+            discriminator_widths=(),
+            discriminator_dropout=(),
+            discriminator_lr=1e-3,
+            adam_eps=1e-3,
+            noise_multiplier=0.5,
+            gradient_penalty=0.0,
+        )
     state = model.create_state(RNG, config)
     batch = replaced(make_batch(), slice(5), included=False)
     rngs = jax.random.split(RNG, 2)

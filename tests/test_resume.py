@@ -13,12 +13,22 @@ import numpy as np
 import pytest
 from helpers import ROOT, here, save_images
 
+from jaxgan.report import plots
+
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import kill_resume
 
 STEPS = 8_000
 """Of an epoch: so many that it still runs when the signal arrives, on a fast machine too."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_curves():
+    """As `no_curves`, also for the runs that tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +49,22 @@ def reference(tmp_path_factory, options) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("no_curves")
-def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path):
+def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path, monkeypatch):
     # That scores are equal after a stop is tested in metrics/test_evaluation.py.
-    options = [*save_images(tmp_path, 200), "--epochs", "20", "--checkpoint-every", "1"]
+    options = [*save_images(tmp_path, 192), "--epochs", "10", "--checkpoint-every", "1"]
     options.append("--no-evaluate")
-    here("train.py", *options, "--workdir", tmp_path / "reference")
+
+    def run(workdir, options):
+        here("train.py", *options, "--workdir", workdir)
+
+    run(tmp_path / "reference", options)
+    # A process is killed; what is left of the run is trained in this one.
+    starts = iter([kill_resume.start, run])
+    monkeypatch.setattr(kill_resume, "start", lambda *args: next(starts)(*args))
+    monkeypatch.setattr(kill_resume, "finish", lambda _: 0.0)
     seed = random.SystemRandom().randrange(10**6)
     moments, differences = kill_resume.trial(
-        tmp_path, tmp_path / "reference", options, kills=1, seed=seed, seconds=0.5
+        tmp_path, tmp_path / "reference", options, kills=1, seed=seed, seconds=0.2
     )
     assert not differences, f"seed {seed}, killed {moments}"
     assert any(moment != "too late" for moment in moments), f"seed {seed}"
@@ -60,7 +77,6 @@ def test_the_comparison_finds_a_difference(tmp_path, reference):
     assert found == ["metrics.csv (1 and 1 rows)"]
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_a_run_stopped_by_sigint_saves_within_an_epoch_and_says_how_to_resume(
     tmp_path, options, reference, terminal
 ):
@@ -94,7 +110,6 @@ def test_a_run_stopped_by_sigint_saves_within_an_epoch_and_says_how_to_resume(
     assert kill_resume.differences(workdir, reference) == []
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_a_diverging_run_ends_with_3_and_keeps_the_last_good_checkpoint(tmp_path):
     options = [*save_images(tmp_path, 192), "--epochs", "5", "--checkpoint-every", "1"]
     # Updates that grow so fast overflow after some epochs.

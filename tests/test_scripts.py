@@ -12,7 +12,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from helpers import ROOT, contents, here, picture, read_terminal, script, undescribed
+from helpers import (
+    ROOT,
+    contents,
+    here,
+    picture,
+    read_terminal,
+    save_images,
+    script,
+    undescribed,
+)
 from PIL import Image
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
@@ -21,6 +30,7 @@ from jaxgan import MODELS, PRESETS, data, generate, loop, sample
 from jaxgan.adversarial import diagnostics
 from jaxgan.commands import train
 from jaxgan.data.pixels import to_uint8
+from jaxgan.metrics import parts
 from jaxgan.report import plots
 from jaxgan.run import saved
 from jaxgan.run.checkpoint import RunFolder, read_config
@@ -36,7 +46,9 @@ SMALL = (
     *("--generator-widths", 16, "--latent-dim", 8),
     *("--discriminator-widths", 16, "--discriminator-dropout", 0.3),
 )
-DIGITS = ("train.py", "--dataset", "digits", *SMALL)
+EQUAL = ("--batch-size", 125)
+"""Twelve equal batches of the digits: a smaller last batch would need a program of its own."""
+DIGITS = ("train.py", "--dataset", "digits", *EQUAL, *SMALL)
 
 
 @pytest.fixture
@@ -360,28 +372,37 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     assert np.load(tmp_path / "a.npz")["images"].shape == (3, 8, 8, 3)
 
 
-@pytest.mark.usefixtures("no_curves")
-def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(
-    trained, tmp_path, user_error
-):
-    workdir = tmp_path / "run"
-    train = (*DIGITS, "--workdir", workdir, "--epochs", 2)
-    here(*train, "--conditional", "--no-evaluate", "--ema-decay", 0.9)
+@pytest.fixture(scope="module")
+def by_class(tmp_path_factory) -> Path:
+    """A folder with pictures of three digits, and a conditional run on them."""
+    folder, digits = tmp_path_factory.mktemp("classes"), data.load("digits")
+    for i in np.flatnonzero(np.asarray(digits.labels) < 3)[:375]:
+        (folder / "digits" / str(digits.labels[i])).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(digits.images[i, ..., 0])
+        image.save(folder / "digits" / str(digits.labels[i]) / f"{i}.png")
+    train = ("train.py", "--dataset", folder / "digits", *EQUAL, *SMALL)
+    options = ("--epochs", 2, "--conditional", "--no-evaluate", "--ema-decay", 0.9)
+    here(*train, *options, "--workdir", folder / "run")
+    return folder
+
+
+def test_a_conditional_run_from_labels_to_samples(by_class, trained, tmp_path, user_error):
+    workdir = by_class / "run"
     described = read_config(workdir)
-    assert described["gan"]["num_classes"] == 10
-    assert described["data"]["classes"] == list("0123456789")
+    assert described["gan"]["num_classes"] == 3
+    assert described["data"]["classes"] == list("012")
     state, _ = saved.load_state(GAN, workdir)
     # A row of eight samples for each class, behind their names.
-    labels = np.repeat(np.arange(10), 8)
-    grid = plots.image_grid(sample(state, loop.make_rngs(0).pictures, 80, labels), 8)
+    labels = np.repeat(np.arange(3), 8)
+    grid = plots.image_grid(sample(state, loop.make_rngs(0).pictures, 24, labels), 8)
     shown = picture(workdir / "samples" / "image_at_epoch_0002.png")
     assert shown.shape[1] > 448
     np.testing.assert_array_equal(shown[:, -448:], enlarged(grid, 448))
-    names = shown[:, :-448].reshape(10, 56, -1)
+    names = shown[:, :-448].reshape(3, 56, -1)
     assert (names.min(axis=(1, 2)) < 128).all()
-    assert len({name.tobytes() for name in names}) == 10
-    digits = data.load("digits")
-    real = picture(workdir / "real.png")[::7, -448::7].reshape(10, 8, 8, 8).swapaxes(1, 2)
+    assert len({name.tobytes() for name in names}) == 3
+    digits = data.load(by_class / "digits")
+    real = picture(workdir / "real.png")[::7, -448::7].reshape(3, 8, 8, 8).swapaxes(1, 2)
     for label, row in enumerate(real):
         of_class = digits.images[digits.labels == label][..., 0]
         assert all((image == of_class).all(axis=(1, 2)).any() for image in row)
@@ -389,22 +410,20 @@ def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(
     out = tmp_path / "a.npz"
     options = ("sample.py", "--workdir", workdir, "--out", out)
     for given, expected in (
-        (("--num", 12), np.arange(12) % 10),
-        (("--num", 3, "--label", 7), np.full(3, 7)),
-        (("--num", 15, "--label", "all"), np.repeat(np.arange(10), 2)),
+        (("--num", 21), np.arange(21) % 3),
+        (("--num", 21, "--label", 2), np.full(21, 2)),
+        (("--num", 19, "--label", "all"), np.repeat(np.arange(3), 7)),
         (("--num", 20, "--interpolate"), np.repeat([0, 1], 10)),
-        (("--num", 15, "--interpolate", "--label", "all"), np.repeat(np.arange(10), 10)),
+        (("--num", 15, "--interpolate", "--label", "all"), np.repeat(np.arange(3), 10)),
     ):
         here(*options, *given)
         np.testing.assert_array_equal(np.load(out)["labels"], expected)
-    here("sample.py", "--workdir", workdir, "--out", tmp_path / "a.png", "--label", "all")
-    assert picture(tmp_path / "a.png").shape[0] == 10 * 8 * 8
-    assert "--label must be a number from 0 to 9, or all; got '10'" in user_error(
-        *options, "--label", 10
+    drawn = tmp_path / "a.png"
+    here("sample.py", "--workdir", workdir, "--num", 21, "--label", "all", "--out", drawn)
+    assert picture(drawn).shape[0] == 3 * 8 * 8
+    assert "--label must be a number from 0 to 2, or all; got '3'" in user_error(
+        *options, "--label", 3
     )
-
-    out, _ = here("evaluate.py", workdir)
-    assert "No scores by class: they need a judge, or 50 samples of a class." in out
 
     message = user_error(
         "sample.py", "--workdir", trained, "--label", 1, "--out", tmp_path / "b.png"
@@ -415,25 +434,20 @@ def test_a_conditional_run_from_labels_to_samples_and_scores_by_class(
     assert "has no labels, and a conditional model needs them" in message
 
 
-@pytest.mark.usefixtures("no_curves")
-def test_the_scores_by_class_of_a_conditional_run(tmp_path):
-    digits = data.load("digits")
-    labels = np.asarray(digits.labels)
-    some = labels < 3
-    np.savez(tmp_path / "set.npz", images=digits.images[some], labels=labels[some])
-    train = ("train.py", "--dataset", tmp_path / "set.npz", *SMALL, "--workdir", tmp_path / "run")
-    here(*train, "--epochs", 1, "--conditional", "--no-evaluate")
-    out, _ = here("evaluate.py", tmp_path / "run", "--json", tmp_path / "scores.json")
+def test_the_scores_by_class_of_a_conditional_run(by_class, tmp_path):
+    workdir, n = by_class / "run", 375 // 2
+    out, _ = here("evaluate.py", workdir, "--num", 120)
+    assert "No scores by class: they need a judge, or 50 samples of a class." in out
+    out, _ = here("evaluate.py", workdir, "--json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
-    n = int(some.sum()) // 2
-    real, own = (scores[name] for name in ("real images", str(tmp_path / "run")))
+    real, own = (scores[name] for name in ("real images", str(workdir)))
     by_class = [column[f"fd_by_class(pca64, train, n={n})"] for column in (real, own)]
     assert [len(values) for values in by_class] == [3, 3]
     assert max(by_class[0]) < min(by_class[1])
     found = own[f"class_fd(pca64, train, n={n})"]
     assert found == pytest.approx(np.mean(by_class[1]))
     lines = out.splitlines()
-    at = lines.index(f"{tmp_path / 'run'}:")
+    at = lines.index(f"{workdir}:")
     shown = [float(line.split()[1]) for line in lines[at + 2 : at + 5]]
     assert shown == pytest.approx(by_class[1], rel=0.01)
 
@@ -441,7 +455,7 @@ def test_the_scores_by_class_of_a_conditional_run(tmp_path):
 def test_a_diffusion_run_from_training_to_samples(trained, tmp_path, monkeypatch, user_error):
     monkeypatch.chdir(tmp_path)
     small = ("--width", 16, "--blocks", 1, "--sample-steps", 4, "--lr", 2e-3)
-    train = ("train.py", "--model", "diffusion", "--dataset", "digits", *small)
+    train = ("train.py", "--model", "diffusion", "--dataset", "digits", *EQUAL, *small)
     out, _ = here(*train, "--epochs", 2)
     workdir = tmp_path / "runs" / "digits-diffusion"
     assert f"everything is in {workdir}" in out
@@ -461,7 +475,7 @@ def test_a_diffusion_run_from_training_to_samples(trained, tmp_path, monkeypatch
     assert "mean squared error" in out
 
     # Other steps and other samplers give other samples of the same latents.
-    options = ("sample.py", "--workdir", workdir, "--num", 12, "--out", "a.npz")
+    options = ("sample.py", "--workdir", workdir, "--num", 10, "--out", "a.npz")
     drawn = []
     for given in ((), ("--sample-steps", 9), ("--sampler", "dpm_solver"), ("--eta", 1)):
         here(*options, *given)
@@ -469,7 +483,7 @@ def test_a_diffusion_run_from_training_to_samples(trained, tmp_path, monkeypatch
     assert len({images.tobytes() for images in drawn}) == 4
     here(*options, "--num", 5)
     assert np.abs(np.load("a.npz")["images"].astype(int) - drawn[0][:5]).max() <= 1
-    here(*options, "--interpolate", "--num", 10)
+    here(*options, "--interpolate")
     between = np.load("a.npz")["images"].astype(int)
     assert (np.abs(np.diff(between, axis=0)).sum(axis=(1, 2)) > 0).all()
     assert "sample_steps must be at most noise_levels, 1000" in user_error(
@@ -487,7 +501,7 @@ def test_a_diffusion_run_from_training_to_samples(trained, tmp_path, monkeypatch
         *("sample.py", "--workdir", trained, "--guidance", 2, "--out", "b.png")
     )
     # Sampling may change when the run goes on.
-    out, _ = here(*train, "--epochs", 3, "--sampler", "dpm_solver")
+    out, _ = here(*train, "--epochs", 3, "--no-evaluate", "--sampler", "dpm_solver")
     assert f"resuming {workdir} after 2 epochs" in out
 
 
@@ -621,7 +635,7 @@ def test_a_healthy_run_is_described(trained):
 
 
 def test_a_reader_that_goes_away_gets_no_traceback(tmp_path):
-    arguments = [*DIGITS[1:], "--epochs", 3, "--workdir", tmp_path / "run"]
+    arguments = [*save_images(tmp_path, 32), "--epochs", 3, "--workdir", tmp_path / "run"]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -677,22 +691,23 @@ def test_a_damaged_run_is_sampled_from_the_checkpoint_before(tmp_path):
 
 @pytest.mark.usefixtures("no_curves")
 def test_real_images_train_to_plausible_losses(real_data_dir, tmp_path, monkeypatch):
-    """400 steps of small batches; the fiftieth epoch is measured in benchmarks/results."""
+    """160 steps of small batches; the fiftieth epoch is measured in benchmarks/results."""
     load = data.load
 
     def load_some(*args, **options):
         whole = load(*args, **options)
         assert (whole.name, whole.images.shape) == ("fashion_mnist", (60_000, 28, 28, 1))
-        return whole._replace(images=whole.images[:12_800], labels=whole.labels[:12_800])
+        return whole._replace(images=whole.images[:10_240], labels=whole.labels[:10_240])
 
     monkeypatch.setattr(data, "load", load_some)
+    monkeypatch.setattr(parts, "STEPS", 160)  # after which samples are measured
     options = ("--dataset", "fashion_mnist", "--data-dir", real_data_dir)
-    options += ("--epochs", 1, "--batch-size", 32, "--no-evaluate")
+    options += ("--epochs", 1, "--batch-size", 64, "--no-evaluate")
     here("train.py", *options, "--workdir", tmp_path / "r")
     (row,) = csv.DictReader((tmp_path / "r" / "metrics.csv").read_text().splitlines())
     assert row.pop("failures") == ""
     values = {name: float(value) for name, value in row.items()}
-    assert values["step"] == 400
+    assert values["step"] == 160
     assert 2 < values["gen_loss"] < 6
     assert 0.2 < values["disc_loss"] < 1
     assert 0.8 < values["real_score"] < 1
@@ -723,8 +738,8 @@ def test_the_preset_diffusion_is_of_that_model(preset, tmp_path, monkeypatch, us
 
 
 def test_a_preset_gives_the_defaults_that_other_options_change(tmp_path):
-    options = ("--preset", "tuned", "--r1", 0.5, "--dataset", "digits", "--epochs", 0)
-    here("train.py", *options, *SMALL, "--workdir", tmp_path)
+    options = ("--preset", "tuned", "--r1", 0.5, "--epochs", 0, "--workdir", tmp_path)
+    here(*DIGITS, *options)
     gan = json.loads((tmp_path / "config.json").read_text())["gan"]
     tuned = PRESETS["tuned"][0]
     assert gan["r1"] == 0.5 != tuned.r1

@@ -60,14 +60,14 @@ def test_the_features_of_an_image_do_not_depend_on_the_others(judge, monkeypatch
 
 def test_a_judge_is_trained_written_and_read(tmp_path):
     file = tmp_path / "digits-v1.safetensors"
-    options = ("--dataset", "digits", "--epochs", 3, "--widths", 8, 16, "--kernel", 5)
-    options += ("--learning-rate", 0.005)
+    options = ("--dataset", "digits", "--epochs", 2, "--widths", 4, 8, "--kernel", 5)
+    options += ("--learning-rate", 0.01)
     out, _ = train_judge(*options, "--out", file)
     found = classifier.load_judge(file)
     assert (found.name, found.image_shape, found.module) == (
         "digits-v1",
         (8, 8, 1),
-        JudgeCNN(10, (8, 16), 5),
+        JudgeCNN(10, (4, 8), 5),
     )
     test = data.load("digits", "test")
     right = judge_images(found, test.images).probabilities.argmax(axis=1) == test.labels

@@ -30,6 +30,14 @@ SMALL = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_curves():
+    """As `no_curves`, also for the runs that tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -209,7 +217,12 @@ def plain(tmp_path_factory):
 def test_runs_stand_side_by_side_beside_real_images(plain, watched, digits, tmp_path, monkeypatch):
     drawn = []
     draw = plots.evaluation_png
-    monkeypatch.setattr(plots, "evaluation_png", lambda *args: drawn.append(args) or draw(*args))
+
+    def remember(*args):
+        drawn.append((*args, draw(*args)))
+        return drawn[-1][-1]
+
+    monkeypatch.setattr(plots, "evaluation_png", remember)
     options = ("--json", tmp_path / "scores.json", "--plot", tmp_path / "scores.png")
     judge = make_judge(tmp_path / "j.safetensors")
     folders = (plain, watched[0])
@@ -235,8 +248,8 @@ def test_runs_stand_side_by_side_beside_real_images(plain, watched, digits, tmp_
     assert "".join(sentence.split()) in "".join(out.split())
 
     # The figure: ten real images; ten samples of each and the training images nearest to them.
-    ((strips, shares),) = drawn
-    assert (tmp_path / "scores.png").read_bytes() == draw(strips, shares)
+    ((strips, shares, png),) = drawn
+    assert (tmp_path / "scores.png").read_bytes() == png
     samples = columns[1:]
     assert set(strips) == {"real images", *samples, *(f"nearest to {name}" for name in samples)}
     reference = evaluation.make_reference(evaluation.make_extractor(digits[0], judge), *digits)
@@ -367,7 +380,6 @@ def test_the_best_checkpoint_is_kept_and_sampled(watched, tmp_path):
     assert f"after {best['epoch']} epochs" in out
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_a_resumed_run_is_evaluated_as_one_that_was_not_stopped(watched, tmp_path):
     expected = watched[1]
     evaluated(tmp_path, "--ema-decay", 0.9, epochs=2)
@@ -379,7 +391,6 @@ def test_a_resumed_run_is_evaluated_as_one_that_was_not_stopped(watched, tmp_pat
         }
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_evaluating_does_not_change_what_is_trained(watched, tmp_path):
     options = ("--epochs", 3, "--ema-decay", 0.9, "--no-evaluate", "--workdir", tmp_path)
     here("train.py", "--dataset", "digits", *SMALL, *options)
@@ -389,7 +400,6 @@ def test_evaluating_does_not_change_what_is_trained(watched, tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [2, 1])
-@pytest.mark.usefixtures("no_curves")
 def test_each_member_of_a_population_is_evaluated(at_once, digits, tmp_path, monkeypatch):
     # Also in parts, as with more members than the memory holds.
     monkeypatch.setattr(population, "members_at_once", lambda *_: at_once)

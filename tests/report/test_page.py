@@ -38,6 +38,14 @@ SMALL = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_curves():
+    """A page draws its own curves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("reports")

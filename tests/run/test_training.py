@@ -219,14 +219,18 @@ def test_a_sweep_that_cannot_be_leaves_no_folder(settings, tmp_path, sweep):
     assert not (tmp_path / "run").exists()
 
 
-def test_members_that_diverge_are_counted_and_the_others_continue(settings, tiny, tmp_path):
+def test_members_that_diverge_are_counted_and_the_others_continue(
+    settings, tiny, tmp_path, monkeypatch
+):
     log, sweep = ("tensorboard",), ("generator_lr=1e38,1e-4",)
     settings = dataclasses.replace(settings, sweep=sweep, log=log)
     gan, folder = MODELS["gan"], tmp_path / "run"
     config = dataclasses.replace(tiny, discriminator_widths=(), discriminator_dropout=())
     # Of the 32 images no smaller batch is left: one program less.
     settings = dataclasses.replace(settings, batch_size=8)
-    training.train(gan, config, dataclasses.replace(settings, epochs=1), folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "curves_png", lambda *_, **__: b"")  # the next ones replace them
+        training.train(gan, config, dataclasses.replace(settings, epochs=1), folder)
     outcome = training.train(gan, config, settings, folder)
     assert len(outcome.history) == 2
     report = json.loads((folder / "report.json").read_text())
@@ -249,6 +253,8 @@ def test_members_that_diverge_are_counted_and_the_others_continue(settings, tiny
     assert "has diverged" in here("sample.py", *options, "--member", 0, status=3)[1]
     assert not (tmp_path / "samples.npz").exists()
     here("sample.py", *options, "--member", 3)
+    # What diagnose.py draws is tested in commands/test_diagnose.py.
+    monkeypatch.setattr(plots, "curves_png", lambda *_, **__: b"")
     described = here("diagnose.py", folder, "--member", 0)[0]
     assert "in which it diverged" in described
     assert "before it diverged; try lower learning rates" in described
@@ -274,6 +280,7 @@ def test_a_run_that_diverges_names_its_last_checkpoint(settings, tmp_path):
     assert checkpoint.steps(tmp_path / "later")
 
 
+@pytest.mark.usefixtures("no_curves")
 def test_a_mixture_gives_scores_and_a_panel_for_each_member(tmp_path):
     settings = TrainConfig(dataset="ring", epochs=1, batch_size=20_000, population=3, devices=1)
     outcome = training.train(MODEL, CONFIG, settings, tmp_path)

@@ -1,5 +1,7 @@
 """Imputers as scikit-learn asks for them, and against what is known of normal tables."""
 
+import functools
+import types
 import warnings
 
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
+from jaxgan import imputation
 from jaxgan.errors import NonFiniteError
 from jaxgan.uses import imputers
 from jaxgan.uses.imputers import (
@@ -25,6 +28,15 @@ from jaxgan.uses.imputers import (
 NAN = np.nan
 MEAN = ScaledImputer(SimpleImputer())
 ROUNDS = RoundsImputer(Ridge(), rounds=1)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Networks of GAIN with one small layer: the checks train some for each number of columns."""
+    config = functools.partial(imputation.GAINConfig, widths=(4,))
+    # In the imputers alone: pickle has to find the class itself in its module.
+    names = types.SimpleNamespace(**vars(imputation) | {"GAINConfig": config})
+    monkeypatch.setattr(imputers, "imputation", names)
 
 
 CHECKED = [GAINImputer(steps=2), ChosenImputer({"mean": MEAN, "rounds": ROUNDS})]

@@ -13,6 +13,7 @@ from PIL import Image
 from jaxgan import MODELS, GANConfig, JaxganError, create_state, samplers
 from jaxgan.diffusion import DiffusionConfig
 from jaxgan.errors import NonFiniteError
+from jaxgan.report import plots
 from jaxgan.uses import inpainting
 
 GAN = MODELS["gan"]
@@ -167,11 +168,18 @@ def test_what_does_not_fit_is_refused(denoising, change, message):
         inpainting.inpaint(state=denoising, rng=RNG, **arguments)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_curves():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images of 8x8, and a run of each model on them."""
+    """Images of 8x8, two equal batches, and a run of each model on them."""
     folder = tmp_path_factory.mktemp("inpainting")
-    dataset, images, *small_gan = save_images(folder, 40)
+    dataset, images, *small_gan = save_images(folder, 32)
     short = (dataset, images, "--epochs", 1, "--no-evaluate")
     here("train.py", *short, *small_gan, "--workdir", folder / "gan")
     diffusion = ("--model", "diffusion", "--width", 8, "--blocks", 1)
@@ -234,7 +242,7 @@ def test_a_run_fills_in_images_and_says_how_well(folder, tmp_path, name):
 
 def masks_of(folder, tmp_path, mask):
     out = tmp_path / "out"
-    here("inpaint.py", folder / "gan", "--num", 40, "--draws", 1, "--mask", mask, "--out", out)
+    here("inpaint.py", folder / "gan", "--num", 32, "--draws", 1, "--mask", mask, "--out", out)
     with np.load(out / "inpainted.npz") as file:
         return file["missing"]
 

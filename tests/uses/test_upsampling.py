@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from jaxgan import MODELS, PRESETS, JaxganError, data
 from jaxgan.errors import NonFiniteError
+from jaxgan.report import plots
 from jaxgan.uses import upsampling
 from jaxgan.uses.upsampling import GenerativeSampler
 
@@ -145,6 +146,7 @@ def test_whole_numbers_stay_whole_and_in_their_range():
     np.testing.assert_array_equal(wide[:, 0, 0], [X.min(axis=0), X.max(axis=0)])
 
 
+@pytest.mark.usefixtures("_untrained")
 def test_whole_columns_of_a_data_frame_are_rounded():
     X, y = gaussians(50, 20)
     rng = np.random.default_rng(0)
@@ -286,7 +288,9 @@ def folder(tmp_path_factory):
     small = ("--width", 16, "--blocks", 1, "--epochs", 60, "--batch-size", 45, "--lr", 5e-3)
     rare = ("--no-evaluate", "--sample-every", 60, "--checkpoint-every", 60)
     options = ("--model", "diffusion", *small, "--conditional", *rare)
-    here("train.py", "--dataset", folder / "images.npz", *options, "--workdir", folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
+        here("train.py", "--dataset", folder / "images.npz", *options, "--workdir", folder / "run")
     return folder
 
 
