@@ -103,14 +103,14 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Removes the programs of earlier test files from memory when there are too many.
+    """Removes the programs of earlier test files from memory when there are many.
 
     Each program maps memory, and a process may have only so many maps (65,530 by default): with
     the thousands of programs of this suite XLA dies. The next test file finds its programs in the
-    folder above.
+    folder of JAX_COMPILATION_CACHE_DIR.
     """
     yield
-    maps = Path("/proc/self/maps")  # of Linux
+    maps = Path("/proc/self/maps")  # Linux only; elsewhere they are always removed
     if not maps.exists() or maps.read_bytes().count(b"\n") > 10_000:
         jax.clear_caches()
 

@@ -279,7 +279,7 @@ def folder(tmp_path_factory, configs, settings):
 
 @pytest.fixture(scope="module")
 def file(folder, tmp_path_factory):
-    """Its file, and a card beside it."""
+    """The exported file, with a model card beside it."""
     out = tmp_path_factory.mktemp("files") / "one.safetensors"
     here("export.py", folder, "--to", "safetensors", "--out", out)
     return out
@@ -287,7 +287,7 @@ def file(folder, tmp_path_factory):
 
 @pytest.fixture
 def exported(file, tmp_path):
-    """A copy of both."""
+    """A copy of the exported file and its card."""
     shutil.copy(f"{file}.md", tmp_path)
     return Path(shutil.copy(file, tmp_path))
 

@@ -23,13 +23,13 @@ GAN = GANConfig(
     generator_widths=(),
     discriminator_widths=(8,),
     discriminator_dropout=(0.5,),
-    discriminator_lr=1e-30,  # it stays, so that it passes nothing on to the generator
+    discriminator_lr=1e-30,  # it does not change, and passes nothing on
     num_classes=3,
     clip_norm=0.1,
     gradient_penalty=1.0,
     r1=1.0,
 )
-# In its first step only the last layer has a gradient: blocks before it would add none.
+# In the first step of this model only the last layer has a gradient: blocks would add none.
 DIFFUSION = DiffusionConfig(
     image_shape=SHAPE,
     width=8,
@@ -142,7 +142,7 @@ def test_one_image_moves_the_gradients_by_the_clip_norm_at_most(name):
     ]
     unit = 0.1 * config.clip_norm / N  # Adam's first moment, of a mean over N places
     sizes = [np.linalg.norm(moments[0] - m) / unit for m in moments[1:]]
-    # By no less: clipping acts on this image.
+    # Exactly the margin, since clipping acts on this image.
     assert sizes[0] == pytest.approx(privacy._MARGIN, rel=1e-3)
     assert 0.01 < sizes[1] <= 2.0001
 

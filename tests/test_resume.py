@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import kill_resume
 
 STEPS = 8_000
-"""Of an epoch: so many that it still runs when the signal arrives, on a fast machine too."""
+"""Of an epoch: so many that it still runs when the signal arrives, even on a fast machine."""
 
 
 @pytest.fixture(scope="module", autouse=True)

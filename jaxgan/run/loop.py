@@ -170,8 +170,8 @@ def fit(
       epochs: the number of epochs in all.
       measure: called with the run after each epoch; its result is added to the row of the epoch.
       on_epoch: called with the run after `measure`; the run's arrays are donated afterwards.
-      should_stop: called about four times a second, between programs. If it is True in one
-        process, all stop there.
+      should_stop: called about four times a second, between programs. If it returns True in one
+        process, all stop at that step.
       progress: whether to show it: on a terminal a bar for the whole run, else at most 100 lines.
       label: shown in place of the number of the epoch.
       layout: on which devices, and whether `run` is a population: leaves of its state and totals

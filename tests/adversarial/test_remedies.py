@@ -196,7 +196,7 @@ def psis(states):
 
 
 def test_eager_is_jit():
-    # With a cond and a scan, which are Python there. Both networks are updated in the second step.
+    # Its step has a cond and a scan, which are Python there. The second updates both networks.
     state, _ = train(dirac(**OPTIONS["unrolled"]), [POINTS])
     with jax.disable_jit():
         eager = train(state, [POINTS])

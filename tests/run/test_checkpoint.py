@@ -145,7 +145,7 @@ def test_any_damage_to_any_file_of_the_newest_is_seen(tmp_path, state, damage):
         assert_trees_equal(found.arrays, checkpoints[0].arrays)
         assert checkpoint.steps(run) == [1]
         assert (run / "damaged" / "2").is_dir()
-        if i == 0:  # for all files it is the same folder now
+        if i == 0:  # the folder is in the same state for every file
             # The run continues from there, and saves the same step again.
             folder.save(2, checkpoints[1])
             folder.wait()

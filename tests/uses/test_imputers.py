@@ -34,7 +34,7 @@ ROUNDS = RoundsImputer(Ridge(), rounds=1)
 def _small(monkeypatch):
     """Networks of GAIN with one small layer: the checks train some for each number of columns."""
     config = functools.partial(imputation.GAINConfig, widths=(4,))
-    # In the imputers alone: pickle has to find the class itself in its module.
+    # Replaced only where the imputers use it: pickle must find the class itself in its module.
     names = types.SimpleNamespace(**vars(imputation) | {"GAINConfig": config})
     monkeypatch.setattr(imputers, "imputation", names)
 
