@@ -190,6 +190,15 @@ def make_rngs(members: Sequence[Member]) -> loop.RunKeys:
 
 def member(tree: Any, i: Any) -> Any:
     """Member i of the state of a population, or of any tree with a leading axis of members."""
+    if isinstance(i, slice):
+        return jax.tree.map(lambda x: x[i], tree)
+    return _member(tree, i)
+
+
+@jax.jit
+def _member(tree: Any, i: Any) -> Any:
+    # One program. With one for each leaf, those of several members wait for each other if several
+    # devices of a busy CPU hold them, until XLA ends the process.
     return jax.tree.map(lambda x: x[i], tree)
 
 

@@ -66,6 +66,12 @@ def test_together_each_member_stays_with_its_single_run_for_100_steps(config, im
         assert_trees_close(population.member(together.state, i), alone.state)
 
 
+def test_a_member_is_taken_by_one_program(in_turns):
+    # Many small ones, for members on several devices of a busy CPU, ended the process.
+    take = jax.make_jaxpr(population.member)(in_turns.state, 1)
+    assert len(take.eqns) == 1
+
+
 @pytest.mark.parametrize("vectorize", [False, True])
 def test_members_are_split_over_devices_that_they_do_not_fill(config, images, in_turns, vectorize):
     run = population.train_population(
