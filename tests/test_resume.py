@@ -51,7 +51,7 @@ def reference(tmp_path_factory, options) -> Path:
 
 def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path, monkeypatch):
     # That scores are equal after a stop is tested in metrics/test_evaluation.py.
-    options = [*save_images(tmp_path, 192), "--epochs", "10", "--checkpoint-every", "1"]
+    options = [*save_images(tmp_path, 192), "--epochs", "20", "--checkpoint-every", "1"]
     options.append("--no-evaluate")
 
     def run(workdir, options):
