@@ -130,6 +130,14 @@ def no_curves(monkeypatch):
     monkeypatch.setattr(plots, "curves_png", lambda *_, **__: b"")
 
 
+@pytest.fixture(scope="module")
+def no_curves_in_file():
+    """As `no_curves`, for all tests of a file and the runs that they share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
+        yield
+
+
 @pytest.fixture
 def terminal():
     """A terminal for a process: the end to read from, and the end to give to it and close."""

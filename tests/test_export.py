@@ -20,8 +20,9 @@ import jaxgan
 from jaxgan import MODELS, JaxganError, TrainConfig
 from jaxgan.data.pixels import to_uint8
 from jaxgan.export import generator, onnx_graph
-from jaxgan.report import plots
 from jaxgan.run import saved, training, weights
+
+pytestmark = pytest.mark.usefixtures("no_curves_in_file")
 
 GAN, DIFFUSION, GAUSSIAN = (MODELS[name] for name in ("gan", "diffusion", "gaussian"))
 SHAPE = (4, 4, 1)
@@ -251,13 +252,6 @@ def test_jax_reads_stablehlo_without_jaxgan(configs, tmp_path):
 
 
 # Run folders
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
-        yield
 
 
 @pytest.fixture(scope="module")

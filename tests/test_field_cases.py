@@ -23,8 +23,9 @@ from PIL import Image
 from jaxgan import GANConfig, JaxganError, data
 from jaxgan.commands import evaluate
 from jaxgan.data import idx
-from jaxgan.report import plots
 from jaxgan.run import checkpoint, training
+
+pytestmark = pytest.mark.usefixtures("no_curves_in_file")
 
 BYTES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
 SIGNED = BYTES / 127.5 - 1
@@ -195,14 +196,6 @@ def test_one_line_says_why(case, tmp_path):
 
 SMALL = ("--batch-size", "50", "--generator-widths", "4", "--discriminator-widths", "4")
 SMALL += ("--discriminator-dropout", "0.5", "--latent-dim", "4", "--epochs", "2", "--no-evaluate")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_curves():
-    """As `no_curves`, also for the run that tests share."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,9 @@ from PIL import Image
 
 from jaxgan import JaxganError, TrainConfig, cli, data
 from jaxgan.commands import train as train_command
-from jaxgan.report import plots
 from jaxgan.run import saved, training
+
+pytestmark = pytest.mark.usefixtures("no_curves_in_file")
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), np.uint8)
 
@@ -124,14 +125,6 @@ class Finished(NamedTuple):
     means: list[np.ndarray]
     """The state after 0, 1, 2 and 3 epochs."""
     history: list[dict[str, Any]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves():
-    """A run of a few steps takes less time to train than to draw."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,22 +13,14 @@ import numpy as np
 import pytest
 from helpers import ROOT, here, save_images
 
-from jaxgan.report import plots
-
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import kill_resume
 
+pytestmark = pytest.mark.usefixtures("no_curves_in_file")
+
 STEPS = 8_000
 """Of an epoch: so many that it still runs when the signal arrives, even on a fast machine."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_curves():
-    """As `no_curves`, also for the runs that tests share."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
-        yield
 
 
 @pytest.fixture(scope="module")

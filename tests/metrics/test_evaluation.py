@@ -22,20 +22,14 @@ from jaxgan.metrics.neighbours import nearest, prdc
 from jaxgan.report import plots
 from jaxgan.run import population, saved, training
 
+pytestmark = pytest.mark.usefixtures("no_curves_in_file")
+
 GAN = MODELS["gan"]
 SMALL = (
     *("--generator-widths", 16, "--latent-dim", 8),
     *("--discriminator-widths", 16, "--discriminator-dropout", 0.3),
     *("--batch-size", 125),  # a divisor: a smaller last batch would need a program of its own
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_curves():
-    """As `no_curves`, also for the runs that tests share."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
-        yield
 
 
 @pytest.fixture(autouse=True)

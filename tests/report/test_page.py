@@ -30,20 +30,14 @@ from jaxgan.report import page, plots
 from jaxgan.report.page import Alarm, Player, View
 from jaxgan.run import saved
 
+pytestmark = pytest.mark.usefixtures("no_curves_in_file")
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
 SMALL = (
     *("--generator-widths", 16, "--latent-dim", 8),
     *("--discriminator-widths", 16, "--discriminator-dropout", 0.0),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves():
-    """A page draws its own curves."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,17 +20,11 @@ from jaxgan import MODELS, loop, sample
 from jaxgan.report import plots
 from jaxgan.run import checkpoint, saved
 
+pytestmark = pytest.mark.usefixtures("no_curves_in_file")
+
 GAN = MODELS["gan"]
 
 EVALUATED = ["--evaluate-every", "1", "--epochs", "1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_curves():
-    """As `no_curves`, also for the run that tests share. Other processes draw theirs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
-        yield
 
 
 def small_run(folder: Path, n: int) -> list[str]:

@@ -13,8 +13,9 @@ from PIL import Image
 from jaxgan import MODELS, GANConfig, JaxganError, create_state, samplers
 from jaxgan.diffusion import DiffusionConfig
 from jaxgan.errors import NonFiniteError
-from jaxgan.report import plots
 from jaxgan.uses import inpainting
+
+pytestmark = pytest.mark.usefixtures("no_curves_in_file")
 
 GAN = MODELS["gan"]
 RNG = jax.random.key(3)
@@ -166,13 +167,6 @@ def test_what_does_not_fit_is_refused(denoising, change, message):
     } | change
     with pytest.raises(JaxganError, match=message):
         inpainting.inpaint(state=denoising, rng=RNG, **arguments)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_curves():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from sklearn.linear_model import LogisticRegression
 
 from jaxgan import MODELS, PRESETS, JaxganError, data
 from jaxgan.errors import NonFiniteError
-from jaxgan.report import plots
 from jaxgan.uses import upsampling
 from jaxgan.uses.upsampling import GenerativeSampler
 
@@ -280,7 +279,7 @@ def test_without_imbalanced_learn_one_line_says_what_to_install(monkeypatch, tmp
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, no_curves_in_file):
     """Images of three classes, and a run on them."""
     folder = tmp_path_factory.mktemp("upsampling")
     X, y = pictures(60, 20, 10)
@@ -288,9 +287,7 @@ def folder(tmp_path_factory):
     small = ("--width", 16, "--blocks", 1, "--epochs", 60, "--batch-size", 45, "--lr", 5e-3)
     rare = ("--no-evaluate", "--sample-every", 60, "--checkpoint-every", 60)
     options = ("--model", "diffusion", *small, "--conditional", *rare)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves_png", lambda *_, **__: b"")
-        here("train.py", "--dataset", folder / "images.npz", *options, "--workdir", folder / "run")
+    here("train.py", "--dataset", folder / "images.npz", *options, "--workdir", folder / "run")
     return folder
 
 
