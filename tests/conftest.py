@@ -168,6 +168,14 @@ def tiny(small) -> jaxgan.GANConfig:
 
 
 @pytest.fixture(scope="session")
+def flat(tiny) -> jaxgan.GANConfig:
+    """`tiny` without hidden layers: its programs are the smallest."""
+    return dataclasses.replace(
+        tiny, generator_widths=(), discriminator_widths=(), discriminator_dropout=()
+    )
+
+
+@pytest.fixture(scope="session")
 def images() -> np.ndarray:
     """32 images for `small` and `tiny`, uint8."""
     images = np.random.default_rng(0).integers(0, 256, (32, 6, 5, 1), np.uint8)

@@ -15,14 +15,6 @@ THETA, PSI = 0.8, -1.5
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny):
-    """`tiny` with one layer for each network."""
-    return dataclasses.replace(
-        tiny, generator_widths=(), discriminator_widths=(), discriminator_dropout=()
-    )
-
-
-@pytest.fixture(scope="module")
 def state(small):
     """The reference's architecture, small, before its first step."""
     return create_state(RNG, small)
@@ -95,8 +87,8 @@ def test_a_constant_rng_draws_new_latents_each_step(state, images):
     assert first.fake_score != second.fake_score
 
 
-def test_any_batch_size_trains(tiny, images):
-    state = create_state(RNG, dataclasses.replace(tiny, optimizer="sgd"))
+def test_any_batch_size_trains(flat, images):
+    state = create_state(RNG, dataclasses.replace(flat, optimizer="sgd"))
     for n in (1, 3):  # 32 are in other tests
         state, metrics = train_step(state, images[:n], RNG)
         assert np.isfinite(metrics).all()
@@ -118,7 +110,7 @@ def test_equal_configs_give_equal_tree_structures(small, state):
     assert jax.tree.structure(state) != structure(RNG, other)
 
 
-def test_one_trace_per_config_and_shape(tiny, images):
+def test_one_trace_per_config_and_shape(flat, images):
     traces = []
 
     class Counted(nn.Module):
@@ -127,7 +119,7 @@ def test_one_trace_per_config_and_shape(tiny, images):
             traces.append(images.shape)
             return nn.Dense(1)(images.reshape(images.shape[0], -1))
 
-    config = dataclasses.replace(tiny, discriminator=Counted())
+    config = dataclasses.replace(flat, discriminator=Counted())
     state = create_state(RNG, config)
     created = len(traces)
     state, _ = train_step(state, images, RNG)
@@ -145,7 +137,7 @@ def test_one_trace_per_config_and_shape(tiny, images):
     assert len(traces) == once + (once - created)
 
 
-def test_networks_with_statistics_and_without_train(tiny, images):
+def test_networks_with_statistics_and_without_train(flat, images):
     class Generator(nn.Module):
         @nn.compact
         def __call__(self, latents, train: bool):
@@ -157,7 +149,7 @@ def test_networks_with_statistics_and_without_train(tiny, images):
         def __call__(self, images):
             return nn.Dense(1)(images.reshape(images.shape[0], -1))
 
-    config = dataclasses.replace(tiny, generator=Generator(), discriminator=Discriminator())
+    config = dataclasses.replace(flat, generator=Generator(), discriminator=Discriminator())
     state = create_state(RNG, config)
     start = state.generator.collections["batch_stats"]["BatchNorm_0"]
     assert not np.any(start["mean"])
@@ -172,7 +164,7 @@ def test_networks_with_statistics_and_without_train(tiny, images):
 
 
 @pytest.mark.parametrize("both", [True, False])
-def test_networks_in_bfloat16_train_with_losses_in_float32(tiny, images, both):
+def test_networks_in_bfloat16_train_with_losses_in_float32(flat, images, both):
     class Generator(nn.Module):
         @nn.compact
         def __call__(self, latents):
@@ -185,7 +177,7 @@ def test_networks_in_bfloat16_train_with_losses_in_float32(tiny, images, both):
             return nn.Dense(1, dtype=jnp.bfloat16)(images.reshape(images.shape[0], -1))
 
     own = {"generator": Generator()} | ({"discriminator": Discriminator()} if both else {})
-    state = create_state(RNG, dataclasses.replace(tiny, gradient_penalty=1.0, **own))
+    state = create_state(RNG, dataclasses.replace(flat, gradient_penalty=1.0, **own))
     after, metrics = train_step(state, images, RNG)
     assert {metric.dtype for metric in metrics} == {jnp.dtype("float32")}
     assert sample(after, RNG, 2).dtype == jnp.float32
@@ -194,7 +186,7 @@ def test_networks_in_bfloat16_train_with_losses_in_float32(tiny, images, both):
     assert (np.asarray(kernels[0]) != np.asarray(kernels[1])).any()
 
 
-def test_real_and_generated_images_get_different_dropout(tiny):
+def test_real_and_generated_images_get_different_dropout(flat):
     """With equal images on both sides and one mask, both scores would be equal."""
 
     class Gray(nn.Module):
@@ -209,7 +201,7 @@ def test_real_and_generated_images_get_different_dropout(tiny):
             x = nn.Dense(16)(images.reshape(images.shape[0], -1) + 1)
             return nn.Dense(1)(nn.Dropout(0.5, deterministic=not train)(x))
 
-    config = dataclasses.replace(tiny, generator=Gray(), discriminator=Dropped())
+    config = dataclasses.replace(flat, generator=Gray(), discriminator=Dropped())
     _, metrics = train_step(create_state(RNG, config), np.zeros((8, 6, 5, 1), np.float32), RNG)
     assert abs(float(metrics.real_score) - float(metrics.fake_score)) > 1e-3
 

@@ -67,17 +67,8 @@ def data(tmp_path):
 @pytest.mark.usefixtures("no_curves")
 def test_a_run_with_own_parts_trains_resumes_samples_and_evaluates(file, data, tmp_path):
     run, own = tmp_path / "run", ("--config", f"{file}:config")
-    train = (
-        "train.py",
-        *own,
-        "--dataset",
-        data,
-        "--batch-size",
-        16,
-        "--workdir",
-        run,
-        "--no-evaluate",
-    )
+    options = ("--dataset", data, "--batch-size", 16, "--no-evaluate")
+    train = ("train.py", *own, *options, "--workdir", run)
     out, _ = here(*train, "--epochs", 1, "--r1", 0.1)
     assert "everything is in" in out
     described = json.loads((run / "config.json").read_text())["gan"]

@@ -33,11 +33,9 @@ def settings(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def config(tiny):
-    """A GAN of one layer for each network: the programs of private steps are large."""
-    return dataclasses.replace(
-        tiny, generator_widths=(), discriminator_widths=(), discriminator_dropout=()
-    )
+def config(flat):
+    """Without hidden layers: private steps are large programs."""
+    return flat
 
 
 @pytest.fixture(scope="module")
@@ -146,11 +144,8 @@ def test_without_its_secret_a_run_does_not_resume(settings, config, tmp_path, mo
 def members(settings, config, few_samples, tmp_path_factory):
     """A run of two members with a start: its folder, outcome and samples."""
     settings = dataclasses.replace(settings, start_epochs=2, population=2)
-    folder, started, draw = (
-        tmp_path_factory.mktemp("members") / "run",
-        [],
-        private.draw_from_gaussians,
-    )
+    folder, started = tmp_path_factory.mktemp("members") / "run", []
+    draw = private.draw_from_gaussians
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "curves_png", lambda *_, **__: b"")
         patch.setattr(
