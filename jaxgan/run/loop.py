@@ -187,8 +187,6 @@ def fit(
       JaxganError: if `run` is no Run; NonFiniteError, if a single run diverges.
     """
     fitting = _Fitting(train_step, run, data, rng, batch_size, layout, places, profile)
-    if fitting.epoch < epochs:
-        fitting.compile()
     # A part of a population has a label, and a bar for each epoch.
     first, every = (fitting.epoch, 1) if label else (0, max(1, epochs // 50))
     with _Progress((epochs - first) * fitting.steps, enabled=progress) as bar:
@@ -241,19 +239,10 @@ class _Fitting:
             "layout": layout,
             "is_random": places is not None,
         }
+        self._compiled: list[dict[str, Any]] = []
+        """The options of the programs that are compiled."""
         self.history, self._seconds = list(run.history), run.seconds
         self.epoch, self.at = divmod(step(self._state), self.steps)
-
-    def compile(self) -> None:
-        """Compiles the steps without taking one, so that seconds count only training, and so that
-        the end of the first epoch does not wait for the program of a smaller last batch."""
-        arguments = self._arguments | {"order": self._order(), "start": 0, "stop": 0}
-        # Of the rest of this epoch, and of the next ones.
-        starts = (self.at, 0)
-        programs = [p for at in starts for p in _programs(at, self.steps, self._full, self._chunk)]
-        for options in {tuple(options.items()): options for options, _, _ in programs}.values():
-            steps = (self._train_step, self._state, self._totals)
-            _compiled_steps.lower(*steps, **arguments, **options).compile()
 
     def finish_epoch(self, should_stop, show) -> dict[str, np.ndarray] | None:
         """Trains to the end of the epoch. Returns the means of its metrics, or None if stopped."""
@@ -294,6 +283,7 @@ class _Fitting:
             # A stretch has whole chunks: a part of one would need another program.
             length = max(chunk, int(length) // chunk * chunk)
             end = min(self.at + length, self.steps)
+            self._compile(order, self.at, end)
             with self._traced(self.at + 1, end):
                 started = time.perf_counter()
                 self._train(order, self.at, end)
@@ -303,6 +293,16 @@ class _Fitting:
             length = max(1, min(self.steps, int(per_second * _CHECK_SECONDS)))
             self.at = end
             yield elapsed
+
+    def _compile(self, order, start: int, stop: int) -> None:
+        """Compiles the programs of these steps without taking one, so that seconds count only
+        training. The one for a smaller last batch waits, so that the first step comes early."""
+        for options, _, _ in _programs(start, stop, self._full, self._chunk):
+            if options not in self._compiled:
+                steps = (self._train_step, self._state, self._totals)
+                arguments = self._arguments | {"order": order, "start": start, "stop": stop}
+                _compiled_steps.lower(*steps, **arguments, **options).compile()
+                self._compiled.append(options)
 
     def _traced(self, first: int, last: int) -> contextlib.AbstractContextManager[None]:
         """Traces these steps of the epoch, if the profile wants them."""
