@@ -1,12 +1,11 @@
 """A second Model, of another kind than a GAN: a variational autoencoder (arXiv 1312.6114).
 
-It shows what `jaxgan.run` needs of a model. `python tests/autoencoder.py WORKDIR EPOCHS` trains it.
+It shows what `jaxgan.run` needs of a model. `run/test_second_model.py` trains it.
 """
 
 import dataclasses
 import functools
 import math
-import sys
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -15,10 +14,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxgan import Model, TrainConfig, learner
+from jaxgan import Model, learner
 from jaxgan.data.pixels import to_float
 from jaxgan.model import Curve
-from jaxgan.run import training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +112,3 @@ MODEL = Model(
     },
     curves=(Curve("loss", {"reconstruction": "reconstruction", "prior": "prior"}),),
 )
-
-
-if __name__ == "__main__":
-    settings = TrainConfig(dataset="digits", epochs=int(sys.argv[2]), batch_size=100)
-    outcome = training.train(MODEL, Config(), settings, sys.argv[1])
-    sys.exit(128 + outcome.stopped_by if outcome.stopped_by else 0)
