@@ -26,6 +26,7 @@ import numpy as np
 import optax
 
 import jaxgan
+from jaxgan import cli
 from jaxgan.data import idx
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.fields import parse_value
@@ -56,7 +57,8 @@ def make_parser(
         takes: a whole number, a float, or several whole numbers.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=cli.filled(description or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, number in numbers.items():
         options: Any = {"nargs": "+"} if isinstance(number, list) else {}

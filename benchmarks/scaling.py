@@ -99,7 +99,12 @@ def main() -> None:
         seconds=1.0,
     )
     parser.add_argument(
-        "--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS), help="default: all"
+        "--sweeps",
+        nargs="+",
+        choices=SWEEPS,
+        default=list(SWEEPS),
+        metavar="NAME",
+        help=f"some of: {', '.join(SWEEPS)} (default: all)",
     )
     text = "train populations together only: on a GPU large ones take long in turns"
     parser.add_argument("--together", action="store_true", help=text)

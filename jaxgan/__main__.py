@@ -4,8 +4,10 @@ import ast
 import difflib
 import gc
 import importlib
+import shutil
 import signal
 import sys
+import textwrap
 from pathlib import Path
 
 from jaxgan import cli, commands
@@ -32,7 +34,10 @@ def run() -> int | None:
     known = described()
     if name in ("-h", "--help"):
         print(f"usage: {program} COMMAND [OPTIONS]\n\nSmall generative models, in JAX.\n")
-        print("\n".join(f"  {command:12} {text}" for command, text in known.items()))
+        columns = shutil.get_terminal_size().columns
+        for command, text in known.items():
+            start = f"  {command:12} "
+            print(textwrap.fill(start + text, columns, subsequent_indent=" " * len(start)))
         print(f"\n{program} COMMAND --help explains the options of a command.")
         return None
     if name not in known:

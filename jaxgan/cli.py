@@ -7,7 +7,9 @@ import importlib.util
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 import typing
@@ -23,7 +25,8 @@ from jaxgan.model import Model
 
 
 def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = None) -> Any:
-    """Parses the command line into a dataclass. --help shows the docstrings of its fields."""
+    """Parses the command line into a dataclass. --help shows its docstring and its fields'."""
+    import docstring_parser
     import tyro
 
     if os.environ.get("NO_COLOR"):  # no-color.org; tyro reads TERM only
@@ -31,8 +34,56 @@ def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = N
     _join_lines(options)
     _check_words(options, sys.argv[1:] if arguments is None else arguments)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    kwargs = {} if default is None else {"default": default}
-    return tyro.cli(options, args=arguments, config=config, **kwargs)
+    kwargs: dict[str, Any] = {} if default is None else {"default": default}
+    page = _Page(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(cast(Any, page)):
+            return tyro.cli(options, args=arguments, config=config, description=_HERE, **kwargs)
+    except SystemExit:
+        # tyro fills the options to the terminal, but neither the usage nor the description.
+        usage, found, rest = page.text.partition(_HERE)
+        if found:
+            usage = re.sub(r"\x1b\[[0-9;]*m", "", usage).strip()
+            text = docstring_parser.parse(options.__doc__ or "").description or ""
+            print(filled(usage), filled(text), rest.strip(), sep="\n\n")
+        else:  # such as a completion for a shell
+            print(page.text, end="")
+        raise
+
+
+_HERE = "DESCRIPTION"
+"""Where --help has the description."""
+
+
+class _Page:
+    """Collects what is printed. Its colours and characters are those of the stream."""
+
+    def __init__(self, stream: Any):
+        self._stream, self.text = stream, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+
+def filled(text: str) -> str:
+    """A text with its paragraphs and bullets filled to the width of the terminal. Indented
+    paragraphs, such as commands, stay as they are."""
+    width = shutil.get_terminal_size().columns
+
+    def fill(item: str) -> str:
+        indent = "  " if item.startswith(("- ", "usage")) else ""
+        options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+        return textwrap.fill(" ".join(item.split()), width, subsequent_indent=indent, **options)
+
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        one if one.startswith(" ") else "\n".join(map(fill, re.split(r"\n(?=- )", one)))
+        for one in paragraphs
+    )
 
 
 def _join_lines(options: Any) -> None:

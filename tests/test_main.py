@@ -1,5 +1,7 @@
 """The program `jaxgan`, as an installed package has it."""
 
+import itertools
+import re
 import subprocess
 import sys
 import sysconfig
@@ -30,10 +32,30 @@ def test_it_lists_the_scripts(program, capsys):
     program()
     shown = capsys.readouterr().out
     scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"conv_gan"}
-    assert {line.split()[0] for line in shown.splitlines() if line.startswith("  ")} == scripts
+    assert set(re.findall(r"^  (\w+)", shown, re.MULTILINE)) == scripts
     assert "\n  sample       Draws images" in shown
     program("--version")
     assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", ["", *__main__.described()])
+def test_help_fills_the_terminal(program, monkeypatch, capsys, command, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    if command:
+        with pytest.raises(SystemExit, match="0"):
+            program(command, "--help")
+    else:
+        program("--help")
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert text.startswith("usage: jaxgan")
+    assert max(map(len, lines)) <= columns
+    # A line of the description ends where the next word would not fit.
+    for line, following in itertools.pairwise(lines):
+        paragraph = line[:1].isalnum() and following[:1].isalnum()
+        if paragraph or (line.startswith("- ") and following.startswith("  ")):
+            assert len(f"{line} {following.split()[0]}") > columns
 
 
 def test_a_wrong_command_is_answered_with_the_right_one(program):

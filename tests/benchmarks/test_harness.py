@@ -49,6 +49,24 @@ def test_nonsense_is_refused(harness, capsys, options, problem):
     assert problem in error
 
 
+def test_help_is_filled_to_the_terminal_and_commands_stay(harness, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    words = "Speeds of many things. " * 3
+    command = "    python benchmarks/of/a/long/name.py --json FILE"
+    shown = harness.make_parser(f"{words}\n\n- one: {words}\n\n{command}\n").format_help()
+    assert command in shown.splitlines()
+    assert (
+        """
+Speeds of many things. Speeds of many
+things. Speeds of many things.
+
+- one: Speeds of many things. Speeds of
+  many things. Speeds of many things.
+"""
+        in shown
+    )
+
+
 def test_an_unknown_name_is_named(harness, capsys):
     parser = argparse.ArgumentParser()
     harness.add_names(parser, "--methods", {"one": 1, "two": 2})
