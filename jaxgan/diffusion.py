@@ -36,7 +36,7 @@ from jaxgan.fields import (
     is_size,
 )
 from jaxgan.history import History, member_history
-from jaxgan.inputs import check_rng, check_sampling, checks_inputs
+from jaxgan.inputs import check_rng, check_sampling, checks_inputs, jit
 from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.learner import (
     Learner,
@@ -226,7 +226,7 @@ class DiffusionMetrics(NamedTuple):
     """L2 norm of the gradient."""
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@jit(static_argnames="config")
 def create_state(rng: jax.Array, config: DiffusionConfig | None = None) -> DiffusionState:
     """Draws the initial parameters.
 
@@ -287,7 +287,7 @@ class _Batch(NamedTuple):
 
 
 @checks_inputs
-@functools.partial(jax.jit, static_argnames="axis_name")
+@jit(static_argnames="axis_name")
 @on_any_mesh
 def train_step(
     state: DiffusionState, batch: Any, rng: jax.Array, *, axis_name: str | None = None

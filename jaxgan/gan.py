@@ -32,7 +32,7 @@ from jaxgan.config import GANConfig
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
-from jaxgan.inputs import check_rng, check_sampling, checks_inputs
+from jaxgan.inputs import check_rng, check_sampling, checks_inputs, jit
 from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.learner import (
     Learner,
@@ -67,7 +67,7 @@ class GANState(struct.PyTreeNode):
         return self.discriminator.step
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@jit(static_argnames="config")
 def create_state(rng: jax.Array, config: GANConfig | None = None) -> GANState:
     """Draws the initial parameters of both networks.
 
@@ -152,7 +152,7 @@ class _Outputs(NamedTuple):
 
 
 @checks_inputs
-@functools.partial(jax.jit, static_argnames="axis_name")
+@jit(static_argnames="axis_name")
 @on_any_mesh
 def train_step(
     state: GANState, batch: Any, rng: jax.Array, *, axis_name: str | None = None

@@ -25,7 +25,7 @@ from flax import struct
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.fields import check_field, documented, is_size
-from jaxgan.inputs import check_rng, check_sampling, checks_inputs
+from jaxgan.inputs import check_rng, check_sampling, checks_inputs, jit
 from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.model import Column, Curve, Model, Private
 from jaxgan.privacy import noise_rng
@@ -112,7 +112,7 @@ class GaussianMetrics(NamedTuple):
     """The share of the variance of the components that is between the classes."""
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@jit(static_argnames="config")
 def create_state(rng: jax.Array, config: GaussianConfig | None = None) -> GaussianState:
     """Gaussians of mean 0 and variance 1 in the lowest frequencies, before any image is seen.
 
@@ -138,7 +138,7 @@ def create_state(rng: jax.Array, config: GaussianConfig | None = None) -> Gaussi
 
 
 @checks_inputs
-@functools.partial(jax.jit, static_argnames="axis_name")
+@jit(static_argnames="axis_name")
 @on_any_mesh
 @jax.default_matmul_precision("highest")  # rounded products would exceed the bounds of the sums
 def train_step(

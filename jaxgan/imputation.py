@@ -28,7 +28,7 @@ from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
 from jaxgan.fields import check_field, check_optimizer, documented, is_size
-from jaxgan.inputs import check_rng, check_sampling, checks_inputs
+from jaxgan.inputs import check_rng, check_sampling, checks_inputs, jit
 from jaxgan.learner import Learner, create, current_config, descend, forward, norm
 from jaxgan.model import Column, Curve, Model, Network
 from jaxgan.networks import MaskedMLP
@@ -125,7 +125,7 @@ class GAINMetrics(NamedTuple):
     """L2 norm of the discriminator's gradient."""
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@jit(static_argnames="config")
 def create_state(rng: jax.Array, config: GAINConfig | None = None) -> GAINState:
     """Draws the initial parameters of both networks.
 
@@ -171,7 +171,7 @@ class _Batch(NamedTuple):
 
 
 @checks_inputs
-@functools.partial(jax.jit, static_argnames="axis_name")
+@jit(static_argnames="axis_name")
 @on_any_mesh
 def train_step(
     state: GAINState, batch: Any, rng: jax.Array, *, axis_name: str | None = None

@@ -1,8 +1,8 @@
-"""Checks of what callers give to a model, made outside the compiled step."""
+"""Around the compiled functions of a model: checks of what callers give, and types."""
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,11 @@ def check_scale(batch: Any, config: Any) -> None:
         )
     if isinstance(images, jax.Array):
         _SEEN.add((images.shape, images.dtype))
+
+
+def jit(**options: Any) -> Callable[[_Function], _Function]:
+    """`jax.jit` with options. A type checker then knows the arguments and results."""
+    return cast(Any, functools.partial(jax.jit, **options))
 
 
 def checks_inputs(train_step: _Function) -> _Function:
