@@ -161,7 +161,7 @@ class Model(NamedTuple):
     columns: Mapping[str, Column] = {}
     """Its own columns of metrics.csv."""
     equilibrium: Callable[[Any], Mapping[str, float]] = lambda config: {}
-    """`config -> {column: value}`: metrics of a model in the equilibrium of its game."""
+    """`config -> {column: value}`: metrics of a model in its equilibrium."""
     diagnose: Callable[[History], Diagnosis] | None = None
     """`history -> Diagnosis`: which failures a run or a population shows. Raises KeyError if a
     column is missing."""
@@ -170,8 +170,8 @@ class Model(NamedTuple):
     healthy_lines: Callable[[History], Sequence[str]] = lambda history: ["No failure was seen."]
     """`history -> sentences`: how far a history without a failure is from each."""
     equilibrium_distance: Callable[[Any, Mapping[str, Any]], np.ndarray] | None = None
-    """`(config, row) -> [members]`: how far each member is from the equilibrium of its game, by the
-    row of an epoch. It is small for a discriminator that has learned nothing, too."""
+    """`(config, row) -> [members]`: how far each member is from its equilibrium, by the row of an
+    epoch. It is small for a discriminator that has learned nothing, too."""
     measure: Callable[[Any], Mapping[str, jax.Array]] = lambda state: {}
     """`state -> {name: scalar}`: more measures of a state, which are too slow for each step. They
     are taken when samples are measured."""

@@ -86,8 +86,8 @@ def products(generator, discriminator, latents, real):
         fake = chain(generator, latents)
         return (chain(on_fake, fake), chain(on_real, real)), fake
 
-    both, pull_back, fake = jax.vjp(logits, generator, discriminator, discriminator, has_aux=True)
-    return fake, pull_back(both)
+    both, vjp, fake = jax.vjp(logits, generator, discriminator, discriminator, has_aux=True)
+    return fake, vjp(both)
 
 
 def count_flop(generator: tuple[int, ...], discriminator: tuple[int, ...], batch_size: int) -> int:

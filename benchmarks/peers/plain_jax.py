@@ -59,8 +59,8 @@ def gradients(params, real, latents, rng, discriminator: Discriminator | None = 
         scores = nn.sigmoid(real_logits).mean(), nn.sigmoid(fake_logits).mean()
         return (gen_loss, disc_loss), jnp.stack([gen_loss, disc_loss, *scores])
 
-    _, pull_back, metrics = jax.vjp(both_losses, *params, has_aux=True)
-    return (pull_back((1.0, 0.0))[0], pull_back((0.0, 1.0))[1]), metrics
+    _, vjp, metrics = jax.vjp(both_losses, *params, has_aux=True)
+    return (vjp((1.0, 0.0))[0], vjp((0.0, 1.0))[1]), metrics
 
 
 def train_step(state, images, order):

@@ -301,7 +301,7 @@ class Report(NamedTuple):
     """The worst member of those that have not diverged."""
     nearest_to_equilibrium: int | None
     """The member with the smallest `Model.equilibrium_distance`; None if the equilibrium is not
-    known, or if all have diverged. It may be a bad one."""
+    known, or if all have diverged. It may be a poor one."""
     summary: list[dict[str, Any]]
     """A mapping for each combination of hyperparameters. It holds these, the numbers of members and
     of diverged members, and the mean and standard deviation of each metric over the others."""
