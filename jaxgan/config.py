@@ -10,13 +10,13 @@ from jaxgan.adversarial import losses
 from jaxgan.adversarial.penalties import PENALTIES, Penalty, Weights
 from jaxgan.errors import JaxganError
 from jaxgan.fields import (
-    check_choices,
     check_field,
     check_function,
     check_hashable,
     check_module,
     check_optimizer,
     check_schedules,
+    check_types,
     documented,
     is_size,
 )
@@ -152,6 +152,7 @@ class GANConfig(Weights):
     1809.11096). In a run it also changes the scores and the verdict."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("image_shape", "generator_widths", "discriminator_widths"):
             # Lists (from JSON or a command line) would make the config unhashable.
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -196,7 +197,6 @@ class GANConfig(Weights):
             check_module(network, getattr(self, network), self.num_classes)
 
     def _check_ranges(self) -> None:
-        check_choices(self)
         check_field(is_size(self.disc_steps), self, "disc_steps", "a whole number above 0")
         check_field(is_size(self.pac), self, "pac", "a whole number above 0")
         steps = self.unroll_steps

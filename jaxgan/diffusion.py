@@ -27,11 +27,11 @@ from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
 from jaxgan.fields import (
-    check_choices,
     check_field,
     check_module,
     check_optimizer,
     check_schedules,
+    check_types,
     documented,
     is_size,
 )
@@ -144,6 +144,7 @@ class DiffusionConfig:
     learned, 0 ignores the class. All values but 1 double the cost of a sample."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
         shape = self.image_shape
         sizes = len(shape) == 3 and all(is_size(n) for n in shape)
@@ -166,7 +167,6 @@ class DiffusionConfig:
         check_field(0 <= self.label_dropout < 1, self, "label_dropout", "in [0, 1)")
         check_field(0 <= self.eta <= 1, self, "eta", "in [0, 1]")
         check_field(0 <= self.guidance < math.inf, self, "guidance", "0 or more, and finite")
-        check_choices(self)
         check_schedules(self, ("lr_scale",))
         check_field(not schedules.is_zero(self.lr_scale), self, "lr_scale", "above 0 at some time")
         check_field(self.noise_levels >= 50, self, "noise_levels", "50 or more")
@@ -349,7 +349,7 @@ def sample(state: DiffusionState, rng: jax.Array, n: int, labels: Any = None) ->
     Raises:
       JaxganError: if labels are out of range, or if there are labels and no classes.
     """
-    check_sampling(state, rng)
+    check_sampling(state, rng, n)
     latents = jax.random.normal(rng, (n, *state.config.image_shape))
     return generate(state, latents, jax.random.fold_in(rng, 0), labels)
 

@@ -36,13 +36,18 @@ def check_field(ok: bool, config: Any, name: str, wanted: str) -> None:
         raise JaxganError(f"{name} must be {wanted}, got {got!r}")
 
 
-def check_choices(config: Any) -> None:
-    """Refuses a value of a Literal field that is not one of its choices."""
+def check_types(config: Any) -> None:
+    """Refuses a value that is none of the choices of its field, no number, or no sequence."""
     for field in dataclasses.fields(config):
-        if typing.get_origin(field.type) is Literal:
+        value, kind = getattr(config, field.name), typing.get_origin(field.type)
+        if kind is Literal:
             known = typing.get_args(field.type)
-            ok = getattr(config, field.name) in known
-            check_field(ok, config, field.name, "one of " + ", ".join(known))
+            check_field(value in known, config, field.name, "one of " + ", ".join(known))
+        elif kind is tuple:
+            several = isinstance(value, Iterable) and not isinstance(value, str)
+            check_field(several, config, field.name, "several values, such as (64, 128)")
+        elif field.type is float:
+            check_field(isinstance(value, numbers.Real), config, field.name, "a number")
 
 
 def check_schedules(config: Any, names: Iterable[str]) -> None:

@@ -129,7 +129,9 @@ def disk_errors(path: Path, comfort: str = "") -> Iterator[None]:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "then run the same command again"
-        if isinstance(error, OSError) or any(sign in str(error) for sign in _SIGNS):
+        if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
+            advice = "Remove it or choose another path, " + advice
+        elif isinstance(error, OSError) or any(sign in str(error) for sign in _SIGNS):
             advice = "Make room or permit writing there, " + advice
         else:
             advice = "If the system has run out of memory or threads, end other programs, " + advice

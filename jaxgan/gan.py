@@ -222,7 +222,7 @@ def sample(state: GANState, rng: jax.Array, n: int, labels: Any = None) -> jax.A
     Raises:
       JaxganError: if labels are out of range, or if there are labels and no classes.
     """
-    check_sampling(state, rng)
+    check_sampling(state, rng, n)
     return _sample(state, rng, n, choose_labels(state.config.num_classes, n, labels))
 
 
@@ -486,10 +486,10 @@ def _every(k: int, step: jax.Array, update: Any, generator: Learner) -> tuple[Le
     """
     if k == 1:
         return update(generator)
-    _, norm = jax.eval_shape(update, generator)
-    unchanged = (generator, jnp.zeros(norm.shape, norm.dtype))
-    generator, norm = jax.lax.cond(step % k == k - 1, update, lambda _: unchanged, generator)
-    return generator, k * norm
+    _, shape = jax.eval_shape(update, generator)
+    unchanged = (generator, jnp.zeros(shape.shape, shape.dtype))
+    generator, length = jax.lax.cond(step % k == k - 1, update, lambda _: unchanged, generator)
+    return generator, k * length
 
 
 def _next_state(

@@ -24,7 +24,7 @@ from flax import struct
 
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
-from jaxgan.fields import check_field, documented, is_size
+from jaxgan.fields import check_field, check_types, documented, is_size
 from jaxgan.inputs import check_rng, check_sampling, checks_inputs, jit
 from jaxgan.labels import batch_labels, choose_labels
 from jaxgan.model import Column, Curve, Model, Private
@@ -72,6 +72,7 @@ class GaussianConfig:
     `conditional` takes the number from the labels of the data."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
         shape = self.image_shape
         sizes = len(shape) == 3 and all(is_size(n) for n in shape)
@@ -200,7 +201,7 @@ def sample(state: GaussianState, rng: jax.Array, n: int, labels: Any = None) -> 
     Raises:
       JaxganError: if labels are out of range, or if there are labels and no classes.
     """
-    check_sampling(state, rng)
+    check_sampling(state, rng, n)
     return generate(state, jax.random.normal(rng, (n, state.means.shape[1])), None, labels)
 
 

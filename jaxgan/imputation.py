@@ -27,7 +27,7 @@ from flax import struct
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
-from jaxgan.fields import check_field, check_optimizer, documented, is_size
+from jaxgan.fields import check_field, check_optimizer, check_types, documented, is_size
 from jaxgan.inputs import check_rng, check_sampling, checks_inputs, jit
 from jaxgan.learner import Learner, create, current_config, descend, forward, norm
 from jaxgan.model import Column, Curve, Model, Network
@@ -76,6 +76,7 @@ class GAINConfig:
     """Whether values are in [-1, 1]. If they are, the generator ends in tanh."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
         object.__setattr__(self, "widths", tuple(self.widths))
         shape = self.image_shape
@@ -113,10 +114,10 @@ class GAINMetrics(NamedTuple):
     """The metrics of a step: float32 scalars, means over the batch, at the old parameters."""
 
     gen_loss: jax.Array
-    """The sum of -log D over missing values, divided by the number of all values. Both without
-    those of which the discriminator is told whether they are known."""
+    """The sum of -log D over the missing values, divided by the number of all values. Only values
+    without a hint count."""
     disc_loss: jax.Array
-    """The cross-entropy of the values of which it is not told."""
+    """The cross-entropy of the values without a hint."""
     known_error: jax.Array
     """The mean squared error of the known values, for values in [0, 1]."""
     gen_grad_norm: jax.Array
@@ -234,7 +235,7 @@ def sample(state: GAINState, rng: jax.Array, n: int) -> jax.Array:
     They hardly differ, since the noise of GAIN is small: it is made to fill in, not to make new
     images.
     """
-    check_sampling(state, rng)
+    check_sampling(state, rng, n)
     nothing = jnp.zeros((n, *state.config.image_shape))
     return impute(state, nothing, nothing > 0, rng)
 

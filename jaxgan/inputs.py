@@ -14,8 +14,8 @@ from jaxgan.errors import JaxganError
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _SEEN: set[Any] = set()
-"""The shapes and types of jax arrays of which one was checked. Later arrays of the same shape are
-not."""
+"""What was checked of jax arrays: "image" or "label", shape, dtype and number of classes. A look at
+a jax array waits for the device. So later arrays of the same shape are not checked."""
 
 
 def check_rng(rng: Any) -> None:
@@ -28,9 +28,12 @@ def check_rng(rng: Any) -> None:
         raise JaxganError(f"rng must be a key, such as jax.random.key(0), got {got}")
 
 
-def check_sampling(state: Any, rng: Any) -> None:
-    """Raises a JaxganError if rng is no key, or if parameters are split over explicit axes."""
+def check_sampling(state: Any, rng: Any, n: int) -> None:
+    """Raises a JaxganError if rng is no key, if n is no number of samples, or if parameters are
+    split over explicit axes."""
     check_rng(rng)
+    if not isinstance(n, int | np.integer) or n < 0:
+        raise JaxganError(f"n, how many samples, must be a whole number, 0 or more, got {n!r}")
     for x in jax.tree.leaves(state):
         placed = jax.typeof(x).sharding
         explicit = {*getattr(placed.mesh, "explicit_axes", ())}
@@ -54,11 +57,7 @@ def check_scale(batch: Any, config: Any) -> None:
     is_image = is_float and np.shape(images)[1:3] != (1, 1)
     if not is_image or isinstance(images, Tracer) or not getattr(config, "bounded", False):
         return
-    # A look at a jax array waits for the device, so only one of each shape is checked.
-    seen = isinstance(images, jax.Array) and (
-        not images.is_fully_addressable or (images.shape, images.dtype) in _SEEN
-    )
-    if seen:
+    if _is_seen("image", images):
         return
     values = np.asarray(images)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
@@ -69,8 +68,39 @@ def check_scale(batch: Any, config: Any) -> None:
             f"images must be uint8, or float in [-1, 1]; these floats are from {low:g} to "
             f"{high:g}: give {'2 * x - 1' if unit else '(x - 127.5) / 127.5'}"
         )
-    if isinstance(images, jax.Array):
-        _SEEN.add((images.shape, images.dtype))
+    _see("image", images)
+
+
+def check_labels(batch: Any, config: Any) -> None:
+    """Raises a JaxganError if a label is none of the classes of a config.
+
+    Args:
+      batch: a dict with "label", int `[N]`. Arrays without values, as inside jit, pass.
+      config: of the model. If it has no `num_classes`, all values pass.
+    """
+    classes = getattr(config, "num_classes", 0)
+    labels: Any = batch.get("label") if classes and isinstance(batch, Mapping) else None
+    if labels is None or isinstance(labels, Tracer) or _is_seen("label", labels, classes):
+        return
+    values = np.asarray(labels)
+    if values.size and (values.min() < 0 or values.max() >= classes):
+        raise JaxganError(
+            f"labels must be from 0 to {classes - 1}, since the model has {classes} classes; these "
+            f"are from {values.min()} to {values.max()}"
+        )
+    _see("label", labels, classes)
+
+
+def _is_seen(kind: str, array: Any, classes: int = 0) -> bool:
+    """Whether a jax array need not be checked, or cannot be."""
+    return isinstance(array, jax.Array) and (
+        not array.is_fully_addressable or (kind, array.shape, array.dtype, classes) in _SEEN
+    )
+
+
+def _see(kind: str, array: Any, classes: int = 0) -> None:
+    if isinstance(array, jax.Array):
+        _SEEN.add((kind, array.shape, array.dtype, classes))
 
 
 def jit(**options: Any) -> Callable[[_Function], _Function]:
@@ -79,12 +109,13 @@ def jit(**options: Any) -> Callable[[_Function], _Function]:
 
 
 def checks_inputs(train_step: _Function) -> _Function:
-    """Lets a `train_step(state, batch, rng)` check its rng, and the scale of its images."""
+    """Lets a `train_step(state, batch, rng)` check its rng, the scale of its images, its labels."""
 
     @functools.wraps(train_step)
     def checked(state: Any, batch: Any, rng: Any, **options: Any) -> Any:
         check_rng(rng)
         check_scale(batch, state.config)
+        check_labels(batch, state.config)
         return train_step(state, batch, rng, **options)
 
     for name in ("lower", "trace", "eval_shape", "clear_cache"):  # of jax.jit

@@ -76,6 +76,13 @@ def test_errors_of_the_disk_become_one_line(error):
         raise error
 
 
+def test_a_folder_in_the_place_of_a_file_asks_for_another_path(tmp_path):
+    message = f"cannot write to {tmp_path}: .*directory.* Remove it or choose"
+    with pytest.raises(JaxganError, match=message), disk_errors(tmp_path):
+        write_atomically(tmp_path, "text")
+    assert list(tmp_path.parent.glob(".*partial*")) == []
+
+
 def test_a_lack_of_threads_is_no_full_disk():
     with (
         pytest.raises(JaxganError, match=r"new thread\. If the system has run out"),

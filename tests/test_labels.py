@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from helpers import RNG, assert_trees_close, assert_trees_equal
 
-from jaxgan import MODELS, GANConfig, JaxganError, create_state, data, generate, sample, train_step
+from jaxgan import (
+    MODELS,
+    GANConfig,
+    JaxganError,
+    create_state,
+    data,
+    generate,
+    loop,
+    sample,
+    train_step,
+)
 from jaxgan.labels import fit_to_classes, like_data, num_classes, proportional
 
 
@@ -123,6 +133,20 @@ def test_the_default_labels_are_all_classes_in_turn(state):
 def test_wrong_labels_of_samples_are_refused(labels, message, state):
     with pytest.raises(JaxganError, match=message):
         sample(state, RNG, 2, labels)
+
+
+@pytest.mark.parametrize("labels", [np.arange(1, 7) % 4, np.arange(6) % 3 - 1])
+@pytest.mark.parametrize("name", ["gan", "diffusion", "gaussian"])
+def test_labels_that_are_no_classes_are_refused(name, labels, config):
+    model, given = MODELS[name], batch(config) | {"label": labels}
+    if name != "gan":
+        config = model.config(image_shape=(2, 2, 1), num_classes=3)
+    state = jax.eval_shape(lambda: model.create_state(RNG, config))
+    for wrong in (given, jax.tree.map(jnp.asarray, given)):
+        with pytest.raises(JaxganError, match=f"from 0 to 2.* from {labels.min()} to"):
+            model.train_step(state, wrong, RNG)
+        with pytest.raises(JaxganError, match="labels must be from 0 to 2"):
+            loop.start_run(model.train_step, state, wrong, 2)
 
 
 def test_a_batch_needs_a_label_for_each_image(state, config):

@@ -64,6 +64,8 @@ class Run:
 
     def __init__(self, workdir: str, own: Any):
         self.path: Path = expand(workdir)
+        if self.path.is_file():
+            raise JaxganError(f"{workdir} is a file: the page is about run folders")
         self.model: Model = saved.find_model(workdir, MODELS)
         self.settings: TrainConfig = saved.read_settings(workdir)
         self.config: Any = saved.read_config(self.model, workdir)

@@ -126,7 +126,8 @@ def main() -> None:
     print(f"{len(images)} {what} in {out}")
     if saved.read_settings(str(options.workdir)).epsilon is None:
         print("They are not anonymous: they may show training images (see train.py --epsilon).")
-        print("A simple attack on samples of tuned has an AUC of .51; others may have more.")
+        print("An attack that guesses which images were in the training data has an AUC of .51 on")
+        print("samples of tuned, and a coin has .5. Other attacks may do better.")
 
 
 def wanted_labels(options: Options, classes: int) -> np.ndarray | None:

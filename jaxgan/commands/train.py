@@ -93,8 +93,9 @@ class Options:
     - The same command resumes a run that was stopped.
     - With more --epochs it continues a finished run.
     - --model diffusion --help shows the options of a diffusion model.
-    - Samples are not anonymous: they may show training images. A simple membership attack has an
-      AUC of .51 on samples of tuned; others may have more. With --epsilon they may be shared.
+    - Samples are not anonymous: they may show training images. An attack that guesses which
+      images were in the training data has an AUC of .51 on samples of tuned, and a coin has .5.
+      Other attacks may do better. With --epsilon samples may be shared.
     """
 
     train: TrainConfig

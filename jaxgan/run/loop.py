@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.history import finite_mean
-from jaxgan.inputs import check_scale
+from jaxgan.inputs import check_labels, check_scale
 from jaxgan.processes import agree
 from jaxgan.run.devices import ONE_DEVICE, Layout, fetch
 from jaxgan.run.profile import Profile
@@ -81,6 +81,7 @@ def start_run(
     If `fit` has the same batch size and places, the step is traced once for both.
     """
     check_scale(data, getattr(state, "config", None))
+    check_labels(data, getattr(state, "config", None))
     n = places or batch_size
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), data)
     if places:
@@ -127,6 +128,7 @@ def train_epoch(
     n = _length(data)
     steps = _steps_per_epoch(n, batch_size)
     order, full = _epoch_order(order_rng, epoch, n), n // batch_size
+    # On an accelerator the whole batches of the epoch are one chunk.
     for options, start, stop in _programs(0, steps, full, full if _chunk(full) else 0):
         state, totals = _compiled_steps(
             train_step,
@@ -374,8 +376,8 @@ def _programs(
       chunk: the steps of a program whose number of steps is fixed; 0 if there is none.
 
     Yields:
-      Options of `_compiled_steps`, and the steps from where to where: chunks, what is left of the
-      whole batches, and a smaller last batch.
+      Options of `_compiled_steps`, the first step and the one after the last: chunks, what is
+      left of the whole batches, and a smaller last batch.
     """
     end = min(stop, full)
     while chunk and start + chunk <= end:

@@ -121,13 +121,19 @@ def train(
       worst.png. What `settings.log` and `settings.profile` add is described there.
 
     Raises:
-      JaxganError: if the data cannot be loaded, or the folder cannot be used.
+      JaxganError: if the data cannot be loaded, the folder cannot be used, or the memory is too
+        small.
       NonFiniteError: if training diverges.
       LostProcessError: if another process of the run is lost.
     """
     try:
         return _prepare_and_train(model, config, settings, workdir, label, gaussians)
     except (RuntimeError, ValueError) as error:
+        if any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise JaxganError(
+                f"out of memory ({str(error).splitlines()[0]}): take smaller images or networks, a "
+                "smaller batch size, or fewer members"
+            ) from error
         if not is_lost_process(error):
             raise
         raise LostProcessError(
@@ -156,6 +162,8 @@ def _prepare_and_train(
     if settings.epsilon is None:
         if getattr(config, "clip_norm", 0) or getattr(config, "noise_multiplier", 0):
             raise JaxganError("clip_norm and noise_multiplier are for private runs: give epsilon")
+        if settings.delta != TrainConfig.delta:
+            raise JaxganError("delta is for private runs: give epsilon")
         model = like_data(model, dataset.labels)
     else:
         model, plan = private.without_real(model), _make_plan(model, config, settings, n, gaussians)
@@ -172,6 +180,7 @@ def _prepare_and_train(
     layout = runs.make_layout(settings.devices)
     arrays = dataset.arrays
     state, places = runs.create_state(), None if plan is None else plan.places
+    jax.block_until_ready(state)  # parameters that are too large leave no folder
     start = loop.start_run(model.train_step, state, arrays, settings.batch_size, layout, places)
     if plan is None:
         _check_last_batch(model, start, arrays, settings.batch_size, layout)

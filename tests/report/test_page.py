@@ -603,6 +603,8 @@ def test_what_is_no_run_is_refused_and_the_old_page_stays(trained, tmp_path):
     assert err.startswith("error: ")
     assert "is not a run folder" in err
     assert not (tmp_path / "none").exists()
+    _, err = here("report.py", trained / "config.json", status=2)
+    assert "config.json is a file: the page is about run folders" in " ".join(err.split())
     before = (trained / "report.html").read_bytes()
     here("report.py", trained, tmp_path / "none", status=2)
     assert (trained / "report.html").read_bytes() == before

@@ -15,7 +15,7 @@ import toy
 from flax import struct
 from helpers import assert_trees_equal, contents, here, picture, undescribed
 
-from jaxgan import MODELS, JaxganError, TrainConfig, data
+from jaxgan import MODELS, GANConfig, JaxganError, TrainConfig, data
 from jaxgan.errors import NonFiniteError
 from jaxgan.metrics.modes import mode_scores
 from jaxgan.model import Curve
@@ -66,6 +66,21 @@ def test_a_second_experiment_gets_a_folder_of_its_own(settings, tmp_path, monkey
     # Before the first wait.
     assert out.startswith("32 images of images.npy, 6x5x1; 1 epoch of 7 steps\ntoy, on ")
     assert out.index("compiling") < out.index("epoch 1/1")
+
+
+def test_too_little_memory_is_said_in_one_line_and_leaves_no_folder(settings, tmp_path):
+    settings = dataclasses.replace(settings, population=None, sweep=())
+    config = GANConfig(generator_widths=(2**21, 2**21))  # 18 TB
+    with pytest.raises(JaxganError, match=r"^out of memory \(.*smaller batch size"):
+        training.train(MODELS["gan"], config, settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_delta_is_for_private_runs(settings, tmp_path):
+    settings = dataclasses.replace(settings, delta=1e-7)
+    with pytest.raises(JaxganError, match="delta is for private runs: give epsilon"):
+        training.train(MODEL, CONFIG, settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_is_removed_ends_the_run(settings, tmp_path, monkeypatch):
