@@ -68,7 +68,7 @@ def main() -> None:
 
     def measure(key: str) -> tuple[dict[str, Any], np.ndarray]:
         mask, _, name = key.partition(" ")
-        missing = inpainting.make_mask(mask, *images.shape[:3])[..., None]
+        missing = inpainting.make_missing(mask, *images.shape[:3])[..., None]
         known = np.broadcast_to(~missing, images.shape)
         started = time.perf_counter()
         draws = fills[name](images, known, args.draws)

@@ -66,6 +66,12 @@ def pixel(folder: Path, mode: str, color, *, colors=(), **options) -> list[int]:
     return data.load(folder).images[0, 0, 0].tolist()
 
 
+def tiff(folder: Path, pixels: np.ndarray) -> np.ndarray:
+    """The images of a TIFF file of floats or of whole numbers of 32 bits."""
+    Image.fromarray(pixels[0, ..., 0]).save(folder / "a.tif")
+    return data.load(folder).images
+
+
 def samples(folder: Path, images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The samples of a file, as `evaluate.py` takes them for real images of this shape."""
     np.save(folder / "a.npy", images)
@@ -117,6 +123,8 @@ RIGHT = {
         [255],
     ),
     "another level of 16 bits": (lambda f: pixel(f, "I;16", 7 * 257, transparency=257), [7]),
+    "a picture of floats": (lambda f: tiff(f, np.float32(BYTES / 255)), BYTES[:1]),
+    "a picture of 32 bits": (lambda f: tiff(f, np.int32(BYTES) * 257), BYTES[:1]),
     "a transparent palette": (
         lambda f: pixel(f, "P", 1, colors=[0, 0, 0, 1, 2, 3], transparency=1),
         [255],
@@ -152,6 +160,18 @@ REFUSED = {
     "labels that an int32 cannot hold": (
         lambda f: arrays(f, BYTES, labels=np.arange(-1, 3).astype(np.uint64)),
         r"labels must be from 0 to 2\*\*31 - 1, got 18446744073709551615",
+    ),
+    "a picture of unknown floats": (
+        lambda f: tiff(f, np.full(BYTES.shape, 1.5, np.float32)),
+        r"a\.tif: .*float pixels must be from 0 to 1; these are from 1.5 to 1.5: save the picture",
+    ),
+    "a picture of missing floats": (
+        lambda f: tiff(f, np.full(BYTES.shape, np.nan, np.float32)),
+        "these are from nan to nan",
+    ),
+    "a picture of large numbers": (
+        lambda f: tiff(f, np.full(BYTES.shape, 70_000, np.int32)),
+        r"a\.tif: .*integer pixels must be from 0 to 65,535; these are from 70000 to 70000",
     ),
     "one picture": (lambda f: arrays(f, np.zeros((8, 8, 3), np.uint8)), "is one picture"),
     "one gray picture": (lambda f: arrays(f, np.zeros((8, 8, 1), np.uint8)), "is one picture"),

@@ -11,8 +11,8 @@ import numpy as np
 import tyro
 
 from jaxgan import MODELS, JaxganError, cli, data
-from jaxgan.data.dataset import Dataset
-from jaxgan.data.files import SUFFIXES, read_picture
+from jaxgan.data.dataset import Dataset, class_name
+from jaxgan.data.files import SUFFIXES, read_picture, stack_pictures
 from jaxgan.data.pixels import are_vectors, to_uint8
 from jaxgan.errors import NoSplitError
 from jaxgan.files import check_new_folder, disk_errors, expand, new_folder
@@ -32,7 +32,7 @@ class Options:
     For a diffusion model this is RePaint: its draws are approximate samples, given the known
     pixels. For a GAN a search finds latents whose images agree with the known pixels. Its draws are
     likeliest images, which differ less. A conditional model uses the labels of the images, if there
-    are any. The folder of the results gets two files:
+    are any; classes with names are found by their names. The folder of the results gets two files:
 
     - inpainted.npz: images, uint8 [N, H, W, C]; missing, bool [N, H, W]; draws, uint8
       [K, N, H, W, C]; mean and spread (the standard deviation) of the draws, float32
@@ -81,8 +81,8 @@ def main() -> None:
         raise JaxganError(f"{options.workdir} has no checkpoint yet: train it first")
     dataset = load_images(options, state.config.image_shape)
     images = dataset.images
-    missing = make_mask(options, *images.shape[:3])
-    labels = dataset.labels if num_classes(state.config) else None
+    missing = make_missing(options, *images.shape[:3])
+    labels = labels_of_run(options, dataset, num_classes(state.config))
     check_new_folder(out)
     rng = jax.random.key(options.seed)
     draws = inpainting.inpaint(model, state, images, ~missing, rng, options.draws, labels)
@@ -108,7 +108,7 @@ def load_images(options: Options, shape: tuple[int, ...]) -> Dataset:
     name, size = options.images or settings.dataset, settings.image_size
     path = expand(name) if options.images else Path(name)
     if path.suffix.lower() in SUFFIXES:
-        dataset = Dataset(read_picture(path, size)[None], None, path.name, "given")
+        dataset = Dataset(stack_pictures([read_picture(path, size)]), None, path.name, "given")
     else:
         folder = options.data_dir or settings.data_dir
         load = functools.partial(data.load, name, data_dir=folder, image_size=size)
@@ -131,11 +131,28 @@ def load_images(options: Options, shape: tuple[int, ...]) -> Dataset:
     return dataset._replace(images=images, labels=labels)
 
 
-def make_mask(options: Options, n: int, height: int, width: int) -> np.ndarray:
+def labels_of_run(options: Options, dataset: Dataset, classes: int) -> np.ndarray | None:
+    """The labels of the images, as a run of so many classes numbers them: by name if it can."""
+    names, labels = saved.read_classes(options.workdir), dataset.labels
+    if not classes or labels is None:
+        return None
+    if not names or not dataset.classes or names == list(dataset.classes):
+        return labels
+    numbers = {class_name(names, i): i for i in range(classes)}
+    given = [class_name(dataset.classes, label) for label in labels]
+    if unknown := sorted(set(given) - set(numbers)):
+        raise JaxganError(
+            f"the run {options.workdir} has the classes {', '.join(list(numbers)[:10])}, and not "
+            f"those of {dataset.name}: {', '.join(unknown[:5])}"
+        )
+    return np.array([numbers[name] for name in given], np.int32)
+
+
+def make_missing(options: Options, n: int, height: int, width: int) -> np.ndarray:
     """Which pixels are missing, bool `[n, height, width]`."""
     kind, _, share = options.mask.partition(":")
     if options.mask in ("centre", "lower"):
-        missing = inpainting.make_mask(kind, n, height, width)
+        missing = inpainting.make_missing(kind, n, height, width)
     elif kind == "random":
         try:
             wanted = float(share)
@@ -143,7 +160,7 @@ def make_mask(options: Options, n: int, height: int, width: int) -> np.ndarray:
             wanted = math.nan
         if not 0 < wanted < 1:
             raise JaxganError(f"--mask random:SHARE needs a share between 0 and 1, got {share!r}")
-        missing = inpainting.make_mask(kind, n, height, width, wanted, options.seed)
+        missing = inpainting.make_missing(kind, n, height, width, wanted, options.seed)
     elif Path(options.mask).suffix.lower() in SUFFIXES:
         pixels = read_picture(expand(options.mask))
         if pixels.shape[:2] != (height, width):

@@ -28,7 +28,7 @@ class Options:
     """Balances a set of images: generates images of the classes that have fewer than the largest.
 
     It trains a conditional model on the images, or takes the one of a run. All classes then have as
-    many images as the largest one. The given images come first, unchanged.
+    many images as the largest one. The given images come first, unchanged, but as uint8.
     """
 
     data: Annotated[str, tyro.conf.Positional]
@@ -36,8 +36,8 @@ class Options:
     arrays images and labels, or a data set, as for train.py."""
     out: str = "balanced.npz"
     """The output: NAME.npz (images, uint8 [N, H, W] or [N, H, W, C]; labels, int32 [N]; generated,
-    bool [N]), or a folder, FOLDER/, with PNGs in a subfolder for each class. Points of ring and
-    grid go into NAME.npz."""
+    bool [N]; classes, their names if there are any), or a folder, FOLDER/, with PNGs in a subfolder
+    for each class. Points of ring and grid go into NAME.npz."""
     run: str | None = None
     """The folder of a conditional run on such images, instead of training a model."""
     model: Literal["gan", "diffusion"] = "diffusion"
@@ -64,6 +64,9 @@ def main() -> None:
     as_arrays = out.suffix == ".npz" and not options.out.endswith("/")
     if not as_arrays and not options.out.endswith("/") and out.suffix:
         raise JaxganError(f"--out must be NAME.npz or FOLDER/, got {options.out!r}")
+    given = expand(options.data)
+    if as_arrays and out.exists() and given.exists() and out.samefile(given):
+        raise JaxganError(f"--out is the data set itself, {given}: give another file")
     # Not before: it imports imbalanced-learn, which may be missing.
     from jaxgan.uses.upsampling import GenerativeSampler
 
@@ -77,7 +80,7 @@ def main() -> None:
     images, labels = sampler.fit_resample(dataset.images, dataset.labels)
     with disk_errors(out):
         if as_arrays:
-            save_arrays(out, images, labels, len(dataset.images))
+            save_arrays(out, images, labels, dataset)
         else:
             save_folder(out, images, labels, dataset.classes)
     print(count(dataset, labels))
@@ -108,11 +111,13 @@ def load(options: Options) -> Dataset:
     return dataset
 
 
-def save_arrays(out: Path, images: np.ndarray, labels: np.ndarray, given: int) -> None:
-    generated = np.arange(len(images)) >= given
+def save_arrays(out: Path, images: np.ndarray, labels: np.ndarray, given: Dataset) -> None:
+    generated = np.arange(len(images)) >= len(given.images)
+    arrays = {"images": for_file(images), "labels": labels, "generated": generated}
+    if given.classes:
+        arrays["classes"] = np.array(given.classes)
     with new_file(out) as file:
-        arrays = {"images": for_file(images), "labels": labels, "generated": generated}
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def save_folder(

@@ -56,16 +56,14 @@ def load_folder(name: str, split: str, image_size: int | None) -> Dataset:
     images = [
         read_picture(path, image_size) for path in tqdm(paths, "reading", disable=None, leave=False)
     ]
-    channels = 1 if all(_is_gray(image) for image in images) else 3
     for path, image in zip(paths, images, strict=True):
         if image.shape[:2] != images[0].shape[:2]:
             raise JaxganError(
                 f"{path} is {_size(image)}, but {paths[0]} is {_size(images[0])}: "
-                "make all sizes equal, or give --image-size"
+                "make all sizes equal; train.py and upsample.py do that with --image-size"
             )
-    images = [np.broadcast_to(image, (*image.shape[:2], 3))[..., :channels] for image in images]
     names = tuple(folder.name for folder in classes)
-    return Dataset(np.stack(images), labels, root.resolve().name, split, names)
+    return Dataset(stack_pictures(images), labels, root.resolve().name, split, names)
 
 
 def load_arrays(name: str, split: str) -> Dataset:
@@ -166,7 +164,7 @@ def read_picture(path: Path, image_size: int | None = None) -> np.ndarray:
     """One image as uint8 `[h, w, 1]` or `[h, w, 3]`. Transparent parts become white.
 
     Raises:
-      JaxganError: if it cannot be read.
+      JaxganError: if it cannot be read, or if the range of its values is not known.
     """
     from PIL import Image
 
@@ -178,15 +176,33 @@ def read_picture(path: Path, image_size: int | None = None) -> np.ndarray:
     return pixels if image_size is None else resize(pixels, image_size)
 
 
+def stack_pictures(pictures: list[np.ndarray]) -> np.ndarray:
+    """Pictures of one size as `[N, h, w, 1]` if all are gray, else as `[N, h, w, 3]`."""
+    channels = 1 if all(_is_gray(picture) for picture in pictures) else 3
+    shape = (*pictures[0].shape[:2], 3)
+    return np.stack([np.broadcast_to(picture, shape)[..., :channels] for picture in pictures])
+
+
 def picture_pixels(picture: Any) -> np.ndarray:
-    """A PIL image as uint8 `[h, w, 1]` or `[h, w, 3]`. Transparent parts become white."""
+    """A PIL image as uint8 `[h, w, 1]` or `[h, w, 3]`. Transparent parts become white.
+
+    Raises:
+      JaxganError: if floats are not in [0, 1], or whole numbers not in [0, 65,535].
+    """
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(picture)
-    if image.mode.startswith("I"):  # gray of 16 bits, which convert("L") would clip
+    if image.mode.startswith(("I", "F")):  # gray of 16 bits or of floats: convert("L") clips
+        kind, white = ("float", 1) if image.mode == "F" else ("integer", 65_535)
         deep = np.asarray(image).astype(np.float64)
-        deep[deep == image.info.get("transparency")] = 65_535
-        pixels = (deep / 257).round().astype(np.uint8)
+        low, high = deep.min() / white, deep.max() / white
+        if not (low >= -_LEVEL and high <= 1 + _LEVEL):  # also if either is NaN
+            raise JaxganError(
+                f"{kind} pixels must be from 0 to {white:,}; these are from {deep.min():g} to "
+                f"{deep.max():g}: save the picture with 8 bits"
+            )
+        deep[deep == image.info.get("transparency")] = white
+        pixels = (np.clip(deep / white, 0, 1) * 255).round().astype(np.uint8)
     elif image.has_transparency_data:
         background = Image.new("RGBA", image.size, "white")
         pixels = np.asarray(Image.alpha_composite(background, image.convert("RGBA")))[..., :3]

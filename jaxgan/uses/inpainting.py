@@ -106,7 +106,7 @@ def inpaint(
     return found
 
 
-def make_mask(
+def make_missing(
     kind: str, n: int, height: int, width: int, share: float = 0.8, seed: int = 0
 ) -> np.ndarray:
     """Which pixels of n images are missing, bool `[n, height, width]`.

@@ -91,7 +91,7 @@ class GenerativeSampler(_Base):
 
     Images are `[N, H, W]` or `[N, H, W, C]`, uint8 or of other numbers. Vectors are `[N, D]`: an
     array, a list or a data frame. Their columns are taken as continuous; whole numbers are rounded.
-    A class needs at least LEAST rows.
+    A class needs at least LEAST rows, unless sampling_strategy leaves it out.
 
     Args:
       sampling_strategy: as in imbalanced-learn. "auto" gives every class as many rows as the
@@ -370,5 +370,5 @@ def _check_sizes(y: np.ndarray, wanted: Mapping[Any, int]) -> None:
     if few:
         raise JaxganError(
             f"a class needs at least {LEAST} rows to be learned, and {', '.join(few[:5])}: collect "
-            "more, or leave such classes out of sampling_strategy"
+            "more, or leave such classes out"
         )

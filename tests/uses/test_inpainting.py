@@ -1,6 +1,7 @@
 """Inpainting against closed forms, for each model, and as a script."""
 
 import dataclasses
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -272,6 +273,7 @@ def test_masks_are_centred_random_or_a_picture(folder, tmp_path):
         (("--seed", -1), "--seed must be from 0"),
         (("digits.npy",), "are 6x6x1, and the run has images of 8x8x1: give images of that size"),
         (("wide.png",), "are 8x9x1, and the run has images of 8x8x1"),
+        (("mixed",), "make all sizes equal; train.py and upsample.py do that with --image-size"),
         (("ring",), "ring contains vectors"),
         (("--mask", "random:1e-9"), "leaves no pixel missing"),
         (("--out", "wide.png"), "is a file: choose another --out"),
@@ -284,6 +286,9 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(
     for name, shape, level in (("wide", (8, 9), 255), ("black", (8, 8), 0)):
         Image.fromarray(np.full(shape, level, np.uint8)).save(f"{name}.png")
     (tmp_path / "images.npy.png").write_bytes(b"no picture")
+    (tmp_path / "mixed").mkdir()
+    for name in ("wide", "black"):
+        (tmp_path / "mixed" / f"{name}.png").write_bytes((tmp_path / f"{name}.png").read_bytes())
     np.save("digits.npy", np.full((40, 6, 6), 200, np.uint8))
     before = contents(tmp_path)
     _, said = here("inpaint.py", folder / "gan", "--out", "deep/out", *options, status=2)
@@ -293,12 +298,23 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "deep").exists()
 
 
+@pytest.mark.parametrize("mode", ["RGB", "LA"])
 @pytest.mark.usefixtures("short")
-def test_a_picture_of_a_conditional_run_in_colour(tmp_path, monkeypatch):
+def test_a_gray_picture_may_be_saved_as_another_kind(folder, tmp_path, mode):
+    gray = np.load(folder / "images.npy")[0]
+    Image.fromarray(gray).convert(mode).save(tmp_path / "a.png")
+    here("inpaint.py", folder / "gan", tmp_path / "a.png", "--out", tmp_path / "out")
+    with np.load(tmp_path / "out" / "inpainted.npz") as file:
+        np.testing.assert_array_equal(file["images"], gray[None, ..., None])
+
+
+@pytest.mark.usefixtures("short")
+def test_pictures_of_a_conditional_run_in_colour(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (20, 5, 3, 3), np.uint8)
-    np.savez("colour.npz", images=images, labels=np.arange(20) % 2)
+    names = ["zero", "one"]
+    np.savez("colour.npz", images=images, labels=np.arange(20) % 2, classes=names)
     model = ("--model", "diffusion", "--width", 8, "--blocks", 1, "--conditional")
     short = ("--dataset", "colour.npz", "--epochs", 1, "--no-evaluate", "--workdir", "run")
     here("train.py", *short, *model)
@@ -313,3 +329,16 @@ def test_a_picture_of_a_conditional_run_in_colour(tmp_path, monkeypatch):
     with np.load("other/inpainted.npz") as file:
         np.testing.assert_array_equal(file["images"][0], np.repeat(images[0, ..., :1], 3, axis=2))
         assert np.argwhere(file["missing"][0]).tolist() == [[1, 1], [2, 1]]
+    # The classes of a folder are in the order of their names, and keep the numbers of the run.
+    for name, image in zip(("one", "zero"), images[:2], strict=True):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path / "classes" / name / "a.png")
+    inpaint = mock.Mock(wraps=inpainting.inpaint)
+    monkeypatch.setattr(inpainting, "inpaint", inpaint)
+    here("inpaint.py", "run", "classes", "--out", "named")
+    *_, labels = inpaint.call_args.args
+    assert labels.tolist() == [1, 0]
+    (tmp_path / "classes" / "one").rename(tmp_path / "classes" / "two")
+    _, said = here("inpaint.py", "run", "classes", "--out", "other_names", status=2)
+    assert "the run run has the classes zero, one, and not those of classes: two\n" in said
+    assert said.count("\n") == 1

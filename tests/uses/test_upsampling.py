@@ -351,6 +351,9 @@ def test_a_folder_of_pictures_becomes_another(tmp_path):
     assert said.splitlines()[-3].split() == ["bag", "8", "12"]
     first = picture(out / "bag" / "000000.png")
     np.testing.assert_array_equal(first, X[y == 1][0, ..., 0])
+    # An array file keeps the names of the classes.
+    here("upsample.py", given, "--steps", 2, "--model", "gan", "--out", tmp_path / "a.npz")
+    assert data.load(tmp_path / "a.npz").classes == ("bag", "boot")
 
 
 @pytest.mark.parametrize(
@@ -364,12 +367,13 @@ def test_a_folder_of_pictures_becomes_another(tmp_path):
         (("nolabels.npz",), "nolabels.npz has no labels"),
         (("one.npz",), "one.npz has one class only"),
         (("balance.npz",), "balance.npz is in balance: each class has 10 images"),
-        (("few.npz",), "at least 6 rows to be learned, and 1 has 3"),
+        (("few.npz",), "and 1 has 3: collect more, or leave such classes out\n"),
         (("nan.npz",), "float images must be in [0, 1] or in [-1, 1]"),
         (("wide.npz", "--run", "RUN"), "the images are 6x6x1, and the run"),
         (("more.npz", "--run", "RUN"), "has the classes 0 to 2, not 7"),
         (("nothing.npz",), "cannot be read"),
         (("--out", "full/"), "is not empty"),
+        (("more.npz", "--out", "./more.npz"), "--out is the data set itself, more.npz: give"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_leaves_nothing(
