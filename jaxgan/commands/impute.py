@@ -1,12 +1,14 @@
 """Fills in the missing cells of a table."""
 
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from jaxgan import JaxganError, cli
-from jaxgan.files import check_writable, disk_errors, expand
+from jaxgan.files import disk_errors, expand
 from jaxgan.uses import imputers, tables
 
 
@@ -47,7 +49,8 @@ class Options:
     separator: str = ""
     """Between cells, one character; by default found in the header."""
     decimal: str = ""
-    """The decimal point, . or a comma; by default the more frequent one."""
+    """The decimal point, . or a comma; by default the more frequent one. With a comma, a dot only
+    separates thousands."""
     encoding: str = "utf-8"
     """The encoding of the file."""
     seed: int = 0
@@ -59,6 +62,8 @@ def main() -> None:
     path, out = expand(options.table), expand(options.out)
     if not 0 <= options.seed < 2**32:
         raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
+    if out.is_dir():
+        raise JaxganError(f"--out is a folder, {out}: give a file")
     if tables.is_parquet(path) != tables.is_parquet(out):
         raise JaxganError(f"{path} and {out} must have the same format: both Parquet, or both CSV")
     if out.exists() and path.exists() and out.samefile(path):
@@ -73,7 +78,7 @@ def main() -> None:
         )
     table = tables.read(path, separator, options.decimal, options.encoding)
     missing, categories = table.missing(), table.categories()
-    check_writable(out)
+    _check_writable(out)
     filled: dict[int, Any] = {}
     if missing.any():
         imputer = make_imputer(options)
@@ -81,6 +86,7 @@ def main() -> None:
         if chosen := getattr(imputer, "chosen_", ()):
             print(f"taken: {' + '.join(chosen)}")
     with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
         tables.write(out, table, filled)
     rows, columns = missing.shape
     numbers, texts = len(table.numbers), len(categories)
@@ -89,12 +95,26 @@ def main() -> None:
         f"categories, {columns - numbers - texts:,} of other text)"
     )
     for j, values in filled.items():
-        print(f"  {table.header[j]}: {len(values):,} filled")
-    wanted = {name: n for name, n in zip(table.header, missing.sum(axis=0), strict=True) if n}
-    done = {table.header[j] for j in filled}
+        print(f"  {table.header[j]}: {len(values):,} filled{_but(table, j)}")
     print(f"{sum(map(len, filled.values())):,} of {missing.sum():,} missing cells filled: {out}")
-    if left := [f"{name} ({n:,})" for name, n in wanted.items() if name not in done]:
+    wanted = {j: n for j, n in enumerate(missing.sum(axis=0)) if n and j not in filled}
+    if left := [f"{table.header[j]} ({n:,}{_but(table, j)})" for j, n in wanted.items()]:
         print(f"left empty, without a known value or with other text: {', '.join(left)}")
+
+
+def _check_writable(out: Path) -> None:
+    """Checks that a file can be written, without its folders: an interrupt would leave them."""
+    with disk_errors(out):
+        folder = next(folder for folder in out.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def _but(table: tables.Table, j: int) -> str:
+    """What to add about a column that looks like numbers, but is text."""
+    if (found := table.stranger(j)) is None:
+        return ""
+    row, cell = found
+    return f"; text, because row {row:,} has {cell[:40]!r}"
 
 
 def make_imputer(options: Options) -> Any:

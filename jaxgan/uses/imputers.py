@@ -197,7 +197,7 @@ class GAINImputer(_Imputer):
         # Without a mask the model hides values itself, which a table without NaN needs.
         mask = None if known.all() else known
         step = imputation.train_step
-        state = _train(step, state, rows, mask, seed, self.steps, self.verbose)
+        state = _run_steps(step, state, rows, mask, seed, self.steps, self.verbose)
         self.params_ = jax.device_get(state.generator.params)
 
     def _fill(
@@ -262,7 +262,7 @@ class DenoisingImputer(_Imputer):
         )
         step = _denoise_step(self.hide)
         options = {"batch_size": self.batch_size}
-        network = _train(step, network, rows, known, seed, self.steps, self.verbose, **options)
+        network = _run_steps(step, network, rows, known, seed, self.steps, self.verbose, **options)
         self.params_ = jax.device_get(network.params)
 
     def _fill(self, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -304,7 +304,7 @@ def _denoise_step(hide: float) -> Callable[..., Any]:
     return step
 
 
-def _train(
+def _run_steps(
     step: Callable[..., Any],
     state: Any,
     rows: np.ndarray,
@@ -319,10 +319,12 @@ def _train(
 
     if not is_size(steps):
         raise JaxganError(f"steps must be a whole number above 0, got {steps}")
+    if not is_size(batch_size):
+        raise JaxganError(f"batch_size must be a whole number above 0, got {batch_size}")
     rng, draw = jax.random.key(seed), np.random.default_rng(seed)
     images = _as_images(rows)
-    hidden = None if verbose else True  # None: hidden unless it is a terminal
-    with tqdm(total=steps, desc="training", disable=hidden, leave=False) as bar:
+    disable = None if verbose else True  # None: disabled unless it is a terminal
+    with tqdm(total=steps, desc="training", disable=disable, leave=False) as bar:
         for done in range(0, steps, _CHUNK):
             n = min(_CHUNK, steps - done)
             at = draw.integers(len(rows), size=(n, batch_size))
@@ -447,10 +449,10 @@ class RoundsImputer(_Imputer):
         columns = [j for j in np.argsort(-known.sum(axis=0)) if known[:, j].sum() >= _FEWEST]
         if len(known[0]) == 1:  # there is nothing to predict it from
             columns = []
-        hidden = None if self.verbose else True
+        disable = None if self.verbose else True
         self.regressions_ = []
         todo = [j for _ in range(self.rounds) for j in columns]
-        for j in tqdm(todo, "columns", disable=hidden, leave=False):
+        for j in tqdm(todo, "columns", disable=disable, leave=False):
             others = np.delete(filled, j, axis=1)
             regressor = _seeded(self.estimator, seed)
             regressor.fit(others[known[:, j]], rows[known[:, j], j])

@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,13 @@ Other text is not filled."""
 MISSING = ("", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "<NA>")
 """Cells of a CSV file that count as missing."""
 _SEPARATORS = ",;\t|"
+_MARKS = (
+    ("utf-8", codecs.BOM_UTF8),
+    ("utf-16-le", codecs.BOM_UTF16_LE),
+    ("utf-16-be", codecs.BOM_UTF16_BE),
+    ("utf-16-le", b""),  # utf-16 without a mark
+)
+"""Encodings, and the marks that a file may begin with."""
 
 
 class Table(NamedTuple):
@@ -53,6 +61,17 @@ class Table(NamedTuple):
         columns |= {j: np.array([x is None for x in xs]) for j, xs in self.texts.items()}
         return np.stack([columns[j] for j in range(len(self.header))], axis=1)
 
+    def stranger(self, j: int) -> tuple[int, str] | None:
+        """The first cell that made text of a column that looks like numbers: its row, from 1, and
+        what is there. None for other columns, and for Parquet, which has types."""
+        if j not in self.texts or not isinstance(self.source, _Csv):
+            return None
+        cells = [(row, cell) for row, cell in enumerate(self.texts[j], 1) if cell is not None]
+        alike = [any(_number(cell, point) is not None for point in ".,") for _, cell in cells]
+        if 2 * sum(alike) <= len(cells):
+            return None
+        return next(found for found in cells if _number(found[1], self.source.decimal) is None)
+
 
 class _Csv(NamedTuple):
     """The text of a CSV file in pieces. Together they are the file."""
@@ -66,6 +85,8 @@ class _Csv(NamedTuple):
     separator: str
     decimal: str
     encoding: str
+    mark: bytes
+    """The byte order mark, if there is one."""
 
 
 def read(path: Path, separator: str = "", decimal: str = "", encoding: str = "utf-8") -> Table:
@@ -87,11 +108,23 @@ def read(path: Path, separator: str = "", decimal: str = "", encoding: str = "ut
             table = _from_arrow(path)
         else:
             content = path.read_bytes()
-            if content.startswith(codecs.BOM_UTF8) and codecs.lookup(encoding).name == "utf-8":
-                encoding = "utf-8-sig"  # writes the mark again
-            table = _parse(path, content.decode(encoding), separator, decimal, encoding)
+            name, mark = codecs.lookup(encoding).name, b""
+            for exact, start in _MARKS:
+                if exact.startswith(name) and content.startswith(start):
+                    encoding, mark = exact, start
+                    break
+            text = content[len(mark) :].decode(encoding)
+            table = _parse(path, text, separator, decimal, encoding, mark)
     if not len(table.missing()):
         raise JaxganError(f"{path} has no rows below its header")
+    if isinstance(table.source, _Csv):
+        names = [name for name in table.header if name not in MISSING]
+        if names and all(_number(name, table.source.decimal) is not None for name in names):
+            warnings.warn(
+                f"the first row of {path} is taken as the names of the columns, but it has only "
+                "numbers: if it is data, put a row of names above it",
+                stacklevel=2,
+            )
     for j, values in table.numbers.items():
         if np.isinf(values).any():
             raise JaxganError(f"the column {table.header[j]!r} of {path} has infinite numbers")
@@ -112,7 +145,11 @@ def _from_arrow(path: Path) -> Table:
     import pyarrow
     from pyarrow import parquet
 
-    source = parquet.read_table(path)
+    if path.is_file():
+        with parquet.ParquetFile(path) as file:  # read_table refuses two columns of one name
+            source = file.read()
+    else:
+        source = parquet.read_table(path)
     if not source.num_columns:
         raise JaxganError(f"{path} has no columns")
     numbers, texts = {}, {}
@@ -124,7 +161,9 @@ def _from_arrow(path: Path) -> Table:
     return Table(source.column_names, numbers, texts, source)
 
 
-def _parse(path: Path, text: str, separator: str, decimal: str, encoding: str) -> Table:
+def _parse(
+    path: Path, text: str, separator: str, decimal: str, encoding: str, mark: bytes
+) -> Table:
     first = re.sub(r'"[^"]*"', "", text).split("\n", 1)[0]
     separator = separator or max(_SEPARATORS, key=first.count)
     (header, end), *lines = _split(text, separator)
@@ -157,7 +196,7 @@ def _parse(path: Path, text: str, separator: str, decimal: str, encoding: str) -
             texts[j] = column
         else:
             numbers[j] = found
-    source = _Csv(cells, head, ends, separator, decimal, encoding)
+    source = _Csv(cells, head, ends, separator, decimal, encoding, mark)
     return Table([_value(cell) for cell in header], numbers, texts, source)
 
 
@@ -190,16 +229,30 @@ def _value(cell: str) -> str:
 
 _DECIMAL = re.compile(r"[+-]?\d+([.,])\d+").fullmatch
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.IGNORECASE).fullmatch
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?").fullmatch
+"""A number with a decimal comma, and a dot before each three digits."""
 _CODE = re.compile(r"0\d+").fullmatch
 """Digits that are no number, such as postcodes."""
 
 
+def _number(cell: str, decimal: str) -> float | None:
+    """The number in a cell, or None if it is text."""
+    if decimal == ",":
+        if "." in cell and not _GROUPED(cell):
+            return None
+        cell = cell.replace(".", "").replace(",", ".")
+    return float(cell) if _NUMBER(cell) and not _CODE(cell) else None
+
+
 def _numbers(column: list[str | None], decimal: str) -> np.ndarray | None:
     """The numbers of a column, or None if it holds text."""
-    points = [cell and cell.replace(decimal, ".") for cell in column]
-    if any(cell and (not _NUMBER(cell) or _CODE(cell)) for cell in points):
-        return None
-    return np.array([float(cell) if cell else np.nan for cell in points])
+    found = []
+    for cell in column:
+        number = np.nan if cell is None else _number(cell, decimal)
+        if number is None:
+            return None
+        found.append(number)
+    return np.array(found, float)
 
 
 def fill(table: Table, imputer: Any) -> dict[int, list[Any]]:
@@ -218,7 +271,8 @@ def fill(table: Table, imputer: Any) -> dict[int, list[Any]]:
         return {}
     places = list(inputs)
     matrix = np.stack(list(inputs.values()), axis=1)
-    if "scored" in imputer.get_params(deep=False):  # not by the order of the alphabet
+    if "scored" in imputer.get_params(deep=False):
+        # Errors of category codes mean nothing: score only numbers.
         scored = [i for i, j in enumerate(places) if j not in codes]
         imputer.set_params(scored=scored or None)
     complete = imputer.fit_transform(matrix)
@@ -255,7 +309,12 @@ def _classify(inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
     wanted = codes[known].astype(int)
     if not inputs.shape[1]:
         return np.full((~known).sum(), np.bincount(wanted).argmax())
-    classifier = HistGradientBoostingClassifier(random_state=0).fit(inputs[known], wanted)
+    # Early stopping would fail for a category that occurs once.
+    classifier = HistGradientBoostingClassifier(random_state=0, early_stopping=False)
+    with warnings.catch_warnings():
+        # Few rows may have many categories.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        classifier.fit(inputs[known], wanted)
     return classifier.predict(inputs[~known])
 
 
@@ -285,7 +344,7 @@ def write(path: Path, table: Table, filled: Mapping[int, list[Any]]) -> None:
     for line, end in zip(cells, source.ends, strict=True):
         text.write(source.separator.join(line) + end)
     with new_file(path) as file:
-        file.write(text.getvalue().encode(source.encoding))
+        file.write(source.mark + text.getvalue().encode(source.encoding))
 
 
 def _write_arrow(path: Path, source: Any, filled: Mapping[int, list[Any]], rows: Any) -> None:
@@ -296,8 +355,10 @@ def _write_arrow(path: Path, source: Any, filled: Mapping[int, list[Any]], rows:
         field = source.schema.field(j)
         whole = pyarrow.types.is_integer(field.type)
         column = source.column(j).to_pylist()
+        known = [value for value in column if value is not None]
         for row, value in zip(rows[j], values, strict=True):
-            column[row] = int(value) if whole else value
+            # As a float, the largest int64 is too large for int64.
+            column[row] = min(max(int(value), min(known)), max(known)) if whole else value
         source = source.set_column(j, field, pyarrow.array(column, field.type))
     with new_file(path) as file:
         parquet.write_table(source, file)
@@ -311,9 +372,11 @@ def _format(values: list[float], known: list[str], decimal: str) -> list[str]:
     else:
         places = max(len(cell.lower().partition("e")[0].partition(decimal)[2]) for cell in plain)
         values = [round(value, places) + 0.0 for value in values]  # no -0
-        style = f".{places}f"
+        grouped = decimal == "," and any("." in cell for cell in plain)
+        style = f"{',' if grouped else ''}.{places}f"
     quote = '"' if all(cell.strip().startswith('"') for cell in known) else ""
-    return [quote + format(value, style).replace(".", decimal) + quote for value in values]
+    signs = str.maketrans(".,", decimal + ".")
+    return [quote + format(value, style).translate(signs) + quote for value in values]
 
 
 @contextlib.contextmanager

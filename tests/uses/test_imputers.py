@@ -247,5 +247,7 @@ def test_bad_options_are_refused(table):
         GAINImputer(1).fit([[1e308, 1.0], [-1e308, 3.0]])
     with pytest.raises(ValueError, match="steps must be a whole number above 0"):
         GAINImputer(0).fit(table[0])
+    with pytest.raises(ValueError, match="batch_size must be a whole number above 0, got 0"):
+        DenoisingImputer(1, widths=(4,), batch_size=0).fit(table[0])
     with pytest.raises(ValueError, match="infinity"):
         GAINImputer(1).fit([[np.inf, 1.0], [2.0, 3.0]])

@@ -1,5 +1,6 @@
 """Tables in files, and scripts/impute.py."""
 
+import functools
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow
 import pytest
 from helpers import contents, here
 from pyarrow import parquet
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.impute import SimpleImputer
 
 from jaxgan import JaxganError
@@ -80,6 +82,60 @@ def test_separator_and_decimal_point_are_found(tmp_path, text, separator, decima
     assert len(table.header) == len(table.numbers) == 2
 
 
+THOUSANDS = "price;cost;rate\n1.064;1.064,50;0,1\n;;0,2\n-2.000.000;7,25;0,3\n900;8,00;0,4\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--decimal", ",")])
+def test_with_a_decimal_comma_dots_separate_thousands(tmp_path, options):
+    found, _ = impute(tmp_path, THOUSANDS.encode(), "--method", "mean", *options)
+    assert found.decode() == THOUSANDS.replace("\n;;", "\n-666.012;359,92;")
+    numbers = tables.read(tmp_path / "in.csv").numbers
+    np.testing.assert_array_equal(numbers[0], [1064, np.nan, -2e6, 900])
+    np.testing.assert_array_equal(numbers[1], [1064.5, np.nan, 7.25, 8])
+
+
+@pytest.mark.parametrize("cell", ["1.5", "0.123", "1.2345", "1234.567", "1,5.000"])
+def test_with_a_decimal_comma_other_dots_make_text(tmp_path, cell):
+    content = f"price;rate\n1.064;0,1\n{cell};0,2\n;0,3\n2;0,4\n3;0,5\n".encode()
+    found, said = impute(tmp_path, content, "--method", "mean")
+    assert found == content
+    assert f"other text: price (1; text, because row 2 has {cell!r})\n" in said
+
+
+def test_the_cell_that_makes_text_of_numbers_is_named(tmp_path):
+    numbers = [*map(str, range(30)), "n.a.", "", "?", "none"]
+    content = "\n".join(["x,y,z", *(f"{x},word {i},{i}" for i, x in enumerate(numbers)), "7,,"])
+    _, said = impute(tmp_path, content.encode(), "--method", "mean")
+    assert "other text: x (2; text, because row 31 has 'n.a.'), y (1)\n" in said
+    _, said = impute(tmp_path, b"x;y\n1.5;0,1\n2.5;0,2\n;0,3\n", "--method", "mean")
+    assert "other text: x (1; text, because row 1 has '1.5')\n" in said
+    # Such a column may also be categorical.
+    _, said = impute(tmp_path, b"x,y\n1,1\n2,1\nn.a.,2\n1,3\n,4\n", "--method", "mean")
+    assert "x: 1 filled; text, because row 3 has 'n.a.'\n" in said
+
+
+def test_columns_of_one_name_are_told_apart(tmp_path):
+    found, said = impute(tmp_path, b"x,x\n1,a\n,\n3,b\n", "--method", "mean")
+    assert found == b"x,x\n1,a\n2,\n3,b\n"
+    assert "left empty, without a known value or with other text: x (1)\n" in said
+    columns = [pyarrow.array([1.0, None, 3.0]), pyarrow.array([None, 4.0, 8.0])]
+    source = pyarrow.table(columns, names=["x", "x"])
+    parquet.write_table(source, tmp_path / "in.parquet")
+    table = tables.read(tmp_path / "in.parquet")
+    tables.write(tmp_path / "out.parquet", table, tables.fill(table, MEAN))
+    with parquet.ParquetFile(tmp_path / "out.parquet") as file:
+        assert file.schema_arrow.names == ["x", "x"]
+        assert [column.to_pylist() for column in file.read()] == [[1, 2, 3], [6, 4, 8]]
+
+
+def test_a_header_of_numbers_is_warned_of(tmp_path):
+    (tmp_path / "t.csv").write_text(",-0.13\n0.64,0.10\n,0.36\n")
+    with pytest.warns(UserWarning, match="the first row of .*t.csv is taken as the names"):
+        tables.read(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("city,2020\na,0.10\na,0.36\n")
+    tables.read(tmp_path / "t.csv")  # no warning, which would be an error
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
 def test_encodings_separators_and_decimal_commas(tmp_path, encoding, newline):
@@ -91,6 +147,16 @@ def test_encodings_separators_and_decimal_commas(tmp_path, encoding, newline):
     wanted = GERMAN.replace("n2;;", "n2;2,25;").replace("2,25;\nn4", "2,25;a\nn4")
     assert text.replace(newline, "\n") == wanted
     assert text.count("\r") == content.count(b"\r")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_the_byte_order_stays(tmp_path, order, mark):
+    name = f"utf-16-{order}"
+    text = mark + "größe,b\n1,2\n,3\n3,5\n"
+    options = ("--encoding", "utf-16" if mark or order == "le" else name)
+    found, _ = impute(tmp_path, text.encode(name), "--method", "mean", *options)
+    assert found == text.replace("\n,", "\n2,").encode(name)
 
 
 def test_a_category_is_predicted_from_the_numbers(tmp_path):
@@ -105,6 +171,20 @@ def test_a_category_is_predicted_from_the_numbers(tmp_path):
     found = tables.fill(table, MEAN)
     assert list(found) == [1]
     assert (np.array(found[1]) == kinds[:21]).mean() > 0.9
+
+
+def test_a_category_may_occur_once_in_many_rows(monkeypatch):
+    # More than 10,000 rows: scikit-learn would hold some of each class back.
+    quick = functools.partial(HistGradientBoostingClassifier, max_iter=1)
+    monkeypatch.setattr("sklearn.ensemble.HistGradientBoostingClassifier", quick)
+    codes = np.arange(10_003) % 2.0
+    codes[:2] = 2, np.nan
+    assert tables._classify(np.stack([codes % 2, codes % 2], 1), codes).tolist() in ([0], [1])
+
+
+def test_many_categories_in_few_rows_are_no_warning():
+    codes = np.append(np.arange(22) % 20.0, np.nan)
+    assert tables._classify(np.ones((23, 1)), codes).shape == (1,)
 
 
 def test_parquet_keeps_its_schema_and_every_known_value(tmp_path):
@@ -131,6 +211,15 @@ def test_parquet_keeps_its_schema_and_every_known_value(tmp_path):
             assert new == old if known else name in ("note", "list") or new is not None
     assert found["size"][1].as_py() == pytest.approx(0.2)
     assert found["small"][2].as_py() == 2
+
+
+def test_the_largest_whole_numbers_of_parquet_are_filled(tmp_path):
+    largest = 2**63 - 1
+    columns = {"id": pyarrow.array([largest, None, largest]), "x": pyarrow.array([1, 2, 3])}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "in.parquet")
+    table = tables.read(tmp_path / "in.parquet")
+    tables.write(tmp_path / "out.parquet", table, tables.fill(table, MEAN))
+    assert parquet.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [largest] * 3
 
 
 def test_a_complete_table_and_an_empty_column_stay(tmp_path):
@@ -177,6 +266,7 @@ def test_the_method_is_chosen_by_hidden_cells(tmp_path, monkeypatch):
         (b"\xff\xfea,b\n", (), "in.csv is not in the encoding utf-8: give another --encoding"),
         (b"a,b\n1,2\n", ("--encoding", "klingon"), "is not in the encoding klingon"),
         (b"a,b\n1,2\n", ("--out", "in.csv"), "--out is the table itself"),
+        (b"a,b\n1,2\n", ("--out", "."), "--out is a folder, .: give a file"),
         (b"a,b\n1,2\n", ("--out", "out.parquet"), "must have the same format"),
         (b"a,b\n1,2\n", ("--decimal", ";"), "--decimal must be . or a comma, got ';'"),
         (b"a,b\n1,2\n", ("--seed", -1), "--seed must be from 0"),
@@ -202,3 +292,22 @@ def test_a_missing_file_is_one_line(tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(JaxganError, match="is no table that can be read"):
         tables.read(tmp_path / "bad.parquet")
+
+
+def test_an_interrupt_leaves_no_folder(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables, "fill", interrupt)
+    (tmp_path / "in.csv").write_text("a,b\n1,2\n,3\n")
+    here("impute.py", tmp_path / "in.csv", "--out", tmp_path / "new" / "out.csv", status=130)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_an_output_that_cannot_be_written_is_one_line_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "fill", None)
+    (tmp_path / "in.csv").write_text("a,b\n1,2\n,3\n")
+    out = tmp_path / "in.csv" / "new" / "out.csv"
+    _, said = here("impute.py", tmp_path / "in.csv", "--out", out, status=2)
+    assert said.startswith(f"error: cannot write to {out}: ")
+    assert said.count("\n") == 1
