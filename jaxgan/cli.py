@@ -25,7 +25,7 @@ from jaxgan.model import Model
 
 
 def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = None) -> Any:
-    """Parses the command line into a dataclass. --help shows its docstring and its fields'."""
+    """Parses the command line. --help shows the docstrings of the dataclass and of its fields."""
     import docstring_parser
     import tyro
 
@@ -52,11 +52,11 @@ def parse(options: Any, arguments: Sequence[str] | None = None, default: Any = N
 
 
 _HERE = "DESCRIPTION"
-"""Where --help has the description."""
+"""Stands in for the description in the text of tyro."""
 
 
 class _Page:
-    """Collects what is printed. Its colours and characters are those of the stream."""
+    """Collects what is printed. For all else, such as colours, it answers like the stream."""
 
     def __init__(self, stream: Any):
         self._stream, self.text = stream, ""

@@ -37,17 +37,18 @@ def check_field(ok: bool, config: Any, name: str, wanted: str) -> None:
 
 
 def check_types(config: Any) -> None:
-    """Refuses a value that is none of the choices of its field, no number, or no sequence."""
+    """Checks the values of three kinds of fields. A Literal takes one of its choices, a tuple
+    several values, a float a number."""
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), typing.get_origin(field.type)
         if kind is Literal:
             known = typing.get_args(field.type)
             check_field(value in known, config, field.name, "one of " + ", ".join(known))
-        elif kind is tuple:
+        elif kind is tuple and typing.get_args(field.type)[0] in (int, float):
             several = isinstance(value, Iterable) and not isinstance(value, str)
             check_field(several, config, field.name, "several values, such as (64, 128)")
         elif field.type is float:
-            check_field(isinstance(value, numbers.Real), config, field.name, "a number")
+            check_field(isinstance(value, numbers.Real), config, field.name, "a Python number")
 
 
 def check_schedules(config: Any, names: Iterable[str]) -> None:

@@ -130,7 +130,7 @@ def disk_errors(path: Path, comfort: str = "") -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "then run the same command again"
         if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
-            advice = "Remove it or choose another path, " + advice
+            advice = "Choose another path, or move what is in the way, " + advice
         elif isinstance(error, OSError) or any(sign in str(error) for sign in _SIGNS):
             advice = "Make room or permit writing there, " + advice
         else:

@@ -486,10 +486,10 @@ def _every(k: int, step: jax.Array, update: Any, generator: Learner) -> tuple[Le
     """
     if k == 1:
         return update(generator)
-    _, shape = jax.eval_shape(update, generator)
-    unchanged = (generator, jnp.zeros(shape.shape, shape.dtype))
-    generator, length = jax.lax.cond(step % k == k - 1, update, lambda _: unchanged, generator)
-    return generator, k * length
+    _, like = jax.eval_shape(update, generator)
+    unchanged = (generator, jnp.zeros(like.shape, like.dtype))
+    generator, grad_norm = jax.lax.cond(step % k == k - 1, update, lambda _: unchanged, generator)
+    return generator, k * grad_norm
 
 
 def _next_state(

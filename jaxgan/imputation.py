@@ -114,8 +114,8 @@ class GAINMetrics(NamedTuple):
     """The metrics of a step: float32 scalars, means over the batch, at the old parameters."""
 
     gen_loss: jax.Array
-    """The sum of -log D over the missing values, divided by the number of all values. Only values
-    without a hint count."""
+    """The sum of -log D over the missing values without a hint, divided by the number of all values
+    without a hint."""
     disc_loss: jax.Array
     """The cross-entropy of the values without a hint."""
     known_error: jax.Array

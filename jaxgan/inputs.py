@@ -1,4 +1,4 @@
-"""Around the compiled functions of a model: checks of what callers give, and types."""
+"""Checks what callers give to a model, outside its compiled functions, and keeps their types."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from jaxgan.errors import JaxganError
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _SEEN: set[Any] = set()
-"""What was checked of jax arrays: "image" or "label", shape, dtype and number of classes. A look at
-a jax array waits for the device. So later arrays of the same shape are not checked."""
+"""The jax arrays that were checked, as (kind, shape, dtype, number of classes). To read a jax array
+is to wait for the device. So only the first array of each such entry is checked."""
 
 
 def check_rng(rng: Any) -> None:
@@ -104,7 +104,7 @@ def _see(kind: str, array: Any, classes: int = 0) -> None:
 
 
 def jit(**options: Any) -> Callable[[_Function], _Function]:
-    """`jax.jit` with options. A type checker then knows the arguments and results."""
+    """`jax.jit` with options. It keeps the types of the function's arguments and results."""
     return cast(Any, functools.partial(jax.jit, **options))
 
 

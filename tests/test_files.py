@@ -77,7 +77,7 @@ def test_errors_of_the_disk_become_one_line(error):
 
 
 def test_a_folder_in_the_place_of_a_file_asks_for_another_path(tmp_path):
-    message = f"cannot write to {tmp_path}: .*directory.* Remove it or choose"
+    message = f"cannot write to {tmp_path}: .*directory.* Choose another path, or"
     with pytest.raises(JaxganError, match=message), disk_errors(tmp_path):
         write_atomically(tmp_path, "text")
     assert list(tmp_path.parent.glob(".*partial*")) == []

@@ -103,7 +103,8 @@ def main() -> None:
 
 
 def _check_writable(out: Path) -> None:
-    """Checks that a file can be written, without its folders: an interrupt would leave them."""
+    """Checks that a file can be written. It makes no folders, because an interrupt would leave them
+    behind."""
     with disk_errors(out):
         folder = next(folder for folder in out.absolute().parents if folder.exists())
         tempfile.TemporaryFile(dir=folder).close()
@@ -114,7 +115,7 @@ def _but(table: tables.Table, j: int) -> str:
     if (found := table.stranger(j)) is None:
         return ""
     row, cell = found
-    return f"; text, because row {row:,} has {cell[:40]!r}"
+    return f", read as text: row {row:,} below the header has {cell[:40]!r}"
 
 
 def make_imputer(options: Options) -> Any:

@@ -32,7 +32,8 @@ class Options:
     For a diffusion model this is RePaint: its draws are approximate samples, given the known
     pixels. For a GAN a search finds latents whose images agree with the known pixels. Its draws are
     likeliest images, which differ less. A conditional model uses the labels of the images, if there
-    are any; classes with names are found by their names. The folder of the results gets two files:
+    are any. If both have names of classes, the names decide. The folder of the results gets two
+    files:
 
     - inpainted.npz: images, uint8 [N, H, W, C]; missing, bool [N, H, W]; draws, uint8
       [K, N, H, W, C]; mean and spread (the standard deviation) of the draws, float32
@@ -132,7 +133,8 @@ def load_images(options: Options, shape: tuple[int, ...]) -> Dataset:
 
 
 def labels_of_run(options: Options, dataset: Dataset, classes: int) -> np.ndarray | None:
-    """The labels of the images, as a run of so many classes numbers them: by name if it can."""
+    """The labels of the images, with the numbers that the run gives its classes. If both have names
+    of classes, the names decide. None for a run or images without classes."""
     names, labels = saved.read_classes(options.workdir), dataset.labels
     if not classes or labels is None:
         return None
@@ -142,8 +144,8 @@ def labels_of_run(options: Options, dataset: Dataset, classes: int) -> np.ndarra
     given = [class_name(dataset.classes, label) for label in labels]
     if unknown := sorted(set(given) - set(numbers)):
         raise JaxganError(
-            f"the run {options.workdir} has the classes {', '.join(list(numbers)[:10])}, and not "
-            f"those of {dataset.name}: {', '.join(unknown[:5])}"
+            f"{dataset.name} has classes that the run {options.workdir} does not have: "
+            f"{', '.join(unknown[:5])}. The run has {', '.join(list(numbers)[:10])}"
         )
     return np.array([numbers[name] for name in given], np.int32)
 

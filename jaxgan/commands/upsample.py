@@ -28,7 +28,7 @@ class Options:
     """Balances a set of images: generates images of the classes that have fewer than the largest.
 
     It trains a conditional model on the images, or takes the one of a run. All classes then have as
-    many images as the largest one. The given images come first, unchanged, but as uint8.
+    many images as the largest one. The given images come first, as uint8 and otherwise unchanged.
     """
 
     data: Annotated[str, tyro.conf.Positional]
@@ -36,8 +36,8 @@ class Options:
     arrays images and labels, or a data set, as for train.py."""
     out: str = "balanced.npz"
     """The output: NAME.npz (images, uint8 [N, H, W] or [N, H, W, C]; labels, int32 [N]; generated,
-    bool [N]; classes, their names if there are any), or a folder, FOLDER/, with PNGs in a subfolder
-    for each class. Points of ring and grid go into NAME.npz."""
+    bool [N]; classes, the names of the classes, if they have names), or a folder, FOLDER/, with
+    PNGs in a subfolder for each class. Points of ring and grid go into NAME.npz."""
     run: str | None = None
     """The folder of a conditional run on such images, instead of training a model."""
     model: Literal["gan", "diffusion"] = "diffusion"

@@ -164,7 +164,8 @@ def read_picture(path: Path, image_size: int | None = None) -> np.ndarray:
     """One image as uint8 `[h, w, 1]` or `[h, w, 3]`. Transparent parts become white.
 
     Raises:
-      JaxganError: if it cannot be read, or if the range of its values is not known.
+      JaxganError: if it cannot be read, or if its values are outside [0, 1] (floats) or
+        [0, 65,535] (whole numbers).
     """
     from PIL import Image
 

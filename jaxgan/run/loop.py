@@ -297,8 +297,11 @@ class _Fitting:
             yield elapsed
 
     def _compile(self, order, start: int, stop: int) -> None:
-        """Compiles the programs of these steps without taking one, so that seconds count only
-        training. The one for a smaller last batch waits, so that the first step comes early."""
+        """Compiles the programs of these steps, but takes no step: the seconds count only training.
+
+        Each program is compiled before the first stretch that needs it. So the first step seldom
+        waits for the program of a smaller last batch.
+        """
         for options, _, _ in _programs(start, stop, self._full, self._chunk):
             if options not in self._compiled:
                 steps = (self._train_step, self._state, self._totals)
@@ -376,8 +379,8 @@ def _programs(
       chunk: the steps of a program whose number of steps is fixed; 0 if there is none.
 
     Yields:
-      Options of `_compiled_steps`, the first step and the one after the last: chunks, what is
-      left of the whole batches, and a smaller last batch.
+      For each program: the options of `_compiled_steps`, its first step, and the step after its
+      last one. First come the chunks, then the other whole batches, then a smaller last batch.
     """
     end = min(stop, full)
     while chunk and start + chunk <= end:
@@ -419,7 +422,8 @@ def _compiled_steps(
 
     def steps(carry, order, rng, data, start, stop):
         state, totals = carry
-        # One array has fewer kernels on an accelerator. On a CPU it would cost 4% of a step.
+        # To add one array takes fewer kernels on an accelerator. On a CPU that would cost 4% of a
+        # step.
         as_one = length is not None
         sums, unpack = _pack(totals, as_one)
 
@@ -454,8 +458,8 @@ def _compiled_steps(
 
 
 def _pack(metrics: Any, as_one: bool) -> tuple[Any, Callable[[Any], Any]]:
-    """All metrics as one array, and the function that takes it apart. They stay a tree if they have
-    different dtypes, or if they shall not be one."""
+    """All metrics, and the function that restores their tree. With `as_one` they become one array,
+    if they have one dtype."""
     if not as_one or len({x.dtype for x in jax.tree.leaves(metrics)}) > 1:
         return metrics, lambda packed: packed
     return ravel_pytree(metrics)

@@ -128,6 +128,8 @@ def train(
     """
     try:
         return _prepare_and_train(model, config, settings, workdir, label, gaussians)
+    except JaxganError:
+        raise
     except (RuntimeError, ValueError) as error:
         if any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory")):
             raise JaxganError(

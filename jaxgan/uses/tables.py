@@ -186,7 +186,9 @@ def _parse(
             ends.append(end)
     values = [[_value(cell) for cell in line] for line in cells]
     if not decimal:
-        points = [match[1] for line in values for cell in line if (match := _DECIMAL(cell))]
+        found = [match for line in values for cell in line if (match := _DECIMAL(cell))]
+        # Before three digits the point may be one that separates thousands.
+        points = [m[1] for m in [m for m in found if len(m[2]) != 3] or found]
         decimal = "," if points.count(",") > points.count(".") and separator != "," else "."
     numbers, texts = {}, {}
     for j in range(len(header)):
@@ -227,7 +229,7 @@ def _value(cell: str) -> str:
     return cell[1:-1].replace('""', '"').strip() if quoted else cell
 
 
-_DECIMAL = re.compile(r"[+-]?\d+([.,])\d+").fullmatch
+_DECIMAL = re.compile(r"[+-]?(?:\d+|[1-9]\d{0,2}(?:\.\d{3})+(?=,))([.,])(\d+)").fullmatch
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.IGNORECASE).fullmatch
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?").fullmatch
 """A number with a decimal comma, and a dot before each three digits."""
@@ -355,10 +357,13 @@ def _write_arrow(path: Path, source: Any, filled: Mapping[int, list[Any]], rows:
         field = source.schema.field(j)
         whole = pyarrow.types.is_integer(field.type)
         column = source.column(j).to_pylist()
-        known = [value for value in column if value is not None]
+        if whole:
+            # The largest int64 is rounded up as a float, and no longer fits.
+            known = [value for value in column if value is not None]
+            low, high = min(known), max(known)
+            values = [min(max(int(value), low), high) for value in values]
         for row, value in zip(rows[j], values, strict=True):
-            # As a float, the largest int64 is too large for int64.
-            column[row] = min(max(int(value), min(known)), max(known)) if whole else value
+            column[row] = value
         source = source.set_column(j, field, pyarrow.array(column, field.type))
     with new_file(path) as file:
         parquet.write_table(source, file)

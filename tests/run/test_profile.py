@@ -106,6 +106,6 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_the_trace(tmp_path):
     one = Profile(tmp_path / "profile", lambda *_: pytest.fail("it was traced"))
     for length in (1, 300):
         one.limited(length, 469)
-    message = r"cannot write to .*profile/plugins: .*Remove it or choose"
+    message = r"cannot write to .*profile/plugins: .*Choose another path, or"
     with pytest.raises(JaxganError, match=message), one.stretch(2, 21):
         pytest.fail("it was trained")

@@ -94,24 +94,40 @@ def test_with_a_decimal_comma_dots_separate_thousands(tmp_path, options):
     np.testing.assert_array_equal(numbers[1], [1064.5, np.nan, 7.25, 8])
 
 
+@pytest.mark.parametrize(
+    ("rows", "decimal"),
+    [
+        (["1.064;0,5"], ","),
+        (["1.064;1.064,50"], ","),
+        (["1.064;1.064", "2,5;1.100"], ","),
+        (["1,064;0.5", "1,064;7"], "."),
+        (["1.064;2.125"], "."),
+        (["1,064;2,125"], ","),
+    ],
+)
+def test_digits_in_threes_do_not_decide_which_point_is_decimal(tmp_path, rows, decimal):
+    (tmp_path / "in.csv").write_text("\n".join(["a;b", *rows]) + "\n")
+    assert tables.read(tmp_path / "in.csv").source.decimal == decimal
+
+
 @pytest.mark.parametrize("cell", ["1.5", "0.123", "1.2345", "1234.567", "1,5.000"])
 def test_with_a_decimal_comma_other_dots_make_text(tmp_path, cell):
     content = f"price;rate\n1.064;0,1\n{cell};0,2\n;0,3\n2;0,4\n3;0,5\n".encode()
     found, said = impute(tmp_path, content, "--method", "mean")
     assert found == content
-    assert f"other text: price (1; text, because row 2 has {cell!r})\n" in said
+    assert f"other text: price (1, read as text: row 2 below the header has {cell!r})\n" in said
 
 
 def test_the_cell_that_makes_text_of_numbers_is_named(tmp_path):
     numbers = [*map(str, range(30)), "n.a.", "", "?", "none"]
     content = "\n".join(["x,y,z", *(f"{x},word {i},{i}" for i, x in enumerate(numbers)), "7,,"])
     _, said = impute(tmp_path, content.encode(), "--method", "mean")
-    assert "other text: x (2; text, because row 31 has 'n.a.'), y (1)\n" in said
+    assert "other text: x (2, read as text: row 31 below the header has 'n.a.'), y (1)\n" in said
     _, said = impute(tmp_path, b"x;y\n1.5;0,1\n2.5;0,2\n;0,3\n", "--method", "mean")
-    assert "other text: x (1; text, because row 1 has '1.5')\n" in said
+    assert "other text: x (1, read as text: row 1 below the header has '1.5')\n" in said
     # Such a column may also be categorical.
     _, said = impute(tmp_path, b"x,y\n1,1\n2,1\nn.a.,2\n1,3\n,4\n", "--method", "mean")
-    assert "x: 1 filled; text, because row 3 has 'n.a.'\n" in said
+    assert "x: 1 filled, read as text: row 3 below the header has 'n.a.'\n" in said
 
 
 def test_columns_of_one_name_are_told_apart(tmp_path):
