@@ -1,6 +1,5 @@
 """The user's own data: a folder of pictures, or an array file of images or vectors."""
 
-import contextlib
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -71,14 +70,14 @@ def load_arrays(name: str, split: str) -> Dataset:
     there are any; see `data.load`."""
     _only_train(name, split)
     try:
-        loaded = np.load(expand(name), allow_pickle=False)
-        alone = isinstance(loaded, np.ndarray)
-        with contextlib.nullcontext({"images": loaded}) if alone else loaded as file:
-            names = list(file)
+        with expand(name).open("rb") as file:  # numpy itself would leave a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            found = {"images": loaded} if isinstance(loaded, np.ndarray) else loaded
+            names = list(found)
             images_name = names[0] if len(names) == 1 else "images"
             # numpy reads the arrays of an .npz file when they are used.
             wanted = (images_name, "labels", "classes")
-            arrays = {key: file[key] for key in wanted if key in names}
+            arrays = {key: found[key] for key in wanted if key in names}
     except Exception as error:  # numpy, zipfile, zlib and tokenize have their own errors
         raise JaxganError(f"{name}: cannot be read as a numpy file ({error})") from error
     if images_name not in arrays:

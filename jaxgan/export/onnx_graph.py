@@ -9,7 +9,7 @@ repeats it where that is needed.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -196,9 +196,9 @@ def _evaluated(equation: Any, args: list[Any]) -> Sequence[Any]:
 def _run_scan(graph: _Graph, equation: Any, args: list[_Value]) -> Sequence[_Value]:
     """Unrolls a loop."""
     params, body = equation.params, equation.params["jaxpr"]
-    consts_end = params["num_consts"]
-    carry_end = consts_end + params["num_carry"]
-    consts, carry, stacked = args[:consts_end], args[consts_end:carry_end], args[carry_end:]
+    n_consts, n_carry = _scan_sizes(params)
+    carry_end = n_consts + n_carry
+    consts, carry, stacked = args[:n_consts], args[n_consts:carry_end], args[carry_end:]
     rounds: list[Sequence[_Value]] = []
     order = range(params["length"])
     order = order[::-1] if params["reverse"] else order
@@ -208,13 +208,21 @@ def _run_scan(graph: _Graph, equation: Any, args: list[_Value]) -> Sequence[_Val
             for x in stacked
         ]
         results = _run(graph, body.jaxpr, body.consts, [*consts, *carry, *now])
-        carry = results[: params["num_carry"]]
-        rounds.append(results[params["num_carry"] :])
+        carry = results[:n_carry]
+        rounds.append(results[n_carry:])
     if params["reverse"]:
         rounds.reverse()
-    outputs = body.out_avals[params["num_carry"] :]
+    outputs = body.out_avals[n_carry:]
     columns = zip(zip(*rounds, strict=True), outputs, strict=True)
     return [*carry, *(_stacked(graph, parts, aval.shape) for parts, aval in columns)]
+
+
+def _scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
+    """The numbers of constants and of carried values of a loop."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # since jax 0.12
+    return len(consts), len(carry)
 
 
 def _stacked(graph: _Graph, parts: Sequence[_Value], shape: Sequence[Any]) -> _Value:

@@ -13,7 +13,8 @@ from jaxgan.errors import JaxganError
 from jaxgan.run import loop, profile
 from jaxgan.run.profile import Profile
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (300, 6, 5, 1), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (300, 60, 50, 1), np.uint8)
+"""Large enough for a loop whose steps are in a trace: XLA makes one function of a small loop."""
 
 
 def fit(run: loop.Run, epochs: int, profile: Profile | None = None) -> loop.Run:
@@ -25,7 +26,7 @@ def fit(run: loop.Run, epochs: int, profile: Profile | None = None) -> loop.Run:
 
 @pytest.fixture(scope="module")
 def start() -> loop.Run:
-    state = toy.create_state(jax.random.key(0), toy.ToyConfig())
+    state = toy.create_state(jax.random.key(0), toy.ToyConfig(image_shape=(60, 50, 1)))
     return loop.start_run(toy.train_step, state, {"image": IMAGES}, 10)
 
 
