@@ -340,5 +340,7 @@ def test_pictures_of_a_conditional_run_in_colour(tmp_path, monkeypatch):
     assert labels.tolist() == [1, 0]
     (tmp_path / "classes" / "one").rename(tmp_path / "classes" / "two")
     _, said = here("inpaint.py", "run", "classes", "--out", "other_names", status=2)
-    assert "the run run has the classes zero, one, and not those of classes: two\n" in said
+    assert (
+        "classes has classes that the run run does not have: two. The run has zero, one\n" in said
+    )
     assert said.count("\n") == 1
