@@ -162,10 +162,7 @@ def _prepare_and_train(
     config = fit_to_classes(config, dataset, settings.conditional)
     plan = None
     if settings.epsilon is None:
-        if getattr(config, "clip_norm", 0) or getattr(config, "noise_multiplier", 0):
-            raise JaxganError("clip_norm and noise_multiplier are for private runs: give epsilon")
-        if settings.delta != TrainConfig.delta:
-            raise JaxganError("delta is for private runs: give epsilon")
+        _check_not_private(config, settings)
         model = like_data(model, dataset.labels)
     else:
         model, plan = private.without_real(model), _make_plan(model, config, settings, n, gaussians)
@@ -207,6 +204,14 @@ def _prepare_and_train(
             if plan is not None:
                 where += f"; delete {private.SECRET} before you share it"
             raise NonFiniteError(f"{error}; {where}, in {path}") from error
+
+
+def _check_not_private(config: Any, settings: TrainConfig) -> None:
+    """Refuses the settings of private runs in a run without epsilon."""
+    if getattr(config, "clip_norm", 0) or getattr(config, "noise_multiplier", 0):
+        raise JaxganError("clip_norm and noise_multiplier are for private runs: give epsilon")
+    if settings.delta != TrainConfig.delta:
+        raise JaxganError("delta is for private runs: give epsilon")
 
 
 def _make_plan(model, config, settings, n, gaussians) -> private.Plan:
