@@ -253,8 +253,8 @@ class _Fitting:
             self._seconds += elapsed
             sums = fetch(self._layout.cut(self._totals, self._members))
             means = {k: v / np.float32(self.at) for k, v in sums._asdict().items()}
+            show(self.at, means)  # before the check, whose first call compiles a program
             means = self._checked(means)
-            show(self.at, means)
         if self.at < self.steps:
             return None
         self.epoch, self.at = self.epoch + 1, 0
