@@ -305,7 +305,7 @@ def train_step(
       rng: a key. The step folds `state.step` into it, so every step may get the same key.
       axis_name: inside a `shard_map`, the mesh axis over which the batch is split.
         The state must be replicated. Losses, gradients and metrics are means over the whole batch.
-        All numbers are drawn as in a run without shards, but dropout in a denoiser of your own.
+        All numbers are drawn as in a run without shards, except dropout in a denoiser of your own.
 
     Returns:
       The next state, and the DiffusionMetrics of this step at the old parameters, or

@@ -7,10 +7,6 @@
 
 A state holds arrays. Its config, networks and optimizers are static parts of it. `train_step` reads
 like the algorithm of the paper (arXiv 1406.2661). The helpers follow in the order of their use.
-
-Derivatives of `train_step` itself may be NaN: the square root in Adam has an infinite derivative
-where a gradient is 0. SGD has no square root. With `unroll_steps` the discriminator's Adam has
-finite derivatives.
 """
 
 import functools
@@ -162,6 +158,9 @@ def train_step(
     The updates are simultaneous: both gradients are taken at the old parameters, from one set of
     latents. With `updates="alternating"` the generator's gradient is taken against the updated
     discriminator. With `disc_steps=k` the generator is updated in every k-th step only.
+
+    Its own derivatives may be NaN: the square root in Adam has an infinite derivative where a
+    gradient is 0. SGD has none, and with `unroll_steps` the discriminator's Adam is finite.
 
     Args:
       state: from `create_state` or an earlier step.

@@ -60,10 +60,10 @@ class GaussianConfig:
     """The dimension of the Gaussians: they describe so many principal components of the images."""
     clip: float = 0.5
     """The largest norm of an image less the mean image, when the components are found. The unit is
-    the root of the number of its values. Longer ones are scaled to this norm."""
+    the root of the number of pixel values. Longer ones are scaled to this norm."""
     noise_multiplier: float = 0.0
-    """The standard deviation of the noise on all sums together, by the most that an image adds.
-    train.py finds it for --epsilon. 0: the Gaussians are not private."""
+    """The standard deviation of the noise on all sums together, in units of the most that one image
+    adds. train.py finds it for --epsilon. 0: the Gaussians are not private."""
     bounded: bool = True
     """Whether images are in [-1, 1]; other vectors are not. A run sets this field and `image_shape`
     to fit the data."""
@@ -96,7 +96,7 @@ class GaussianState(struct.PyTreeNode):
     center: jax.Array
     """The mean of the coefficients of the images, `[D]`."""
     basis: jax.Array
-    """Their principal components, by their standard deviations, `[D, d]`."""
+    """Their principal components, scaled by their standard deviations, `[D, d]`."""
     means: jax.Array
     """Of the components in each class, `[K, d]`."""
     covariances: jax.Array
@@ -254,8 +254,8 @@ class _Sums(NamedTuple):
 def _fit_basis(
     x: jax.Array, images: jax.Array, n: jax.Array, sums: _Sums
 ) -> tuple[jax.Array, jax.Array]:
-    """The principal components by their standard deviations, `[D, d]`, and the share of variance
-    that they have.
+    """The principal components, scaled by their standard deviations, `[D, d]`, and the share of
+    variance that they have.
 
     Args:
       x: the coefficients of the images less their mean, `[B, D]`.

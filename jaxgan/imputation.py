@@ -51,7 +51,8 @@ class GAINConfig:
     image_shape: tuple[int, int, int] = (28, 28, 1)
     """Height, width and channels of the images; (1, 1, columns) for the rows of a table."""
     widths: tuple[int, ...] = ()
-    """Widths of the hidden layers of both networks; (): two layers as wide as the data, or 16."""
+    """Widths of the hidden layers of both networks; (): two layers, as wide as the data but at
+    least 16."""
     lr: float = 1e-3
     """Learning rate of both Adams."""
     b1: float = 0.9
@@ -250,7 +251,7 @@ def impute(
       state: from `create_state` or `train_step`.
       images: uint8 or float in [-1, 1]. Missing values may be NaN.
       known: which values are known, bool `[B, H, W, C]`; these come back unchanged.
-      rng: a key for the noise in place of missing values. By default it is the mean of the noise.
+      rng: a key for the noise in place of missing values. By default these are its mean.
 
     Raises:
       JaxganError: if the images are not of `state.config.image_shape`, or if the mask does not fit.

@@ -1,7 +1,7 @@
-"""Sample quality: all scores of `jaxgan.metrics` for samples, and the floor of these scores.
+"""Sample quality: all scores of `jaxgan.metrics` for samples, and for real images (the floor).
 
 A score compares n samples with n training images, by the features of a named extractor. The floor
-is the same scores for n other real images. It is about what a perfect generator would get.
+is the same scores of n other real images: about what a perfect generator would get.
 """
 
 import contextlib

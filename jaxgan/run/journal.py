@@ -23,23 +23,23 @@ from jaxgan.run.trackers import Trackers
 
 COLUMNS = {
     "epoch": Column("the number of the epoch, from 1"),
-    "step": Column("steps taken by its end"),
+    "step": Column("steps taken so far"),
     "member": Column("the number of the member"),
     "seed": Column("the seed of the member"),
     "seconds": Column("time of training, in seconds"),
     "steps_per_second": Column("steps in a second; of a population those of all members"),
-    "missed": Column("share of the data without samples", "falls to 0"),
-    "diversity": Column("distance of samples, by real ones", "about 1"),
-    "fd": Column("Fréchet distance of samples", "as real ones"),
-    "precision": Column("share of samples that look real", "as real ones"),
-    "recall": Column("share of real images like samples", "as real ones"),
-    "density": Column("real images around each sample", "as real ones"),
-    "coverage": Column("share of real images near samples", "as real ones"),
+    "missed": Column("share of data in parts without samples", "falls to 0"),
+    "diversity": Column("distance of samples / of real images", "about 1"),
+    "fd": Column("Fréchet distance of samples", "as for real images"),
+    "precision": Column("share of samples that look real", "as for real images"),
+    "recall": Column("share of real images like samples", "as for real images"),
+    "density": Column("real images around each sample", "as for real images"),
+    "coverage": Column("share of real images near samples", "as for real images"),
     "modes": Column("modes that have samples", "all"),
     "high_quality": Column("share of samples near a mode", "about 0.99"),
     "reverse_kl": Column("KL of modes from uniform, in nats", "near 0"),
     "covariance_ratio": Column("how round the worst mode is", "0.5 or more"),
-    "failures": Column("failures seen at its end", "none"),
+    "failures": Column("failures seen at the epoch's end", "none"),
 }
 """The columns of metrics.csv that are the same for all models. Scores of images also exist with
 real_ (of real images) and, with --evaluate-every, raw_ (of parameters without their average)."""

@@ -44,8 +44,8 @@ class TrainConfig:
     """Epochs between two checkpoints; by default ten times --sample-every. There is always one of
     the last epoch."""
     evaluate: bool = True
-    """Score samples at half the run and at its end, for the verdict. It takes some seconds for each
-    run or member."""
+    """Whether samples are scored at half the run and at its end, for the verdict. This takes some
+    seconds for each run or member."""
     evaluate_every: int | None = None
     """Also score samples every this many epochs (`jaxgan.metrics.evaluation`). Each scored epoch is
     saved. The best and the newest checkpoints are kept."""

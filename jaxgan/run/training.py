@@ -118,7 +118,7 @@ def train(
     Returns:
       The Outcome. The folder then contains config.json, metrics.csv, samples/, real.png,
       curves.png, training.gif, report.json and checkpoints/. A population also has best.png and
-      worst.png. What `settings.log` and `settings.profile` add is described there.
+      worst.png. `help(TrainConfig)` says what `log` and `profile` add.
 
     Raises:
       JaxganError: if the data cannot be loaded, the folder cannot be used, or the memory is too
