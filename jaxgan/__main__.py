@@ -17,8 +17,10 @@ from jaxgan.version import __version__
 
 def main() -> None:
     """Starts the command that the first word names, and exits with its status."""
-    # As in scripts/train.py, which says why.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # As in scripts/train.py, which says why. Other commands remove what they have begun to write.
+    is_train = sys.argv[1:2] == ["train"]
+    if is_train and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.set_threshold(100_000)
     cli.main(run)
 

@@ -124,11 +124,12 @@ def _check_words(options: Any, words: Sequence[str]) -> None:
             raise JaxganError(f"there is no {option}: use {use}")
         for field in fields:
             kind = field.type
-            if typing.get_origin(kind) is tuple:  # several values, of which this is the first
+            is_optional = type(None) in typing.get_args(kind)
+            if is_optional or typing.get_origin(kind) is tuple:  # the first of several values
                 kind = typing.get_args(kind)[0]
             known = typing.get_args(kind)
             is_choice = field.name == name and typing.get_origin(kind) is Literal
-            if is_choice and value not in ("", *known) and not value.startswith("--"):
+            if is_choice and value not in ("", "None", *known) and not value.startswith("--"):
                 raise JaxganError(_other_value(option, value, known))
 
 
@@ -177,6 +178,12 @@ def command(name: str | None = None) -> list[str]:
         return ["python", str(Path(program).with_name(f"{name}.py")) if name else program]
     *words, own = program.split()
     return [*words, name or own]
+
+
+def check_seed(seed: int) -> None:
+    """Raises a JaxganError unless --seed is a seed of jax and of numpy."""
+    if not 0 <= seed < 2**32:
+        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {seed}")
 
 
 def is_settings(where: str | None) -> bool:

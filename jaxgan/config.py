@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -148,8 +149,9 @@ class GANConfig(Weights):
     number from the labels of the data."""
     latent_scale: float = 1.0
     """Samples are drawn from latents that are multiplied by this. Training is not changed. Above 1
-    samples vary more and look less real. Below 1 they vary less (the truncation trick, arXiv
-    1809.11096). In a run it also changes the scores and the verdict."""
+    samples vary more and look less real. Below 1 they vary less, much as by the truncation trick
+    (arXiv 1809.11096), which draws large latents anew. In a run it also changes the scores and the
+    verdict."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -176,7 +178,10 @@ class GANConfig(Weights):
         )
         rates = self.discriminator_dropout
         check_field(
-            all(0 <= rate < 1 for rate in rates), self, "discriminator_dropout", "rates in [0, 1)"
+            all(isinstance(rate, numbers.Real) and 0 <= rate < 1 for rate in rates),
+            self,
+            "discriminator_dropout",
+            "rates in [0, 1)",
         )
         check_field(
             len(rates) == len(self.discriminator_widths),

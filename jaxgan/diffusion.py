@@ -36,8 +36,8 @@ from jaxgan.fields import (
     is_size,
 )
 from jaxgan.history import History, member_history
-from jaxgan.inputs import check_rng, check_sampling, checks_inputs, jit
-from jaxgan.labels import batch_labels, choose_labels
+from jaxgan.inputs import check_latents, check_rng, check_sampling, checks_inputs, jit
+from jaxgan.labels import batch_included, batch_labels, choose_labels
 from jaxgan.learner import (
     Learner,
     at_least_float32,
@@ -47,7 +47,10 @@ from jaxgan.learner import (
     descend,
     forward,
     norm,
+    start_average,
     takes,
+    with_average,
+    without_average,
 )
 from jaxgan.model import Column, Curve, Diagnosis, Finding, Model, Network, Private
 from jaxgan.networks import MLPDenoiser
@@ -93,7 +96,7 @@ class DiffusionConfig:
     drawn. With 0, samples come from the parameters themselves. In step t the decay is at most
     (1 + t) / (10 + t)."""
     noise_levels: int = 1000
-    """T, the number of noise levels in training."""
+    """T, the number of noise levels in training, 50 or more."""
     noise_schedule: Literal["linear", "cosine"] = "cosine"
     """How the noise grows with its level (`jaxgan.samplers.signal_shares`)."""
     prediction: Literal["noise", "image", "v"] = "image"
@@ -149,7 +152,7 @@ class DiffusionConfig:
         shape = self.image_shape
         sizes = len(shape) == 3 and all(is_size(n) for n in shape)
         check_field(sizes, self, "image_shape", "(height, width, channels)")
-        for name in ("width", "noise_levels", "noise_draws", "sample_steps"):
+        for name in ("width", "noise_draws", "sample_steps"):
             check_field(is_size(getattr(self, name)), self, name, "a whole number above 0")
         for name in ("blocks", "num_classes"):
             value = getattr(self, name)
@@ -169,7 +172,8 @@ class DiffusionConfig:
         check_field(0 <= self.guidance < math.inf, self, "guidance", "0 or more, and finite")
         check_schedules(self, ("lr_scale",))
         check_field(not schedules.is_zero(self.lr_scale), self, "lr_scale", "above 0 at some time")
-        check_field(self.noise_levels >= 50, self, "noise_levels", "50 or more")
+        enough = is_size(self.noise_levels) and self.noise_levels >= 50
+        check_field(enough, self, "noise_levels", "a whole number, 50 or more")
         few = self.sample_steps <= self.noise_levels
         check_field(few, self, "sample_steps", f"at most noise_levels, {self.noise_levels}")
         check_module("denoiser", self.denoiser, self.num_classes)
@@ -245,7 +249,7 @@ def create_state(rng: jax.Array, config: DiffusionConfig | None = None) -> Diffu
     images, levels = jnp.zeros((2, *config.image_shape)), jnp.zeros(2)
     labels = jnp.zeros((2, config.num_classes)) if config.num_classes else None
     denoiser = create(*_static_parts(config), rng, images, levels=levels, labels=labels)
-    state = DiffusionState(denoiser, config, denoiser.params if config.ema_decay else None)
+    state = DiffusionState(denoiser, config, start_average(denoiser.params, config.ema_decay))
     # Traces a forward pass, so that a network that does not fit is refused here.
     jax.eval_shape(lambda: _predict(state.denoiser, images, levels, labels, rng, train=True))
     return state
@@ -312,7 +316,9 @@ def train_step(
       PrivateDiffusionMetrics with `config.clip_norm`.
 
     Raises:
-      JaxganError: if rng is no key, images have another shape or scale, or labels are missing.
+      JaxganError: if rng is no key, images have another shape or scale, or labels are missing or
+        out of range. For scale and range, only the first jax array of each shape and type is read:
+        to read one is to wait for the device.
     """
     config, shards = current_config(state), Shards(axis_name)
     scale = schedules.value(config.lr_scale, state.step)
@@ -335,14 +341,14 @@ def train_step(
 
 
 def sample(state: DiffusionState, rng: jax.Array, n: int, labels: Any = None) -> jax.Array:
-    """Draws n images: `[n, H, W, C]`, float32 in [-1, 1].
+    """Draws n images: `[n, H, W, C]`, float32 in [-1, 1] if `config.bounded`.
 
     The sampler of the config draws them, with the average of the parameters if there is one.
 
     Args:
       state: from `create_state` or `train_step`.
       rng: a key.
-      n: how many.
+      n: how many, 1 or more.
       labels: of a conditional model: the classes of the images, int `[n]`, or one for all. By
         default 0, 1, 2, ... in turn, so that all classes have equal shares.
 
@@ -361,10 +367,11 @@ def generate(
 
     `rng` is for samplers that add noise in each step. The default is a fixed key. `labels` are
     those of `sample`.
+
+    Raises:
+      JaxganError: if the latents have another shape, or like `sample`.
     """
-    shape = state.config.image_shape
-    if latents.shape[1:] != shape:
-        raise JaxganError(f"latents must be [B, {', '.join(map(str, shape))}], got {latents.shape}")
+    check_latents(latents, state.config.image_shape)
     labels = choose_labels(state.config.num_classes, latents.shape[0], labels)
     return _generate(state, latents, labels, jax.random.key(0) if rng is None else rng)
 
@@ -377,7 +384,7 @@ def _generate(
     sampler_rng, denoiser_rng = jax.random.split(rng)
     denoise, shares = make_denoise(state, denoiser_rng, labels)
     steps = samplers.make_steps(config.sampler, shares, config.sample_steps, config.eta)
-    return samplers.run(denoise, latents, sampler_rng, steps)
+    return samplers.run(denoise, at_least_float32(latents), sampler_rng, steps)
 
 
 def make_denoise(
@@ -399,8 +406,7 @@ def make_denoise(
       JaxganError: if a conditional model gets no labels and `config.label_dropout` is 0.
     """
     config = current_config(state)
-    params = state.denoiser.params if state.ema is None else state.ema
-    denoiser = state.denoiser.replace(params=params)
+    denoiser = with_average(state.denoiser, state.ema)
     one_hot = None if labels is None else jax.nn.one_hot(labels, config.num_classes)
     if config.num_classes and labels is None and not state.config.label_dropout:
         raise JaxganError("this model needs labels: it was trained with a label_dropout of 0")
@@ -474,7 +480,7 @@ def _private_gradients(
         loss,
         state.denoiser.params,
         ((images, noise, t, labels), jnp.arange(n)),
-        batch.get("included") if isinstance(batch, Mapping) else None,
+        batch_included(batch),
         privacy.noise_rng(jax.random.fold_in(rng, state.step)),
         clip_norm=config.clip_norm,
         noise_multiplier=config.noise_multiplier,
@@ -546,10 +552,8 @@ def _shares(config: DiffusionConfig) -> np.ndarray:
 def _next_state(
     state: DiffusionState, config: DiffusionConfig, denoiser: Learner, shards: Shards
 ) -> DiffusionState:
-    ema = state.ema
     denoiser = denoiser.replace(collections=shards.mean(denoiser.collections))
-    if ema is not None:
-        ema = average(ema, denoiser.params, config.ema_decay, state.step)
+    ema = average(state.ema, denoiser.params, config.ema_decay, state.step)
     return state.replace(denoiser=denoiser, ema=ema)
 
 
@@ -562,7 +566,7 @@ def _measure(
     config: DiffusionConfig,
     shards: Shards,
 ) -> DiffusionMetrics:
-    third = jnp.minimum((t - 1) * 3 // config.noise_levels, 2)
+    third = (t - 1) * 3 // config.noise_levels  # 0, 1 or 2: t is in [1, T]
     low, middle, high = (3 * jnp.where(third == k, losses, 0).mean() for k in range(3))
     means = DiffusionMetrics(losses.mean(), low, middle, high, zero_loss, norm)
     return shards.mean(means)
@@ -595,7 +599,7 @@ _LEARNED = 0.95
 def _diagnose(history: History) -> Diagnosis:
     """Whether the network has learned anything."""
     members = np.size(history[-1]["loss"]) if history else 1
-    caveat = None
+    caveat = None if history else "the run has no epoch yet"
     if history and history[-1]["step"] < _PATIENCE:
         caveat = f"the run is short: it is judged from {_PATIENCE:,} steps on"
     return Diagnosis([_not_falling(member_history(history, i)) for i in range(members)], caveat)
@@ -654,7 +658,7 @@ MODEL = Model(
     latent_shape=lambda config: config.image_shape,
     generate=generate,
     make_denoise=make_denoise,
-    raw=lambda state: None if state.ema is None else state.replace(ema=None),
+    raw=without_average,
     private=Private(
         curves=(Curve("norm", {"noisy gradient": "grad_norm", "parameters": "param_norm"}),),
         settings={"clip_norm": 1.0},

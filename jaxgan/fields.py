@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
+import numpy as np
 
 from jaxgan import schedules
 from jaxgan.errors import JaxganError
@@ -37,8 +38,8 @@ def check_field(ok: bool, config: Any, name: str, wanted: str) -> None:
 
 
 def check_types(config: Any) -> None:
-    """Checks the values of three kinds of fields. A Literal takes one of its choices, a tuple
-    several values, a float a number."""
+    """Checks the values of four kinds of fields. A Literal takes one of its choices, a tuple
+    several values, a bool True or False, a float a number."""
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), typing.get_origin(field.type)
         if kind is Literal:
@@ -47,6 +48,8 @@ def check_types(config: Any) -> None:
         elif kind is tuple and typing.get_args(field.type)[0] in (int, float):
             several = isinstance(value, Iterable) and not isinstance(value, str)
             check_field(several, config, field.name, "several values, such as (64, 128)")
+        elif field.type is bool:
+            check_field(isinstance(value, bool | np.bool_), config, field.name, "True or False")
         elif field.type is float:
             check_field(isinstance(value, numbers.Real), config, field.name, "a Python number")
 

@@ -28,8 +28,8 @@ from jaxgan.config import GANConfig
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.errors import JaxganError
-from jaxgan.inputs import check_rng, check_sampling, checks_inputs, jit
-from jaxgan.labels import batch_labels, choose_labels
+from jaxgan.inputs import check_latents, check_rng, check_sampling, checks_inputs, jit
+from jaxgan.labels import batch_included, batch_labels, choose_labels
 from jaxgan.learner import (
     Learner,
     at_least_float32,
@@ -39,6 +39,9 @@ from jaxgan.learner import (
     descend,
     forward,
     norm,
+    start_average,
+    with_average,
+    without_average,
 )
 from jaxgan.model import Curve, DenseLayers, Model, Network, Private
 from jaxgan.networks import MLPDiscriminator, MLPGenerator
@@ -90,7 +93,7 @@ def create_state(rng: jax.Array, config: GANConfig | None = None) -> GANState:
         generator=generator,
         discriminator=create(*parts.discriminator, discriminator_rng, packed, labels=packed_labels),
         config=config,
-        ema=generator.params if config.ema_decay else None,
+        ema=start_average(generator.params, config.ema_decay),
     )
     # Traces one forward pass, so that networks which do not fit are refused here.
     jax.eval_shape(
@@ -133,7 +136,7 @@ class _Batch(NamedTuple):
     """The step at which the schedules are evaluated."""
     included: jax.Array | None
     """Which real images count, bool `[B]`; None if all do."""
-    secret: jax.Array
+    noise_rng: jax.Array
     """The key of the noise that makes the step private. The same in all shards."""
 
 
@@ -178,7 +181,9 @@ def train_step(
       `config.clip_norm`.
 
     Raises:
-      JaxganError: if rng is no key, images have another shape or scale, or labels are missing.
+      JaxganError: if rng is no key, images have another shape or scale, or labels are missing or
+        out of range. For scale and range, only the first jax array of each shape and type is read:
+        to read one is to wait for the device.
     """
     config, shards = current_config(state), Shards(axis_name)
     batch = _draw_batch(state, batch, rng, shards)
@@ -190,12 +195,13 @@ def train_step(
     discriminator = _descend_discriminator(outputs.discriminator, disc_grads, config, state.step)
 
     # The generator, against the old or the updated discriminator.
-    opponent = discriminator if config.updates == "alternating" else state.discriminator
+    alternating = config.updates == "alternating"
+    frozen = discriminator if alternating else state.discriminator
     batch = _without_real(batch, config, shards)
     loss = functools.partial(_generator_loss, batch=batch, config=config, shards=shards)
 
     def update(generator: Learner) -> tuple[Learner, jax.Array]:
-        (_, _), grads = shards.value_and_grad(loss)(generator.params, state.generator, opponent)
+        (_, _), grads = shards.value_and_grad(loss)(generator.params, state.generator, frozen)
         scale = schedules.value(config.lr_scale, state.step)
         return descend(generator, grads, scale, 0, config.max_grad_norm), norm(grads)
 
@@ -206,7 +212,7 @@ def train_step(
 
 
 def sample(state: GANState, rng: jax.Array, n: int, labels: Any = None) -> jax.Array:
-    """Draws n images from the generator: `[n, H, W, C]`, float32 in [-1, 1].
+    """Draws n images from the generator: `[n, H, W, C]`, float32 in [-1, 1] if `config.bounded`.
 
     If `config.ema_decay` is above 0 the images come from the average of the generator's
     parameters. For images from the parameters themselves give `state.replace(ema=None)`.
@@ -214,7 +220,7 @@ def sample(state: GANState, rng: jax.Array, n: int, labels: Any = None) -> jax.A
     Args:
       state: from `create_state` or `train_step`.
       rng: a key.
-      n: how many.
+      n: how many, 1 or more.
       labels: of a conditional GAN: the classes of the images, int `[n]`, or one for all. By
         default 0, 1, 2, ... in turn, so that all classes have equal shares.
 
@@ -234,11 +240,15 @@ def _sample(state: GANState, rng: jax.Array, n: int, labels: jax.Array | None) -
 def generate(
     state: GANState, latents: jax.Array, rng: jax.Array | None = None, labels: Any = None
 ) -> jax.Array:
-    """The generator's images `[B, H, W, C]`, in [-1, 1], for latents `[B, latent_dim]`.
+    """The generator's images `[B, H, W, C]` for latents `[B, latent_dim]`.
 
     The latents are first multiplied by `config.latent_scale`. `rng` is for a generator that draws
     random numbers itself. The default is a fixed key. `labels` are those of `sample`.
+
+    Raises:
+      JaxganError: if the latents have another shape, or like `sample`.
     """
+    check_latents(latents, (state.config.latent_dim,))
     labels = choose_labels(state.config.num_classes, latents.shape[0], labels)
     return _generate(state, latents, labels, jax.random.key(0) if rng is None else rng)
 
@@ -247,9 +257,7 @@ def generate(
 def _generate(
     state: GANState, latents: jax.Array, labels: jax.Array | None, rng: jax.Array
 ) -> jax.Array:
-    generator = state.generator
-    if state.ema is not None:
-        generator = generator.replace(params=state.ema)
+    generator = with_average(state.generator, state.ema)
     latents = current_config(state).latent_scale * latents
     images, _ = forward(generator, latents, rng, train=False, labels=labels)
     if images.shape[1:] != state.config.image_shape:
@@ -269,8 +277,8 @@ def _draw_batch(state: GANState, batch: Any, rng: jax.Array, shards: Shards) -> 
     size = config.latent_dim
     latents = shards.rows(lambda n: jax.random.normal(latent_rng, (n, size)), real.shape[0])
     keys = StepKeys(latent_rng, *(shards.fold_in(rng) for rng in rngs))
-    included = batch.get("included") if isinstance(batch, Mapping) else None
-    return _Batch(real, labels, latents, keys, state.step, included, privacy.noise_rng(rng))
+    included, noise_rng = batch_included(batch), privacy.noise_rng(rng)
+    return _Batch(real, labels, latents, keys, state.step, included, noise_rng)
 
 
 def _fake_images(generator: Learner, batch: _Batch) -> tuple[jax.Array, Learner]:
@@ -309,7 +317,7 @@ def _discriminator_gradients(
         discriminator.params,
         ((batch.real, fake, batch.labels), jnp.arange(len(fake))),
         batch.included,
-        batch.secret,
+        batch.noise_rng,
         clip_norm=config.clip_norm,
         noise_multiplier=config.noise_multiplier,
         shards=shards,
@@ -498,7 +506,6 @@ def _next_state(
     discriminator: Learner,
     shards: Shards,
 ) -> GANState:
-    ema = state.ema
     generator, discriminator = (
         learner.replace(collections=shards.mean(learner.collections))
         for learner in (generator, discriminator)
@@ -506,7 +513,7 @@ def _next_state(
     return state.replace(
         generator=generator,
         discriminator=discriminator,
-        ema=None if ema is None else average(ema, generator.params, config.ema_decay, state.step),
+        ema=average(state.ema, generator.params, config.ema_decay, state.step),
     )
 
 
@@ -670,7 +677,7 @@ def _dense(state: GANState) -> DenseLayers | None:
     config = current_config(state)
     if config.generator is not None:
         return None
-    params = jax.device_get(state.generator.params if state.ema is None else state.ema)
+    params = jax.device_get(with_average(state.generator, state.ema).params)
     names = [f"Dense_{i}" for i in range(len(params))]
     layers = [(params[name]["kernel"], params[name]["bias"]) for name in names]
     kernel = layers[0][0].copy()
@@ -718,7 +725,7 @@ MODEL = Model(
     latent_shape=lambda config: (config.latent_dim,),
     generate=generate,
     dense=_dense,
-    raw=lambda state: None if state.ema is None else state.replace(ema=None),
+    raw=without_average,
     private=Private(
         curves=(
             Curve("generator's loss", {"loss": "gen_loss"}),

@@ -25,10 +25,10 @@ from flax import struct
 from jaxgan.data.dataset import fit_to_images
 from jaxgan.data.pixels import batch_images
 from jaxgan.fields import check_field, check_types, documented, is_size
-from jaxgan.inputs import check_rng, check_sampling, checks_inputs, jit
-from jaxgan.labels import batch_labels, choose_labels
+from jaxgan.inputs import check_latents, check_rng, check_sampling, checks_inputs, jit
+from jaxgan.labels import batch_included, batch_labels, choose_labels
 from jaxgan.model import Column, Curve, Model, Private
-from jaxgan.privacy import noise_rng
+from jaxgan.privacy import MARGIN, noise_rng
 from jaxgan.shards import Shards, on_any_mesh
 
 _SHARES = {"counts": 0.01, "center": 0.01, "basis": 0.13, "means": 0.25, "covariances": 0.6}
@@ -36,8 +36,6 @@ _SHARES = {"counts": 0.01, "center": 0.01, "basis": 0.13, "means": 0.25, "covari
 _CLASS_NOISE = 0.5
 """Noise may change a variance of a class by this much, on average over the classes. The unit is the
 variance of all images. The clipping norm of the class sums follows from it."""
-_MARGIN = 0.999
-"""Images are clipped to a little less than allowed, so that rounding does not exceed it."""
 
 
 @documented
@@ -165,7 +163,9 @@ def train_step(
       The next state, and the GaussianMetrics.
 
     Raises:
-      JaxganError: if rng is no key, images have another shape or scale, or labels are missing.
+      JaxganError: if rng is no key, images have another shape or scale, or labels are missing or
+        out of range. For scale and range, only the first jax array of each shape and type is read:
+        to read one is to wait for the device.
     """
     config = state.config
     sums = _Sums(config, jax.random.fold_in(rng, state.step), Shards(axis_name))
@@ -173,7 +173,7 @@ def train_step(
     counts = jnp.maximum(sums.noisy("counts", weights.sum(axis=0), 1.0), 1.0)
     images, n = weights.sum(axis=1, keepdims=True), counts.sum()
     reach = math.sqrt(math.prod(config.image_shape))
-    center = sums.noisy("center", (images * _clipped(x, _MARGIN * reach)).sum(axis=0), reach)
+    center = sums.noisy("center", (images * _clipped(x, reach)).sum(axis=0), reach)
     center /= n
 
     x = x - center[None]
@@ -185,7 +185,7 @@ def train_step(
     )
     outer = (counts[:, None] * jnp.square(means)).sum()
     inner = (counts * jnp.trace(covariances, axis1=1, axis2=2)).sum()
-    return fitted, GaussianMetrics(explained, outer / (outer + inner))
+    return fitted, GaussianMetrics(explained, outer / (outer + inner + 1e-12))
 
 
 def sample(state: GaussianState, rng: jax.Array, n: int, labels: Any = None) -> jax.Array:
@@ -194,7 +194,7 @@ def sample(state: GaussianState, rng: jax.Array, n: int, labels: Any = None) -> 
     Args:
       state: from `train_step`.
       rng: a key.
-      n: how many.
+      n: how many, 1 or more.
       labels: the classes of the images, int `[n]`, or one for all. By default 0, 1, 2, ... in turn,
         so that all classes have equal shares.
 
@@ -209,8 +209,13 @@ def generate(
     state: GaussianState, latents: jax.Array, rng: jax.Array | None = None, labels: Any = None
 ) -> jax.Array:
     """The images `[B, H, W, C]` of latents `[B, d]`. `labels` are those of `sample`; the rng is not
-    used."""
+    used.
+
+    Raises:
+      JaxganError: if the latents have another shape, or like `sample`.
+    """
     del rng
+    check_latents(latents, state.means.shape[1:])
     labels = choose_labels(state.config.num_classes, latents.shape[0], labels)
     return _generate(state, latents, labels)
 
@@ -265,7 +270,7 @@ def _fit_basis(
     """
     config = sums.config
     reach = config.clip * math.sqrt(math.prod(config.image_shape))
-    y = _clipped(x, _MARGIN * reach)
+    y = _clipped(x, reach)
     moments = sums.noisy("basis", (images * y).T @ y, reach**2) / n
     found, vectors = _principal(moments, min(config.components, len(moments)))
     # Eigenvalues of noise alone reach its deviation times sqrt(2 D). Smaller ones are raised to it.
@@ -282,12 +287,12 @@ def _fit_classes(
     # Noise alone changes eigenvalues by up to its deviation times sqrt(2 d).
     most = sums.deviation("covariances", 1.0) * math.sqrt(2 * z.shape[1])
     reach = jnp.sqrt(_CLASS_NOISE * counts.mean() / max(most, 1e-12))
-    clipped = _clipped(z, _MARGIN * reach)
+    clipped = _clipped(z, reach)
     means = sums.noisy("means", weights.T @ clipped, reach) / counts[:, None]
 
     def squares(own: tuple[jax.Array, jax.Array]) -> jax.Array:
         mean, weight = own
-        y = _clipped(z - mean[None], _MARGIN * reach)
+        y = _clipped(z - mean[None], reach)
         return (weight[:, None] * y).T @ y
 
     moments = sums.noisy("covariances", jax.lax.map(squares, (means, weights.T)), reach**2)
@@ -303,16 +308,18 @@ def _coefficients(batch: Any, config: GaussianConfig) -> tuple[jax.Array, jax.Ar
     )
     n = images.shape[0]
     weights = jnp.ones((n, 1)) if labels is None else jax.nn.one_hot(labels, config.num_classes)
-    if isinstance(batch, dict) and "included" in batch:
-        weights = weights * batch["included"].astype(weights.dtype)[:, None]
+    included = batch_included(batch)
+    if included is not None:
+        weights = weights * included.astype(weights.dtype)[:, None]
     flat = images.reshape(n, -1).astype(jnp.float32)
     return flat @ _transform(config).T, weights
 
 
 def _clipped(x: jax.Array, reach: Any) -> jax.Array:
-    """The rows, scaled to at most this norm. Rows whose norm is not finite become 0."""
+    """The rows, scaled to a little less than this norm if they are longer, so that rounding does
+    not exceed it. Rows whose norm is not finite become 0."""
     norms = jnp.sqrt(jnp.square(x).sum(axis=1, keepdims=True))
-    scaled = x * jnp.minimum(1, reach / jnp.maximum(norms, 1e-12))
+    scaled = x * jnp.minimum(1, MARGIN * reach / jnp.maximum(norms, 1e-12))
     # A huge row must not make the sum infinite or NaN, which would give it away.
     return jnp.where(jnp.isfinite(norms), scaled, 0)
 

@@ -4,10 +4,11 @@ A row holds epoch, step, the means of the metrics over the steps of the epoch, s
 steps_per_second and, if samples were evaluated, their scores. In the history of a population each
 metric is a list with a value for each member, NaN if the member has diverged.
 
-NAME_square is the mean of the squares of NAME over the steps, if they have it. People get NAME_sd
-in its place, the standard deviation over the steps. The estimate of the variance can be negative,
-if the steps differ by less than the noise of the batches. NAME_sd is then minus the root of its
-size.
+NAME_square, if the steps have it, is the mean over the steps of an estimate: the square of the
+expectation of NAME, without the noise of the batch (`jaxgan.adversarial.measures.square`). People
+get NAME_sd in its place, the standard deviation over the steps. The estimate of the variance can be
+negative, if the steps differ by less than the noise of the batches. NAME_sd is then minus the root
+of its size.
 """
 
 from collections.abc import Mapping, Sequence

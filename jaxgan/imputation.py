@@ -231,7 +231,8 @@ def train_step(
 
 
 def sample(state: GAINState, rng: jax.Array, n: int) -> jax.Array:
-    """Fills in n images of which nothing is known: `[n, H, W, C]`, float32 in [-1, 1].
+    """Fills in n images of which nothing is known: `[n, H, W, C]`, float32 in [-1, 1] if
+    `config.bounded`.
 
     They hardly differ, since the noise of GAIN is small: it is made to fill in, not to make new
     images.
@@ -245,7 +246,7 @@ def sample(state: GAINState, rng: jax.Array, n: int) -> jax.Array:
 def impute(
     state: GAINState, images: jax.Array, known: jax.Array, rng: jax.Array | None = None
 ) -> jax.Array:
-    """Fills in missing values: `[B, H, W, C]`, float in [-1, 1].
+    """Fills in missing values: `[B, H, W, C]`, float in [-1, 1] if `config.bounded`.
 
     Args:
       state: from `create_state` or `train_step`.

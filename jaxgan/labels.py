@@ -1,5 +1,7 @@
 """The labels of a conditional model: those of its batches, and those of its samples.
 
+Beside them stands what else a batch says of its images (`batch_included`).
+
 A model is conditional if its config has a `num_classes` above 0. Labels are 0 to num_classes - 1.
 """
 
@@ -99,6 +101,23 @@ def batch_labels(batch: Any, classes: int) -> jax.Array | None:
     return labels.astype(jnp.int32)
 
 
+def batch_included(batch: Any) -> jax.Array | None:
+    """Which images of a batch count, bool `[B]`; None if all do.
+
+    Raises:
+      JaxganError: if there is not one bool for each image.
+    """
+    if not isinstance(batch, Mapping) or "included" not in batch:
+        return None
+    included, n = jnp.asarray(batch["included"]), len(batch["image"])
+    if included.shape != (n,) or included.dtype != bool:
+        raise JaxganError(
+            f'"included" must be {n} bools for {n} images, got {included.dtype} of shape '
+            f"{included.shape}"
+        )
+    return included
+
+
 def choose_labels(classes: int, n: int, labels: Any = None) -> jax.Array | None:
     """The labels of n samples, int32 `[n]`; None if the model has no classes.
 
@@ -109,7 +128,8 @@ def choose_labels(classes: int, n: int, labels: Any = None) -> jax.Array | None:
 
     Raises:
       JaxganError: if a label is out of range, or if there are labels and no classes. Traced labels
-        are not checked. There, a label out of range stands for no class.
+        are not checked. There, networks take a label out of range for no class, and Gaussians for
+        one of the classes.
     """
     if not classes:
         if labels is not None:

@@ -47,7 +47,8 @@ def create(
       more: examples of further inputs by their names, such as labels; None is left out.
 
     Raises:
-      JaxganError: if dropout or BatchNorm in the network would never be in training mode.
+      JaxganError: if dropout or BatchNorm in the network would never be in training mode, or if
+        the optimizer cannot make an update from gradients and parameters alone.
     """
     init = functools.partial(module.init, _streams(rng, jax.random.fold_in(rng, 0)))
     run = functools.partial(_run, init, module, inputs, more)
@@ -140,7 +141,9 @@ def descend(
     params = jax.tree.map(move, learner.params, updates)
     if not schedules.is_zero(clip):
         clip = jnp.where(clip > 0, clip, jnp.inf)
-        params = jax.tree.map(lambda p: jnp.clip(p, -clip, clip), params)
+        params = jax.tree.map(
+            lambda p: jnp.clip(at_least_float32(p), -clip, clip).astype(p.dtype), params
+        )
     return learner.replace(step=learner.step + 1, params=params, opt_state=opt_state)
 
 
@@ -150,16 +153,49 @@ def average(mean: Any, params: Any, decay: Any, step: jax.Array) -> Any:
 
     The decay is min(decay, (1 + step) / (10 + step)): a constant decay would keep the initial
     parameters in the average for a long time.
+
+    Args:
+      mean: from `start_average`, or an earlier average. None stays None.
+      params: the parameters after the step.
+      decay: in [0, 1).
+      step: the number of steps before this one.
     """
     decay_now = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda m, p: (p + decay_now * (m - p)).astype(p.dtype), mean, params)
+
+    def move(mean: jax.Array, param: jax.Array) -> jax.Array:
+        param = at_least_float32(param)
+        return (param + decay_now * (mean - param)).astype(mean.dtype)
+
+    return None if mean is None else jax.tree.map(move, mean, params)
+
+
+def start_average(params: Any, decay: float) -> Any:
+    """The average of parameters before the first step; None if the decay is 0.
+
+    It is float32 or wider: in bfloat16 the small updates of an average round to nothing.
+    """
+    return jax.tree.map(at_least_float32, params) if decay else None
+
+
+def with_average(learner: Learner, mean: Any) -> Learner:
+    """The learner with the average of its parameters, in their types; itself if there is none."""
+    if mean is None:
+        return learner
+    params = jax.tree.map(lambda m, p: m.astype(p.dtype), mean, learner.params)
+    return learner.replace(params=params)
+
+
+def without_average(state: Any) -> Any:
+    """The state whose samples come from the parameters themselves; None if they already do."""
+    return None if state.ema is None else state.replace(ema=None)
 
 
 @jax.named_scope("measure")  # for benchmarks/profile_step.py
 def norm(tree: Any) -> jax.Array:
     """The L2 norm of a tree, over all its leaves: a scalar.
 
-    Each sum is a kernel. So a GPU joins all leaves first. A CPU or a TPU would copy them for that.
+    On a GPU the sum of each leaf would be a kernel of its own, so the leaves are joined first. On a
+    CPU or a TPU joining them would cost a copy.
     """
 
     def of_all(*leaves: jax.Array) -> jax.Array:

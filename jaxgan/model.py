@@ -26,8 +26,8 @@ class Curve(NamedTuple):
     scale: str = "linear"
     """linear, log, or symlog: logarithmic, with a place for 0."""
     deviation: bool = False
-    """Whether to draw a band of one standard deviation over the steps of an epoch. It takes the
-    mean of the squares from the columns NAME_square."""
+    """Whether to draw a band of one standard deviation over the steps of an epoch. It follows from
+    the columns NAME_square (`jaxgan.history`)."""
     healthy: tuple[float, float] | None = None
     """The range of a healthy run, which is shaded."""
 
@@ -155,7 +155,7 @@ class Model(NamedTuple):
     """The config fields in which members of a population may differ, since they do not change the
     program. Each has the paths of its leaves in a state, such as ("generator", "opt_state",
     "hyperparams", "learning_rate"). A field without paths is a leaf of `state.hyperparameters`. If
-    it is 0 in the config, the program leaves out what the field weighs."""
+    it is 0 in the config of a run, the program leaves its term out."""
     curves: Sequence[Curve]
     """The panels of curves.png."""
     columns: Mapping[str, Column] = {}

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from jaxgan import diffusion, gan, gaussian, imputation
-from jaxgan.errors import JaxganError
 from jaxgan.model import Model
 
 MODELS: dict[str, Model] = {
@@ -27,13 +26,11 @@ def load(path: str | Path, config: Any = None) -> tuple[Model, Any]:
       are not trained.
 
     Raises:
-      JaxganError: if there is no such file or run, if it is damaged, or if it has parts of your own
-        and `config` is missing or has others.
+      JaxganError: if there is no such file or run, if it is damaged, if it has no checkpoint yet,
+        or if it has parts of your own and `config` is missing or has others.
     """
     from jaxgan.run import saved  # not at the import of jaxgan: it takes time
 
     model = saved.find_model(path, MODELS)
-    state, epochs = saved.load_state(model, path, config=config)
-    if epochs < 0:
-        raise JaxganError(f"{path} has no checkpoint yet: train it, or wait for the first one")
+    state, _ = saved.load_state(model, path, config=config)
     return model, state

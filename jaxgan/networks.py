@@ -1,4 +1,4 @@
-"""The reference networks: two multilayer perceptrons as Flax linen modules."""
+"""The multilayer perceptrons of the models, as Flax linen modules."""
 
 import math
 from typing import Any

@@ -25,10 +25,12 @@ NO_STATISTICS = (
 _FLOATS_AT_ONCE = 2**24
 """Floats in the gradients of the examples that are clipped at once, on a CPU: 64 MB."""
 _MORE = 4
-"""An accelerator holds this many times as many, for each member of a population."""
+"""On an accelerator this many times as many are clipped at once. In a population this holds for
+each member."""
 _TINY = 1e-30
-_MARGIN = 0.999
-"""Gradients are clipped to a little less than allowed, so that rounding does not exceed it."""
+MARGIN = 0.999
+"""Gradients and images are clipped to this share of the allowed norm, so that rounding does not
+exceed it."""
 _MOST_NOISE = 1e6
 _NOISE = 2**31 + 1
 """Folded into the key of a step. Other keys come from splitting it."""
@@ -73,7 +75,7 @@ def private_gradients(
             raise JaxganError(f"private training needs parameters in float32, got {leaf.dtype}")
     # Full products, also on accelerators, and a margin for their rounding.
     with jax.default_matmul_precision("highest"):
-        total = _clipped_sum(loss, shards.vary(params), examples, kept, _MARGIN * clip_norm)
+        total = _clipped_sum(loss, shards.vary(params), examples, kept, MARGIN * clip_norm)
     noisy = add_noise(shards.sum(total), rng, noise_multiplier * clip_norm)
     return jax.tree.map(lambda t: t / (n * shards.number), noisy)
 
@@ -153,7 +155,7 @@ def epsilon(mechanism: Mechanism, delta: float, before: Mechanism | None = None)
 
     If `before` is given, this is the epsilon of both mechanisms together.
 
-    The accountant composes privacy loss distributions (PLD, arXiv 2106.08567). Its bound is an
+    The accountant composes privacy loss distributions (PLD, arXiv 2207.04380). Its bound is an
     upper bound.
 
     Raises:

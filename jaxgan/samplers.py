@@ -23,7 +23,6 @@ Denoise = Callable[[jax.Array, jax.Array], jax.Array]
 scalar in [1, T]."""
 
 SCHEDULES = ("linear", "cosine")
-SAMPLERS = ("ancestral", "ddim", "dpm_solver")
 
 
 def signal_shares(schedule: str, steps: int) -> np.ndarray:

@@ -5,9 +5,9 @@ and then stays at END. KIND is linear, cosine (half a wave, flat at both ends) o
 constant factor per step). KIND:START:END lasts for a whole run; `over` adds STEPS.
 """
 
-import contextlib
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -60,13 +60,16 @@ def check(name: str, schedule: Schedule) -> None:
     """Raises a JaxganError unless the schedule is 0 or more, and finite, at every step."""
     ok = False
     try:
-        with contextlib.suppress(TypeError):
+        if isinstance(schedule, str | numbers.Real):  # an array has no hash
             first, last = ends(schedule)
             ok = 0 <= first < math.inf and 0 <= last < math.inf
     except JaxganError as error:
         raise JaxganError(f"{name}: {error}") from None
     if not ok:
-        raise JaxganError(f"{name} must be 0 or more, and finite, got {schedule!r}")
+        raise JaxganError(
+            f"{name} must be 0 or more, and finite, as a Python number or a schedule, got "
+            f"{schedule!r}"
+        )
 
 
 def over(config: Any, steps: int) -> Any:

@@ -235,3 +235,8 @@ def test_a_wrong_word_is_answered_with_the_right_one(words, message):
     _, err = here("train.py", *words, status=2)
     assert err.startswith("error: ")
     assert message in err
+
+
+def test_an_option_without_default_has_its_values_too():
+    _, err = here("sample.py", "--sampler", "dmp_solver", status=2)
+    assert "--sampler has no value 'dmp_solver'; did you mean dpm_solver? It takes ances" in err

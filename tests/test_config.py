@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxgan import PRESETS, GANConfig, JaxganError, TrainConfig, create_state, schedules
@@ -75,6 +76,12 @@ def test_reference_preset_is_the_default():
         ("r1", float("inf")),
         ("generator_lr", float("inf")),
         ("weight_clip", float("inf")),
+        ("bounded", "false"),
+        ("spectral_norm", "no"),
+        ("spectral_norm", 1),
+        ("discriminator_dropout", ("a", 0.0, 0.0)),
+        ("r1", jnp.ones(())),
+        ("lr_scale", None),
     ],
 )
 def test_gan_fields_out_of_range_are_named(field, value):

@@ -176,6 +176,12 @@ def test_latents_of_another_shape_are_refused(classes):
         generate(classes, jnp.zeros((3, 4)))
 
 
+def test_latents_in_bfloat16_give_the_images_of_the_same_numbers(classes):
+    latents = jax.random.normal(RNG, (3, 2, 2, 1), jnp.bfloat16)
+    expected = generate(classes, latents.astype(jnp.float32))
+    assert_trees_equal(generate(classes, latents), expected)
+
+
 def test_samples_come_from_the_average_of_the_parameters():
     images = np.random.default_rng(0).uniform(-1, 1, (16, 4, 4, 1)).astype(np.float32)
     state, _ = train(create_state(RNG, SMALL), [images] * 5, step=train_step)
@@ -186,6 +192,23 @@ def test_samples_come_from_the_average_of_the_parameters():
     averaged = raw.replace(denoiser=raw.denoiser.replace(params=state.ema))
     np.testing.assert_array_equal(sample(averaged, RNG, 3), found)
     assert np.abs(found).max() <= 1
+
+
+class Narrow(nn.Module):
+    """A denoiser with parameters in bfloat16."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, levels: jax.Array) -> jax.Array:
+        return nn.Dense(1, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)(x)
+
+
+def test_the_average_of_parameters_in_bfloat16_stays_float32():
+    config = DiffusionConfig(image_shape=(4, 4, 1), denoiser=Narrow(), sample_steps=2)
+    state = fit(config, np.zeros((8, 4, 4, 1)), 2)
+    trees = (state.denoiser.params, state.ema)
+    types = [{str(x.dtype) for x in jax.tree.leaves(tree)} for tree in trees]
+    assert types == [{"bfloat16"}, {"float32"}]
+    assert sample(state, RNG, 3).shape == (3, 4, 4, 1)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +223,8 @@ def test_samples_come_from_the_average_of_the_parameters():
         ({"weight_bound": 9, "prediction": "v"}, "weight_bound is for predicted images, not for v"),
         ({"denoiser": nn.Dense(1)}, "the denoiser does not take the noise levels"),
         ({"lr_scale": 0.0}, "lr_scale must be above 0 at some time"),
-        ({"noise_levels": 10, "sample_steps": 5}, "noise_levels must be 50 or more, got 10"),
+        ({"noise_levels": 10, "sample_steps": 5}, "noise_levels must be a whole number, 50"),
+        ({"noise_levels": 99.5}, "noise_levels must be a whole number, 50 or more, got 99.5"),
         ({"eta": 0.5, "sampler": "dpm_solver"}, "eta is for the sampler ddim, not for dpm_solver"),
         (
             {"num_classes": 3, "guidance": 2.0, "label_dropout": 0.0},
@@ -295,6 +319,7 @@ def test_a_loss_that_does_not_fall_is_seen():
     short = diagnose(history([2.0, 2.0, 2.0]))
     assert short.findings == [[]]
     assert short.caveat == "the run is short: it is judged from 2,000 steps on"
+    assert diagnose([]) == ([[]], "the run has no epoch yet")
     both = diagnose(history(5 * [[0.5, 2.0]])).findings
     assert [len(member) for member in both] == [0, 1]
 

@@ -186,6 +186,31 @@ def test_networks_in_bfloat16_train_with_losses_in_float32(flat, images, both):
     assert (np.asarray(kernels[0]) != np.asarray(kernels[1])).any()
 
 
+def test_the_average_of_a_generator_in_bfloat16_moves(flat, images):
+    class Generator(nn.Module):
+        @nn.compact
+        def __call__(self, latents):
+            x = nn.Dense(30, param_dtype=jnp.bfloat16)(latents)
+            return nn.tanh(x).reshape(-1, 6, 5, 1)
+
+    config = dataclasses.replace(flat, generator=Generator(), ema_decay=0.9999)
+    start = create_state(RNG, config)
+    start = start.replace(discriminator=start.discriminator.replace(step=jnp.int32(10**6)))
+    step = lambda state, _: train_step(state, images, RNG)  # noqa: E731
+    state, _ = jax.jit(lambda state: jax.lax.scan(step, state, length=3))(start)
+    before, after, params = (
+        x["Dense_0"]["kernel"] for x in (start.ema, state.ema, state.generator.params)
+    )
+    assert (after.dtype, params.dtype) == (jnp.float32, jnp.bfloat16)
+    assert (before != after).mean() > 0.5
+    # Samples are those of the average in the types of the parameters.
+    narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state.ema)
+    averaged = state.generator.replace(params=narrow)
+    assert_trees_equal(
+        sample(state, RNG, 3), sample(state.replace(generator=averaged, ema=None), RNG, 3)
+    )
+
+
 def test_real_and_generated_images_get_different_dropout(flat):
     """With equal images on both sides and one mask, both scores would be equal."""
 
@@ -258,6 +283,11 @@ def test_networks_that_do_not_fit_are_refused(small):
         create_state(RNG, dataclasses.replace(small, discriminator=Patches()))
     with pytest.raises(JaxganError, match="image_shape"):
         create_state(RNG, dataclasses.replace(small, generator=Flat()))
+
+
+def test_latents_of_another_shape_are_refused(state):
+    with pytest.raises(JaxganError, match=r"latents must be \[B, 7\], got \(3, 8\)"):
+        generate(state, jnp.zeros((3, 8)))
 
 
 @jax.jit

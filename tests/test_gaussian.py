@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 from helpers import RNG
 from scipy.fft import dctn
 from sklearn.datasets import load_digits
 
 from jaxgan import JaxganError
-from jaxgan.gaussian import GaussianConfig, create_state, sample, train_step
+from jaxgan.gaussian import GaussianConfig, create_state, generate, sample, train_step
 
 SHAPE = (8, 8, 1)
 EXACT = GaussianConfig(SHAPE, components=64, clip=2.0, bounded=False)
@@ -87,12 +88,13 @@ def test_shares_of_the_budget_add_up_to_one():
     assert sum(gaussian._SHARES.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("at", [0, 5])
-def test_an_image_that_does_not_count_changes_nothing(digits, at):
+@pytest.mark.parametrize(("at", "mapping"), [(0, dict), (5, FrozenDict)])
+def test_an_image_that_does_not_count_changes_nothing(digits, at, mapping):
     included = np.arange(len(digits["image"])) != at
     other = {k: v.copy() for k, v in digits.items()}
     other["image"][at] = 1
-    one, two = (fitted(CLIPPED, batch | {"included": included}) for batch in (digits, other))
+    batches = [mapping(batch | {"included": included}) for batch in (digits, other)]
+    one, two = (fitted(CLIPPED, batch) for batch in batches)
     jax.tree.map(np.testing.assert_array_equal, one, two)
     three = fitted(CLIPPED, other)
     assert not np.array_equal(one.means, three.means)
@@ -119,6 +121,14 @@ def test_a_huge_row_changes_no_sum_without_bound(value):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.parametrize("n", [1, 40])
+def test_images_without_variance_have_finite_metrics(digits, n):
+    images = digits["image"][:1].repeat(n, axis=0)
+    state, metrics = train_step(create_state(RNG, EXACT), images, RNG)
+    assert np.isfinite(metrics).all()
+    np.testing.assert_allclose(sample(state, RNG, 2), images[:1].repeat(2, axis=0), atol=1e-2)
+
+
 def test_heavy_noise_leaves_finite_images(digits):
     config = dataclasses.replace(EXACT, num_classes=10, noise_multiplier=300.0, bounded=True)
     drawn = sample(fitted(config, digits), RNG, 20)
@@ -140,6 +150,11 @@ def test_heavy_noise_leaves_finite_images(digits):
 def test_bad_settings_are_refused(options, message):
     with pytest.raises(JaxganError, match=re.escape(message)):
         GaussianConfig(**options)
+
+
+def test_latents_of_another_shape_are_refused():
+    with pytest.raises(JaxganError, match=r"latents must be \[B, 64\], got \(3, 5\)"):
+        generate(create_state(RNG, EXACT), jnp.zeros((3, 5)))
 
 
 def test_a_batch_without_labels_is_refused(digits):

@@ -20,7 +20,7 @@ from jaxgan import (
     sample,
     train_step,
 )
-from jaxgan.labels import fit_to_classes, like_data, num_classes, proportional
+from jaxgan.labels import batch_included, fit_to_classes, like_data, num_classes, proportional
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +159,14 @@ def test_a_batch_needs_a_label_for_each_image(state, config):
     ):
         with pytest.raises(JaxganError, match=message):
             train_step(state, wrong, RNG)
+
+
+@pytest.mark.parametrize("included", [np.ones(5, bool), np.ones(6, np.int32), np.bool_(True)])
+def test_a_batch_says_of_each_image_whether_it_counts(included, config):
+    with pytest.raises(JaxganError, match=r'^"included" must be 6 bools for 6 images, got'):
+        batch_included(batch(config) | {"included": included})
+    assert batch_included(batch(config)) is None
+    assert batch_included(batch(config)["image"]) is None
 
 
 def test_a_model_without_classes_has_no_labels(tiny):

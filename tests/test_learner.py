@@ -12,7 +12,7 @@ from flax import nnx
 from helpers import RNG, assert_trees_equal
 
 from jaxgan import JaxganError, create_state, train_step
-from jaxgan.learner import average, create, descend, forward, norm
+from jaxgan.learner import average, create, descend, forward, norm, start_average
 
 INPUTS = np.array([[1.0, -2.0], [0.5, 4.0]], np.float32)
 
@@ -314,11 +314,24 @@ def test_average_has_its_closed_form():
     np.testing.assert_allclose(found["a"], [2 * rest, 5 - 6 * rest], rtol=1e-5)
 
 
-def test_average_keeps_the_types_of_the_parameters():
-    mean = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.bfloat16)}
-    with jax.numpy_dtype_promotion("standard"):
-        found = average(mean, mean, 0.9, jnp.int32(3))
-    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, mean)
+def test_an_average_of_narrow_parameters_is_float32_and_moves():
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(2, jnp.bfloat16)}
+    mean = start_average(jax.tree.map(lambda p: p + 1, params), 0.9995)
+    found = average(mean, params, 0.9995, jnp.int32(10**6))
+    for one in found.values():
+        assert one.dtype == jnp.float32
+        np.testing.assert_allclose(one, 0.9995, rtol=1e-6)  # in bfloat16 this is 1
+    assert start_average(params, 0.0) is None
+    assert average(None, params, 0.9995, jnp.int32(3)) is None
+
+
+@pytest.mark.parametrize("clip", [0.25, jnp.float32(0.25)])
+def test_clipped_parameters_keep_their_type(clip):
+    learner = learner_of(nn.Dense(2, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16))
+    after = descend(learner, jax.tree.map(jnp.ones_like, learner.params), clip=clip)
+    for one in jax.tree.leaves(after.params):
+        assert one.dtype == jnp.bfloat16
+        assert np.abs(one.astype(jnp.float32)).max() <= 0.25
 
 
 def test_a_deep_copy_of_a_state_is_the_same_to_jit(tiny, images):

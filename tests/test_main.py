@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import runpy
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from jaxgan import JaxganError, __main__, __version__
+from jaxgan import JaxganError, __main__, __version__, cli
 
 PROGRAM = str(Path(sysconfig.get_path("scripts")) / "jaxgan")
 
@@ -72,6 +74,31 @@ def test_a_command_names_the_next_one_as_it_was_started(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(JaxganError, match=rf"train one \({words} train\)"):
         program("sample", name=name)
+
+
+@pytest.mark.parametrize("is_script", [False, True])
+@pytest.mark.parametrize(
+    ("command", "inherited", "changed"),
+    [
+        ("train", signal.default_int_handler, True),
+        ("train", signal.SIG_IGN, False),
+        ("sample", signal.default_int_handler, False),
+    ],
+)
+def test_ctrl_c_ends_at_once_only_what_has_nothing_to_remove(
+    is_script, command, inherited, changed, monkeypatch
+):
+    calls = []
+    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
+    monkeypatch.setattr(signal, "getsignal", lambda _: inherited)
+    monkeypatch.setattr(signal, "signal", lambda *call: calls.append(call))
+    monkeypatch.setattr(cli, "main", lambda _: None)
+    monkeypatch.setattr(sys, "argv", [PROGRAM, command])
+    if is_script:
+        runpy.run_path(str(ROOT / "scripts" / f"{command}.py"), run_name="__main__")
+    else:
+        __main__.main()
+    assert calls == [(signal.SIGINT, signal.SIG_DFL)] * changed
 
 
 def test_the_installed_program_runs_a_command(tmp_path):

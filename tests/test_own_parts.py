@@ -291,6 +291,14 @@ def test_the_loop_refuses_unscaled_floats_and_states(flat):
     loop.start_run(train_step, create_state(RNG, points), 300 * vectors, 4)
 
 
+def test_jax_arrays_are_checked_once_for_each_model(flat):
+    good, bad = jnp.asarray(2 * UNIT[:7] - 1), jnp.asarray(UNIT[:7])
+    train_step(create_state(RNG, flat), good, RNG)
+    other = create_state(RNG, dataclasses.replace(flat, generator_lr=2e-3))
+    with pytest.raises(JaxganError, match=r"floats are from 0 to 0\.87"):
+        train_step(other, bad, RNG)
+
+
 def test_a_number_is_no_key(flat):
     state = create_state(RNG, flat)
     for call in (
@@ -302,3 +310,7 @@ def test_a_number_is_no_key(flat):
             call()
     old = jax.random.PRNGKey(5)
     assert_trees_equal(create_state(old, flat), state)
+    with jax.default_prng_impl("rbg"):
+        longer = jax.random.PRNGKey(5)
+        assert longer.shape == (4,)
+        assert sample(state, longer, 2).shape == (2, *flat.image_shape)

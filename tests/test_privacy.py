@@ -104,7 +104,7 @@ def test_clipped_gradients_are_those_of_jax_privacy(problem, clip_norm, at_once,
     clipped = clipping.clipped_grad(
         squared_errors, l2_clip_norm=clip_norm, batch_argnums=(1, 2), keep_batch_dim=False
     )
-    found = summed(params, examples, clip_norm / privacy._MARGIN)
+    found = summed(params, examples, clip_norm / privacy.MARGIN)
     assert_trees_close(found, clipped(params, *examples))
 
 
@@ -143,7 +143,7 @@ def test_one_image_moves_the_gradients_by_the_clip_norm_at_most(name):
     unit = 0.1 * config.clip_norm / N  # Adam's first moment, of a mean over N places
     sizes = [np.linalg.norm(moments[0] - m) / unit for m in moments[1:]]
     # Exactly the margin, since clipping acts on this image.
-    assert sizes[0] == pytest.approx(privacy._MARGIN, rel=1e-3)
+    assert sizes[0] == pytest.approx(privacy.MARGIN, rel=1e-3)
     assert 0.01 < sizes[1] <= 2.0001
 
 

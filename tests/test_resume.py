@@ -83,6 +83,8 @@ def test_a_run_stopped_by_sigint_saves_within_an_epoch_and_says_how_to_resume(
     while not re.search(r" [1-9]\d*%", err):
         err += os.read(master, 4096).decode(errors="replace")
     process.send_signal(signal.SIGINT)
+    while "stopping: the run will be saved" not in err:
+        err += os.read(master, 4096).decode(errors="replace")
     out, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGINT, err
     assert f"stopped by SIGINT and saved in {workdir}; resume with:" in out

@@ -1,12 +1,15 @@
 """The scripts as a user starts them, with real files; as processes where that is the matter."""
 
 import csv
+import dataclasses
+import importlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -26,12 +29,15 @@ from PIL import Image
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 
-from jaxgan import MODELS, PRESETS, data, generate, loop, sample
+from jaxgan import MODELS, PRESETS, GANConfig, JaxganError, data, generate, loop, sample
+from jaxgan.__main__ import described
 from jaxgan.adversarial import diagnostics
-from jaxgan.commands import train
+from jaxgan.advice import advise, longer
+from jaxgan.commands import inpaint, report, train
+from jaxgan.commands import sample as sampling
 from jaxgan.data.pixels import to_uint8
 from jaxgan.metrics import parts
-from jaxgan.report import plots
+from jaxgan.report import plots, texts
 from jaxgan.run import saved
 from jaxgan.run.checkpoint import RunFolder, read_config
 
@@ -74,7 +80,7 @@ def user_error(refused):
 def advice(monkeypatch):
     """The command that train.py suggests after a run with a verdict, by its options."""
 
-    def advise(health: str, options: str, epochs: int = 3) -> str:
+    def advise(health: str, options: str, epochs: int = 6) -> str:
         monkeypatch.setattr(sys, "argv", ["train.py", *options.split()])
         _, command = train.advice(health, train.parse_options(), epochs, Path("runs/x"))
         return " ".join(command)
@@ -94,7 +100,7 @@ def trained(tmp_path_factory) -> Path:
     at = next(i for i, line in enumerate(lines) if line.startswith("Verdict: undertrained. "))
     advice = lines.index("Next: train longer; this continues the run.")
     assert max(map(len, lines[at:advice])) <= 80
-    assert lines[advice + 1].endswith(f"--workdir {workdir} --epochs 6")
+    assert lines[advice + 1].endswith(f"--workdir {workdir} --epochs 1955")
     return workdir
 
 
@@ -186,7 +192,7 @@ def test_the_next_command_after_a_failure_has_a_tuned_preset(health, given, sugg
 def test_the_next_command_of_a_run_that_may_improve_has_twice_the_epochs(
     health, given, suggested, advice
 ):
-    assert advice(health, given, epochs=4) == f"python train.py {suggested} --epochs 8"
+    assert advice(health, given, epochs=8) == f"python train.py {suggested} --epochs 8"
 
 
 def test_the_next_command_may_be_a_larger_preset_or_lower_rates_or_samples(advice):
@@ -200,13 +206,89 @@ def test_the_next_command_may_be_a_larger_preset_or_lower_rates_or_samples(advic
         assert sampled.startswith("python sample.py --workdir runs/x --num 10000 ")
 
 
+def test_the_advice_for_points_and_for_a_short_run():
+    # Some presets cannot be used for points.
+    points = GANConfig(image_shape=(1, 1, 2), bounded=False)
+    assert advise(MODELS["gan"], points, "poor", 6, "ring")[1] == ["--preset", "tuned"]
+    # Twice the epochs of a short run would still be short.
+    assert longer([{"step": 12}, {"step": 24}], 23_450) == 1955
+    assert longer([{"step": 12}, {"step": 24}], 24) == 4
+
+
 def test_the_next_command_of_a_run_with_own_parts_keeps_or_leaves_its_config(advice):
     own = ROOT / "scripts" / "conv_gan.py"
     assert advice("poor", f"--config {own} --seed 3") == "python train.py --seed 3 --preset tuned"
     sampled = advice("healthy", f"--config {own}")
     assert sampled.startswith(f"python sample.py --workdir runs/x --config {own} --num 10000 ")
-    longer = advice("undertrained", f"--config {own}", epochs=2)
+    longer = advice("undertrained", f"--config {own}", epochs=4)
     assert longer == f"python train.py --config {own} --epochs 4"
+
+
+@pytest.mark.parametrize(
+    ("health", "given", "suggested"),
+    [
+        (
+            "healthy",
+            "",
+            "draw samples: `jaxgan sample --workdir RUN --num 10000 --out samples.npz`.",
+        ),
+        ("undertrained", "", "train longer; this continues the run: `--epochs 6`."),
+        ("poor", "--preset large", "train longer; this continues the run: `--epochs 6`."),
+        (
+            "poor",
+            "--model gaussian",
+            "a network can learn more than Gaussians: `--preset diffusion`.",
+        ),
+        (
+            "collapsed",
+            "--dataset digits",
+            "on digits, samples of tuned cover 99% of the data, those of reference 83%: "
+            "`--preset tuned`.",
+        ),
+        (
+            "poor",
+            "--dataset digits --preset large --r1 0",
+            "on fashion_mnist, samples of large cover 87% of the data: `--preset large`.",
+        ),
+        (
+            "diverged",
+            "--preset large",
+            "a tenth of the learning rates: `--generator-lr=2.5e-05 --discriminator-lr=0.0002`.",
+        ),
+    ],
+)
+def test_the_page_of_a_run_has_the_advice_of_train(health, given, suggested, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", *given.split()])
+    options = train.parse_options()
+    reason, command = train.advice(health, options, 6, Path("RUN"))
+    # The config as the run folder has it, fitted to the data.
+    config = dataclasses.replace(options.model_config, image_shape=(8, 8, 1), num_classes=3)
+    model = MODELS[options.model]
+    config = model.config(**json.loads(json.dumps(saved.as_json(config))))
+    run = types.SimpleNamespace(
+        model=model, config=config, history=[{"step": 56_280}] * 3, settings=options.train
+    )
+    assert report.advice(run, health) == suggested
+    text, shown = suggested[:-2].split(": `")
+    assert text == reason.removesuffix(".")
+    assert " ".join(command).endswith(shown.removeprefix("jaxgan sample"))
+
+
+def test_a_run_with_more_epochs_than_were_asked_for_last_has_ended(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((trained / "config.json").read_text())
+    config["train"]["epochs"] = 2
+    del config["sha256 of the rest"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    run = report.Run(str(tmp_path / "run"), None)
+    assert report.lead(run) == "GAN on digits, 3 epochs, 36 steps"
+    assert report.make_view(run).health == "undertrained"
+
+
+def test_the_page_of_a_run_without_checkpoint_says_so(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    run = report.Run(str(tmp_path / "run"), None)
+    assert (run.state, run.no_state) == (None, "The run has no checkpoint yet.")
 
 
 @pytest.mark.usefixtures("no_curves")
@@ -313,6 +395,51 @@ def test_mistakes_in_sampling_get_one_line(trained, user_error, arguments, messa
     assert message in user_error("sample.py", *workdir, *arguments)
 
 
+def test_what_cannot_be_written_is_refused_before_samples_are_drawn(
+    trained, tmp_path, monkeypatch, user_error
+):
+    monkeypatch.setattr(sampling, "draw_latents", lambda *_: pytest.fail("samples are drawn"))
+    (tmp_path / "a.npz").mkdir()
+    for out in (tmp_path / "a.npz", "/proc/x/a.npz"):
+        error = user_error("sample.py", "--workdir", trained, "--out", out)
+        assert f"cannot write to {out}" in error
+
+
+def test_an_exported_model_is_not_its_own_output(trained, tmp_path, monkeypatch, user_error):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "a b.safetensors"
+    out, _ = here("export.py", trained, "--to", "safetensors", "--out", file)
+    assert f"/sample.py '{file}'\n" in out
+    before = contents(tmp_path)
+    for own in ((), ("--out", file)):
+        error = user_error("export.py", file, "--to", "safetensors", "--latent-scale", 0.5, *own)
+        assert f"--out is the model itself, {file}: give another file" in error
+    assert contents(tmp_path) == before
+
+
+def test_who_draws_or_exports_samples_is_told_that_they_are_not_anonymous(trained, tmp_path):
+    export = ("export.py", "--to", "safetensors", "--out", tmp_path / "a.safetensors")
+    for command in (export, ("sample.py", "--out", tmp_path / "a.npz")):
+        out, _ = here(*command, trained)
+        lines = out.splitlines()
+        at = next(i for i, line in enumerate(lines) if line.startswith("These samples are not "))
+        assert " ".join(lines[at:]).startswith(texts.NOT_ANONYMOUS)
+        assert max(map(len, lines[at:])) <= 80
+
+
+def test_files_and_vectors_and_options_without_effect_are_refused(tmp_path, user_error):
+    file = tmp_path / "m.safetensors"
+    file.write_text("")
+    error = user_error("diagnose.py", file)
+    assert f"{file} is a file: a diagnosis is about run folders" in error
+    np.savez(tmp_path / "v.npz", images=np.zeros((9, 2), np.float32), labels=np.arange(9) % 2)
+    error = user_error("train_judge.py", "--dataset", tmp_path / "v.npz", "--out", file)
+    assert "v.npz contains vectors, and a judge is of images" in error
+    for option in (("--model", "gan"), ("--steps", 3)):
+        error = user_error("upsample.py", "digits", "--run", tmp_path, *option)
+        assert f"--run takes a trained model, so it has no {option[0]}" in error
+
+
 def test_samples_do_not_mix_with_other_files(tmp_path, user_error):
     (tmp_path / "mine.txt").write_text("")
     assert "is not empty" in user_error("sample.py", "--out", f"{tmp_path}/")
@@ -336,6 +463,7 @@ def test_mistakes_in_training_get_one_line(user_error, arguments, message):
     [
         (["--epoch", 3], "--epochs"),
         (["--preset", "nonesuch"], "reference"),
+        (["--preset"], "train.py --help"),
         (["--batch-size", 0], "batch_size must be a whole number above 0"),
         (["--discriminator-widths", 3, 4], "one rate for each of the 2 discriminator_widths"),
     ],
@@ -370,6 +498,13 @@ def test_colour_images_from_a_folder_to_samples_and_fewer_pictures(tmp_path):
     np.testing.assert_array_equal(shown, enlarged(grid, 448))
     here("sample.py", "--workdir", workdir, "--num", 3, "--out", tmp_path / "a.npz")
     assert np.load(tmp_path / "a.npz")["images"].shape == (3, 8, 8, 3)
+    # A mask of the size of a picture is resized like it, and stays black and white.
+    mask = np.zeros((12, 14), np.uint8)
+    mask[:, 7:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    options = inpaint.Options(str(workdir), mask=str(tmp_path / "mask.png"))
+    missing = inpaint.make_missing(options, 2, 8, 8)
+    np.testing.assert_array_equal(missing, np.broadcast_to(np.arange(8) >= 4, (2, 8, 8)))
 
 
 @pytest.fixture(scope="module")
@@ -438,6 +573,10 @@ def test_the_scores_by_class_of_a_conditional_run(by_class, tmp_path):
     workdir, n = by_class / "run", 375 // 2
     out, _ = here("evaluate.py", workdir, "--num", 120)
     assert "No scores by class: they need a judge, or 50 samples of a class." in out
+    here("evaluate.py", workdir, "--num", 150, "--json", tmp_path / "some.json")
+    some = json.loads((tmp_path / "some.json").read_text(), parse_constant=pytest.fail)
+    values = some["real images"]["fd_by_class(pca64, train, n=150)"]
+    assert {value is None for value in values} == {True, False}
     out, _ = here("evaluate.py", workdir, "--json", tmp_path / "scores.json")
     scores = json.loads((tmp_path / "scores.json").read_text())
     real, own = (scores[name] for name in ("real images", str(workdir)))
@@ -505,7 +644,7 @@ def test_a_diffusion_run_from_training_to_samples(trained, tmp_path, monkeypatch
     assert f"resuming {workdir} after 2 epochs" in out
 
 
-def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error):
+def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, monkeypatch, user_error):
     workdir = tmp_path / "run"
     options = ("--dataset", "grid", "--batch-size", 50_000, *SMALL, "--workdir", workdir)
     out, _ = here("train.py", *options, "--epochs", 2)
@@ -540,6 +679,13 @@ def test_points_from_a_mixture_to_scatter_plots_and_scores(tmp_path, user_error)
     here(*options, "--out", tmp_path / "a.png")
     np.testing.assert_array_equal(picture(tmp_path / "a.png"), plots.scatter(points, chosen))
     assert "vectors go into NAME.npz or NAME.png" in user_error(*options, "--out", f"{tmp_path}/f/")
+
+    def lost(*_, **__):
+        raise JaxganError("the data are gone")
+
+    monkeypatch.setattr(data, "load", lost)
+    here(*options, "--out", tmp_path / "b.png")
+    np.testing.assert_array_equal(picture(tmp_path / "b.png"), plots.scatter(points, None))
 
 
 @pytest.mark.usefixtures("no_curves")
@@ -661,6 +807,21 @@ def test_help_explains_each_option_with_its_default():
         assert (option in out) == (name not in hidden), name
     assert "default: 64 128 256" in out
     assert "default: 0.001" in out
+
+
+def test_train_names_the_commands_that_need_parts_of_your_own():
+    (help_of_config,) = re.findall(
+        r"--config {.*?--print-config", here("train.py", "--help")[0], re.DOTALL
+    )
+    readme = (ROOT / "scripts" / "README.md").read_text()
+    (paragraph,) = re.findall(
+        r"holds only the repr of such a part.*?same `--config`", readme, re.DOTALL
+    )
+    modules = {name: importlib.import_module(f"jaxgan.commands.{name}") for name in described()}
+    names = {n for n, module in modules.items() if hasattr(module.Options, "config")} - {"train"}
+    assert "export" in names
+    for text in (help_of_config, paragraph):
+        assert names == set(re.findall(r"(\w+)\.py", text)) & modules.keys() - {"train"}
 
 
 def test_summary_shows_both_networks_of_the_data():

@@ -22,7 +22,7 @@ from helpers import (
     train,
 )
 
-from jaxgan import MODELS, create_state, train_step
+from jaxgan import MODELS, JaxganError, create_state, train_step
 from jaxgan.labels import num_classes
 from jaxgan.run.population import member, with_hyperparameters
 
@@ -68,6 +68,12 @@ def test_eager_is_jit(model, state, batches):
     with jax.disable_jit():
         eager = train(state, [second], step=model.train_step)
     assert_trees_close(eager, train(state, [second], step=model.train_step))
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5])
+def test_a_number_of_samples_is_above_0(model, state, n):
+    with pytest.raises(JaxganError, match="n, how many samples, must be a whole number above 0"):
+        model.sample(state, RNG, n)
 
 
 HYPERPARAMETERS = {

@@ -31,7 +31,7 @@ def augment(images: jax.Array, probability: float | jax.Array, rng: jax.Array) -
     """
     move_rng, cut_rng, *chance_rngs = jax.random.split(rng, 4)
     n, height, width, _ = images.shape
-    moved, cut = (jax.random.uniform(key, (n, 1)) < probability for key in chance_rngs)
+    moved, cut = (jax.random.uniform(rng, (n, 1)) < probability for rng in chance_rngs)
     size = jnp.broadcast_to(jnp.array([height, width]), (n, 2))
     far = jnp.array([round(height * MOVED), round(width * MOVED)])[None]
     shifts = jnp.where(moved, jax.random.randint(move_rng, (n, 2), -far, far + 1), 0)

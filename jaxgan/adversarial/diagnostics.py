@@ -84,9 +84,9 @@ CURVES = (
 
 COLUMNS = {
     "gen_loss": Column("loss of the generator", "levels off"),
-    "gen_loss_sd": Column("sd of this loss over the steps", "falls"),
+    "gen_loss_sd": Column("sd over steps, less batch noise", "falls"),
     "disc_loss": Column("loss of the discriminator", "levels off"),
-    "disc_loss_sd": Column("sd of this loss over the steps", "falls"),
+    "disc_loss_sd": Column("sd over steps, less batch noise", "falls"),
     "real_score": Column("mean sigmoid of real logits", "inside (0,1)"),
     "fake_score": Column("mean sigmoid of generated logits", "inside (0,1)"),
     "real_accuracy": Column("accuracy on real images", f"below {CERTAIN}"),

@@ -1,9 +1,9 @@
 """Adversarial losses on logits: one value per image, `[B]`, for each network. The caller averages.
 
 Each loss is `(real_logits, fake_logits) -> Losses`, with the discriminator's logits `[B]` on real
-and on generated images. Losses and gradients are finite at any logit. Cross-entropies are written
-with softplus: -log s(x) = softplus(-x), where s is the sigmoid. `LOSSES` holds each loss with its
-properties. A new loss is a function here and its line there.
+and on generated images. Cross-entropies are written with softplus: -log s(x) = softplus(-x), where
+s is the sigmoid. So they and their gradients are finite also where s is rounded to 0 or 1. `LOSSES`
+holds each loss with its properties. A new loss is a function here and its line there.
 
 `GANConfig(loss=...)` also takes a function of your own, or a `Loss`, which says more about it.
 """

@@ -40,6 +40,8 @@ _POLL = 1.0
 def main() -> None:
     options = cli.parse(Options)
     workdir = expand(options.workdir)
+    if workdir.is_file():
+        raise JaxganError(f"{workdir} is a file: a diagnosis is about run folders")
     model = saved.find_model(workdir, MODELS)
     if options.follow:
         follow(model, workdir, options)

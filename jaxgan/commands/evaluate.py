@@ -126,7 +126,7 @@ def main() -> None:
     if any(saved.read_settings(workdir).epsilon is not None for workdir in options.workdirs):
         print("These scores look at real images. The epsilon of a private run does not cover them.")
     if options.json:
-        write(options.json, json.dumps(scores, indent=2) + "\n")
+        write(options.json, json.dumps(without_nan(scores), indent=2, allow_nan=False) + "\n")
     if options.plot:
         write(options.plot, figure(reference, drawn, features))
 
@@ -136,8 +136,7 @@ def check(options: Options) -> None:
         raise JaxganError("nothing to evaluate: name run folders, or --samples FILE or FOLDER")
     if options.num < 1:
         raise JaxganError(f"--num must be 1 or more, got {options.num}")
-    if not 0 <= options.seed < 2**32:
-        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
+    cli.check_seed(options.seed)
     if options.plot and Path(options.plot).suffix != ".png":
         raise JaxganError(f"--plot must be NAME.png, got {options.plot!r}")
     for path in filter(None, (options.json, options.plot)):
@@ -196,9 +195,7 @@ def draw(
     own = cli.load_config(options.config, MODELS)
     for workdir in options.workdirs:
         model = saved.find_model(workdir, MODELS)
-        state, epochs = saved.load_state(model, workdir, config=own)
-        if epochs < 0:
-            raise JaxganError(f"{workdir} has no checkpoint yet")
+        state, _ = saved.load_state(model, workdir, config=own)
         rng, classes = jax.random.key(options.seed), None
         same = saved.read_classes(workdir) == list(train.classes)
         if num_classes(state.config) and same and train.labels is not None:
@@ -279,6 +276,16 @@ def print_summary(scores: dict[str, dict[str, Any]]) -> None:
         text += f" {max(copied):.1%} of them count as copies of training images; of new images "
         text += "about 1% do."
     print(texts.wrapped(text, ""))
+
+
+def without_nan(value: Any) -> Any:
+    """Scores with None for NaN and infinity, which JSON does not have. A class with few images has
+    no Fréchet distance, for example."""
+    if isinstance(value, dict):
+        return {name: without_nan(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(path: str, content: str | bytes) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from jaxgan.errors import NonFiniteError
 from jaxgan.export import card, generator
 from jaxgan.files import check_writable, disk_errors, expand, write_atomically
 from jaxgan.learner import with_settings
+from jaxgan.report import texts
 from jaxgan.run import saved, weights
 
 
@@ -66,17 +68,18 @@ def main() -> None:
     print(f"{out} ({size:.2f} MB): the {model.name} of {options.run} {past}")
     print("\n".join(lines))
     if saved.read_settings(options.run).epsilon is None:
-        print("Its samples are not anonymous: they may show training images.")
+        print(texts.wrapped(texts.NOT_ANONYMOUS, ""))
 
 
 def output(options: Options) -> Path:
     """The file to write."""
     run = expand(options.run)
-    if options.out is None:
-        return Path(f"{run.stem if run.is_file() else run.absolute().name}.{options.to}")
-    out = expand(options.out)
+    name = f"{run.stem if run.is_file() else run.absolute().name}.{options.to}"
+    out = Path(name) if options.out is None else expand(options.out)
     if out.suffix != f".{options.to}":
         raise JaxganError(f"--out must be NAME.{options.to}, got {options.out!r}")
+    if out.exists() and run.exists() and out.samefile(run):
+        raise JaxganError(f"--out is the model itself, {run}: give another file")
     return out
 
 
@@ -87,8 +90,6 @@ def load(options: Options) -> tuple[Model, saved.Loaded]:
         raise JaxganError(f"{options.run} is a run of {model.name}, which has no export")
     own = cli.load_config(options.config, MODELS)
     found = saved.load(model, options.run, options.member, best=options.best, config=own)
-    if found.epochs < 0:
-        raise JaxganError(f"{options.run} has no checkpoint yet: train it, or wait for the first")
     changed = {name: v for name, v in found.label.items() if name in model.hyperparameters}
     changed |= changes(options.sampling, model, found.state.config, options.run)
     state = with_settings(found.state, **changed)
@@ -109,7 +110,7 @@ def write_safetensors(model: Model, found: saved.Loaded, run: str, out: Path) ->
     return [
         f"The model card is {text}.",
         f"Load it with: model, state = jaxgan.load({str(out)!r})",
-        f"Draw samples with: {' '.join(cli.command('sample'))} {out}",
+        f"Draw samples with: {shlex.join([*cli.command('sample'), str(out)])}",
     ]
 
 

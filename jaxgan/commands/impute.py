@@ -41,11 +41,11 @@ class Options:
         "denoiser",
         "gain",
     ] = "auto"
-    """auto: chosen as above. mean: the mean of a column. neighbours: the ten nearest rows, by
-    their distance. ridge:
-    rounds of ridge regressions, each column from all others. power_ridge: the same, after columns
-    are made normal. quadratic_ridge: with squares and products of the columns. trees, boosting:
-    with trees. denoiser: an MLP that has learned to restore hidden cells. gain: a GAN."""
+    """auto: chosen as above. mean: the mean of a column. neighbours: the ten nearest rows, by their
+    distance. ridge: rounds of ridge regressions, each column from all others. power_ridge: the
+    same, after columns are made normal. quadratic_ridge: with squares and products of the columns.
+    trees, boosting: with trees. denoiser: an MLP that has learned to restore hidden cells. gain: a
+    GAN."""
     separator: str = ""
     """Between cells, one character; by default found in the header."""
     decimal: str = ""
@@ -60,8 +60,7 @@ class Options:
 def main() -> None:
     options = cli.parse(Options)
     path, out = expand(options.table), expand(options.out)
-    if not 0 <= options.seed < 2**32:
-        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
+    cli.check_seed(options.seed)
     if out.is_dir():
         raise JaxganError(f"--out is a folder, {out}: give a file")
     if tables.is_parquet(path) != tables.is_parquet(out):

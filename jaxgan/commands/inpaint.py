@@ -50,7 +50,8 @@ class Options:
     mask: str = "centre"
     """What is missing: centre (the middle half of the height and of the width), lower (the lower
     half), random:SHARE (each pixel with this probability), or MASK.png, a picture of the size of
-    the images: what is lighter than mid-grey is missing."""
+    the images: what is lighter than mid-grey is missing. A run with --image-size resizes the images
+    and the mask."""
     out: str = "inpainted"
     """A folder that is empty or does not exist."""
     num: int = 100
@@ -73,13 +74,10 @@ def main() -> None:
     for name in ("num", "draws"):
         if getattr(options, name) < 1:
             raise JaxganError(f"--{name} must be 1 or more, got {getattr(options, name)}")
-    if not 0 <= options.seed < 2**32:
-        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
+    cli.check_seed(options.seed)
     model = saved.find_model(options.workdir, MODELS)
     own = cli.load_config(options.config, MODELS)
-    state, epochs = saved.load_state(model, options.workdir, options.member, config=own)
-    if epochs < 0:
-        raise JaxganError(f"{options.workdir} has no checkpoint yet: train it first")
+    state, _ = saved.load_state(model, options.workdir, options.member, config=own)
     dataset = load_images(options, state.config.image_shape)
     images = dataset.images
     missing = make_missing(options, *images.shape[:3])
@@ -164,7 +162,9 @@ def make_missing(options: Options, n: int, height: int, width: int) -> np.ndarra
             raise JaxganError(f"--mask random:SHARE needs a share between 0 and 1, got {share!r}")
         missing = inpainting.make_missing(kind, n, height, width, wanted, options.seed)
     elif Path(options.mask).suffix.lower() in SUFFIXES:
-        pixels = read_picture(expand(options.mask))
+        # In the same way as the images. What the resizing blurs becomes black or white below.
+        size = saved.read_settings(options.workdir).image_size
+        pixels = read_picture(expand(options.mask), size)
         if pixels.shape[:2] != (height, width):
             size = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise JaxganError(

@@ -12,6 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from jaxgan import MODELS, JaxganError, Model, cli, data
+from jaxgan.advice import DONE, advise, longer
 from jaxgan.data.dataset import class_name
 from jaxgan.data.pixels import are_vectors, to_uint8
 from jaxgan.files import check_writable, disk_errors, expand, write_atomically
@@ -20,9 +21,8 @@ from jaxgan.labels import num_classes
 from jaxgan.metrics import copies
 from jaxgan.metrics.modes import ModeScores
 from jaxgan.model import Curve, Diagnosis
-from jaxgan.report import page, plots, texts
+from jaxgan.report import page, plots, texts, verdict
 from jaxgan.report.page import Alarm, Explorer, Player, Score, View
-from jaxgan.report.verdict import Verdict
 from jaxgan.run import checkpoint, saved
 from jaxgan.run.journal import COLUMNS, diagnose
 from jaxgan.run.members import make_runs
@@ -81,20 +81,22 @@ class Run:
         self.report: Mapping[str, Any] = read_report(self.path) if self.is_finished else {}
         self.diagnosis: Diagnosis | None = diagnose(self.model, self.history)
         self.state: Any = None
-        self.no_state: str = "The run has no checkpoint yet."
+        self.no_state: str = "The run cannot be sampled."
+        if not checkpoint.steps(self.path):
+            self.no_state = "The run has no checkpoint yet."
         self.notes: list[str] = []
         """Why something is left out, in more words than the page has: they may name folders."""
         try:
             state, epochs = saved.load_state(self.model, workdir, config=own)
             self.state = state if epochs > 0 else None
         except JaxganError as error:
-            self.no_state = "The run cannot be sampled."
             self.notes.append(str(error))
 
     @property
     def is_finished(self) -> bool:
         """Whether all its epochs are in the history."""
-        return len(self.history) == self.settings.epochs
+        epochs = self.settings.epochs
+        return epochs is not None and len(self.history) >= epochs
 
 
 def main() -> None:
@@ -131,7 +133,7 @@ def make_view(run: Run) -> View:
     left_out: dict[str, str] = {}
     verdicts = run.report.get("verdicts", [])
     best = run.report.get("best")
-    verdict = verdicts[best or 0] if verdicts else {}
+    found = verdicts[best or 0] if verdicts else {}
     scores = [] if run.is_private else make_scores(run)
     if run.is_private:
         left_out |= dict.fromkeys(("verdict", "scores"), PRIVATE)
@@ -143,12 +145,12 @@ def make_view(run: Run) -> View:
         left_out.setdefault("curves", "This model has no detectors of failures.")
     if not scores and not run.is_private:
         left_out["scores"] = "The samples were not scored."
-    health = verdict.get("health", "")
+    health = found.get("health", "")
     return View(
         name=(run.path if run.path.name.strip(".") else run.path.resolve()).name,
         lead=lead(run),
         health=health,
-        verdict=of_best(run, best) + verdict.get("sentences", ""),
+        verdict=of_best(run, best) + found.get("sentences", ""),
         advice=advice(run, health),
         members=members(run, verdicts),
         best=best,
@@ -177,7 +179,7 @@ def read_report(path: Path) -> Mapping[str, Any]:
     """report.json, or {} if there is none or if it is damaged."""
     try:
         found = json.loads((path / "report.json").read_text())
-        verdicts = [Verdict(**one)._asdict() for one in found["verdicts"]]
+        verdicts = [verdict.Verdict(**one)._asdict() for one in found["verdicts"]]
         best = found.get("best") if found.get("best") in range(len(verdicts)) else None
         return {"verdicts": verdicts, "scores": dict(found["scores"]), "best": best}
     except (OSError, ValueError, LookupError, TypeError):
@@ -210,19 +212,10 @@ def advice(run: Run, health: str) -> str:
     """What to do next, in a sentence."""
     if not health:
         return ""
-    if health in ("healthy", "unknown"):
-        return "draw samples with `jaxgan sample --workdir RUN`."
-    if health == "undertrained":
-        return (
-            f"train longer: the same command with `--epochs {2 * len(run.history)}` continues it."
-        )
-    if health == "diverged":
-        return "try a tenth of the learning rates."
-    tried = [alarm.remedies for alarm in alarms(run) if alarm.remedies]
-    remedies = [f"`{one}`" if "--" in one else one for one in (tried[0] if tried else ())]
-    if run.model.name == "gan":
-        remedies.append("`--preset large`" if run.config.loss == "hinge" else "`--preset tuned`")
-    return f"try {', or '.join(remedies)}." if remedies else "train longer."
+    epochs, dataset = longer(run.history, run.settings.steps), run.settings.dataset
+    reason, options = advise(run.model, run.config, health, epochs, dataset)
+    command = ["jaxgan sample --workdir RUN"] if health in DONE else []
+    return f"{reason.removesuffix('.')}: `{' '.join([*command, *options])}`."
 
 
 def members(run: Run, verdicts: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:

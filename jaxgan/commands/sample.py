@@ -1,5 +1,6 @@
 """Draws images (or vectors) from a trained model: into an array file, a picture, or a folder."""
 
+import contextlib
 import dataclasses
 import shlex
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxgan.data.pixels import are_vectors, for_file, to_uint8
 from jaxgan.errors import NonFiniteError
 from jaxgan.files import (
     check_new_folder,
+    check_writable,
     disk_errors,
     expand,
     new_file,
@@ -25,13 +27,17 @@ from jaxgan.files import (
 )
 from jaxgan.labels import num_classes
 from jaxgan.learner import with_settings
-from jaxgan.report import plots
+from jaxgan.report import plots, texts
 from jaxgan.run import saved
 
 CHUNK = 1000
 """Images generated at a time, so that any number of images fits into the memory."""
 MOST_IN_A_PICTURE = 10_000
 INTERPOLATION_STEPS = 10
+ATTACK = (
+    "An attack that guesses which images were in the training data has an AUC of .51 on samples of "
+    "tuned, and a coin has .5. Other attacks may do better."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +108,8 @@ def main() -> None:
     if labels is not None:
         options = dataclasses.replace(options, num=len(labels))
         check(options, out, kind)
+    if kind in (".npz", ".png"):
+        check_writable(out)
     latents = draw_latents(options, model.latent_shape(state.config))
     parts = []
     for at in tqdm(range(0, len(latents), CHUNK), "sampling", disable=None):
@@ -125,9 +133,7 @@ def main() -> None:
     what = f"vectors of {shape[2]}" if vectors else f"images of {'x'.join(map(str, shape))}"
     print(f"{len(images)} {what} in {out}")
     if saved.read_settings(str(options.workdir)).epsilon is None:
-        print("They are not anonymous: they may show training images (see train.py --epsilon).")
-        print("An attack that guesses which images were in the training data has an AUC of .51 on")
-        print("samples of tuned, and a coin has .5. Other attacks may do better.")
+        print(texts.wrapped(f"{texts.NOT_ANONYMOUS} {ATTACK}", ""))
 
 
 def wanted_labels(options: Options, classes: int) -> np.ndarray | None:
@@ -158,7 +164,8 @@ def draw_picture(options: Options, images: np.ndarray, labels: np.ndarray | None
     if are_vectors(images.shape[1:]):
         run, real = saved.read_settings(str(options.workdir)), None
         if run.epsilon is None and Path(str(options.workdir)).is_dir():
-            real = plots.choose_real(data.load(run.dataset, data_dir=run.data_dir).images)
+            with contextlib.suppress(JaxganError):  # only a background: the data may be gone
+                real = plots.choose_real(data.load(run.dataset, data_dir=run.data_dir).images)
         return plots.enlarged_png(plots.scatter(images, real))
     columns, names = INTERPOLATION_STEPS if options.interpolate else None, []
     if options.label == "all" and labels is not None:
@@ -171,8 +178,7 @@ def draw_picture(options: Options, images: np.ndarray, labels: np.ndarray | None
 def check(options: Options, out: Path, kind: str) -> None:
     if options.num < 1:
         raise JaxganError(f"--num must be 1 or more, got {options.num}")
-    if not 0 <= options.seed < 2**32:
-        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
+    cli.check_seed(options.seed)
     if kind not in (".npz", ".png", "folder", ""):
         raise JaxganError(f"--out must be NAME.npz, NAME.png or a folder, got {options.out!r}")
     if kind == ".png" and options.num > MOST_IN_A_PICTURE:
@@ -189,8 +195,6 @@ def load(options: Options) -> tuple[Model, Any]:
     model = saved.find_model(workdir, MODELS)
     own = cli.load_config(options.config, MODELS)
     state, epochs = saved.load_state(model, workdir, options.member, best=options.best, config=own)
-    if epochs < 0:
-        raise JaxganError(f"{workdir} has no checkpoint yet: train it, or wait for the first one")
     print(f"after {epochs} epochs")
     changed = changes(options.sampling, model, state.config, workdir)
     if options.interpolate and "sampler" in model.sampling:

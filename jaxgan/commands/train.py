@@ -13,6 +13,7 @@ import tyro
 
 from jaxgan import MODELS, PRESETS, GANConfig, TrainConfig, cli, data
 from jaxgan.adversarial.losses import LOSSES
+from jaxgan.advice import DONE, advise, longer
 from jaxgan.diffusion import DiffusionConfig
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.files import expand
@@ -20,7 +21,6 @@ from jaxgan.gaussian import GaussianConfig
 from jaxgan.labels import fit_to_classes
 from jaxgan.metrics import evaluation
 from jaxgan.model import Model
-from jaxgan.presets import COVERAGE
 from jaxgan.processes import connect, is_first, together
 from jaxgan.report import texts, verdict
 from jaxgan.run import checkpoint, saved, settings_file, sweep, training
@@ -34,10 +34,6 @@ OwnPart = Annotated[Any, tyro.conf.Suppress, tyro.conf.Fixed]
 FRESH_NOISE = (
     "a private run draws its own noise, so it does not repeat the samples of another run. On the "
     "same data both together cost more than one epsilon."
-)
-NOT_ANONYMOUS = (
-    "These samples are not anonymous: they may show what is special to one training image. "
-    "--epsilon trains with differential privacy."
 )
 
 
@@ -128,8 +124,8 @@ class Options:
     """Settings in a file, which other options can change. RUN/config.json repeats a run, in another
     run folder. FILE.json and FILE.toml have the same sections, and need not have all settings.
     FILE.py:NAME is a config in a Python file of yours. It may have parts of your own, such as
-    networks, optimizers or a loss. Then sample.py, evaluate.py, inpaint.py and export.py need it
-    too."""
+    networks, optimizers or a loss. Then sample.py, evaluate.py, inpaint.py, export.py and report.py
+    need it too."""
     print_config: bool = False
     """Print all settings as JSON, for --config, and do nothing else."""
 
@@ -285,7 +281,7 @@ def print_privacy(outcome: training.Outcome, options: Options) -> None:
         command = sample_command(outcome.workdir, options, "--num", "60000", "--out", "samples.npz")
         print_advice("draw samples.", command)
     elif options.train.epsilon is None and outcome.trained:
-        print(texts.wrapped(NOT_ANONYMOUS, ""))
+        print(texts.wrapped(texts.NOT_ANONYMOUS, ""))
 
 
 def print_best(outcome: training.Outcome, options: Options) -> None:
@@ -305,7 +301,8 @@ def print_verdict(outcome: training.Outcome, options: Options) -> None:
         found = saved.read_settings(outcome.workdir).dataset  # what auto was
         train = dataclasses.replace(options.train, dataset=found)
         options = dataclasses.replace(options, train=train)
-        print_advice(*advice(health, options, len(outcome.history), outcome.workdir))
+        epochs = longer(outcome.history, options.train.steps)
+        print_advice(*advice(health, options, epochs, outcome.workdir))
 
 
 def print_advice(reason: str, command: list[str]) -> None:
@@ -316,30 +313,20 @@ def print_advice(reason: str, command: list[str]) -> None:
 def advice(
     health: str, options: Options, epochs: int = 0, workdir: Path = Path()
 ) -> tuple[str, list[str]]:
-    """The next command for a run with this verdict, and why."""
-    if health in ("healthy", "unknown"):
-        more = ("--num", "10000", "--out", "samples.npz")
-        return "draw samples.", sample_command(workdir, options, *more)
-    if options.model == "gaussian":
-        command = without({"model", "preset", "workdir", "epochs", "steps", "components"})
-        return "a network can learn more than Gaussians.", [*command, "--preset", "diffusion"]
-    now, better = presets(options)
-    if health == "diverged" and better is None:
-        rates = [name for name in MODELS[options.model].hyperparameters if name.endswith("lr")]
-        rates = {name: getattr(options.network, name) / 10 for name in rates}
-        command = without({*rates, "workdir", "sweep"})
-        command += [f"--{name.replace('_', '-')}={rate:g}" for name, rate in rates.items()]
-        return "a tenth of the learning rates.", command
-    if health == "undertrained" or better is None:
-        command = without({"epochs", "steps", "stop_on_failure"})
-        return "train longer; this continues the run.", [*command, "--epochs", str(2 * epochs)]
-    networks = {field.name for field in dataclasses.fields(options.network)}
-    command = without(networks | {"preset", "config", "workdir", "epochs", "steps", "sweep"})
-    dataset = options.train.dataset
-    on = dataset if better in COVERAGE.get(dataset, {}) else "fashion_mnist"
-    than = f", those of {now} {COVERAGE[on][now]:.0%}" if now else ""
-    reason = f"on {on}, samples of {better} cover {COVERAGE[on][better]:.0%} of the data{than}."
-    return reason, [*command, "--preset", better]
+    """The next command for a run with this verdict, and why. `epochs` are those of a longer run."""
+    model, config = MODELS[options.model], options.model_config
+    reason, more = advise(model, config, health, epochs, options.train.dataset)
+    if health in DONE:
+        return reason, sample_command(workdir, options, *more)
+    changed = {word[2:].partition("=")[0].replace("-", "_") for word in more if word[:2] == "--"}
+    if "epochs" in changed:
+        dropped = {"epochs", "steps", "stop_on_failure"}
+    elif "preset" in changed:
+        networks = {field.name for field in dataclasses.fields(options.network)}
+        dropped = networks | {"model", "preset", "config", "workdir", "epochs", "steps", "sweep"}
+    else:
+        dropped = {*changed, "workdir", "sweep"}
+    return reason, [*without(dropped), *more]
 
 
 def sample_command(workdir: Path, options: Options, *more: str) -> list[str]:
@@ -349,16 +336,6 @@ def sample_command(workdir: Path, options: Options, *more: str) -> list[str]:
     is_own = options.config is not None and not cli.is_settings(options.config)
     own = ["--config", options.config] if is_own else []
     return [*cli.command("sample"), "--workdir", str(folder), *own, *more]
-
-
-def presets(options: Options) -> tuple[str | None, str | None]:
-    """The preset of these options if none was changed, and the one to try next, or None."""
-    if options.model != "gan":
-        return None, None
-    for now, better in (("reference", "tuned"), ("tuned", "large"), ("large", None)):
-        if options.model_config == PRESETS[now][0]:  # a file may have these settings too
-            return now, better
-    return None, "tuned" if options.preset == "reference" else options.preset
 
 
 def without(names: set[str]) -> list[str]:
@@ -407,10 +384,10 @@ def model_of(config: Any) -> str:
 def parse_options() -> Options:
     # The model and the preset give the defaults of the other options, also in --help.
     first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--preset", default="reference")
-    first.add_argument("--model")
-    first.add_argument("--epsilon")
-    first.add_argument("--config")
+    # Without a value too: then the parser refuses it, and not this one.
+    first.add_argument("--preset", nargs="?", default="reference")
+    for name in ("--model", "--epsilon", "--config"):
+        first.add_argument(name, nargs="?")
     known = first.parse_known_args()[0]
     given, network, train = first_settings(known)
     of_settings = model_of(network)

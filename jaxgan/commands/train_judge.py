@@ -17,7 +17,7 @@ from flax.training.train_state import TrainState
 from tqdm import tqdm
 
 from jaxgan import JaxganError, cli, data
-from jaxgan.data.pixels import to_float
+from jaxgan.data.pixels import are_vectors, to_float
 from jaxgan.errors import NonFiniteError, NoSplitError
 from jaxgan.files import check_writable, disk_errors, expand, write_atomically
 from jaxgan.metrics.classifier import Judge, JudgeCNN, judge_bytes, judge_images
@@ -66,8 +66,7 @@ def main() -> None:
         raise JaxganError("--widths, --kernel, --epochs and --batch-size must be 1 or more")
     if not 0 < options.learning_rate < math.inf:
         raise JaxganError(f"--learning-rate must be above 0, got {options.learning_rate}")
-    if not 0 <= options.seed < 2**32:
-        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
+    cli.check_seed(options.seed)
     check_writable(out)
     train, test = load(options)
     classes = int(train.labels.max()) + 1
@@ -93,6 +92,8 @@ def load(options: Options) -> tuple[Labelled, Labelled]:
     if train.labels is None:
         raise JaxganError(f"{options.dataset} has no labels, and a judge needs classes")
     images, labels = train.images, train.labels
+    if are_vectors(images.shape[1:]):
+        raise JaxganError(f"{options.dataset} contains vectors, and a judge is of images")
     if len(images) < 2:
         raise JaxganError(
             f"{options.dataset} has {len(images)} image; a judge needs at least 2, one to test on"

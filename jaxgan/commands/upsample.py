@@ -40,8 +40,8 @@ class Options:
     PNGs in a subfolder for each class. Points of ring and grid go into NAME.npz."""
     run: str | None = None
     """The folder of a conditional run on such images, instead of training a model."""
-    model: Literal["gan", "diffusion"] = "diffusion"
-    """The model to train."""
+    model: Literal["gan", "diffusion"] | None = None
+    """The model to train; by default diffusion."""
     steps: int | None = None
     """Training steps; the default depends on the model."""
     seed: int = 0
@@ -54,12 +54,12 @@ class Options:
 
 def main() -> None:
     options = cli.parse(Options)
-    if not 0 <= options.seed < 2**32:
-        raise JaxganError(f"--seed must be from 0 to 2**32 - 1, got {options.seed}")
+    cli.check_seed(options.seed)
     if options.steps is not None and options.steps < 1:
         raise JaxganError(f"--steps must be 1 or more, got {options.steps}")
-    if options.run is not None and options.steps is not None:
-        raise JaxganError("--run takes a trained model, so it has no --steps")
+    for name in ("model", "steps"):
+        if options.run is not None and getattr(options, name) is not None:
+            raise JaxganError(f"--run takes a trained model, so it has no --{name}")
     out = expand(options.out)
     as_arrays = out.suffix == ".npz" and not options.out.endswith("/")
     if not as_arrays and not options.out.endswith("/") and out.suffix:
@@ -73,7 +73,8 @@ def main() -> None:
     dataset = load(options)
     if not as_arrays and dataset.images.dtype != np.uint8:
         raise JaxganError(f"vectors go into NAME.npz, not into a folder, {options.out}")
-    settings: dict[str, Any] = {"model": options.model, "steps": options.steps, "run": options.run}
+    settings: dict[str, Any] = {"steps": options.steps, "run": options.run}
+    settings["model"] = options.model or "diffusion"
     sampler = GenerativeSampler(**settings, random_state=options.seed, verbose=True)
     sampler.fit(dataset.images, dataset.labels)  # checks them, before it makes a folder
     (check_writable if as_arrays else check_new_folder)(out)

@@ -43,7 +43,8 @@ def load(
         if images[-1].shape != images[0].shape:
             raise JaxganError(
                 f"{name} holds images of different sizes, {images[0].shape} and "
-                f"{images[-1].shape}: give --image-size"
+                f"{images[-1].shape}: make all sizes equal; train.py does that with --image-size, "
+                "and data.load with image_size"
             )
         if label_key:
             labels.append(row[label_key])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgan.data.pixels import are_vectors
+from jaxgan.files import expand
 from jaxgan.labels import num_classes
 from jaxgan.metrics.classifier import BUNDLED
 from jaxgan.metrics.modes import ModeScores
@@ -58,7 +59,7 @@ def describe(model: Model, workdir: str | Path, found: saved.Loaded) -> dict[str
         for key, value in found.row.items()
         if ("(" in key or key in ModeScores._fields) and math.isfinite(value)
     }
-    privacy = Path(workdir) / "privacy.json"
+    privacy = expand(workdir) / "privacy.json"
     return about | {
         "train": about["train"] | train,
         model.name: about[model.name] | own | sampling,

@@ -17,8 +17,6 @@ from jaxgan.run.weights import used_leaves
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """The platforms on which a StableHLO file runs."""
-FORMS = ("float", "uint8", "rgb")
-"""The forms of images, see `make_generator`."""
 
 
 class Generator(NamedTuple):

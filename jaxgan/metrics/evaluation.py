@@ -21,6 +21,7 @@ from jaxgan.data import idx
 from jaxgan.data.pixels import to_uint8
 from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.files import cache_folder, write_atomically
+from jaxgan.inputs import check_number
 from jaxgan.metrics import copies
 from jaxgan.metrics.classifier import class_scores, judge_images, load_judge
 from jaxgan.metrics.frechet import frechet_distance
@@ -284,14 +285,16 @@ def draw(sample: Sample, rng: jax.Array, n: int, labels: np.ndarray | None = Non
     Args:
       sample: `(rng, n) -> images`, float in [-1, 1].
       rng: a key.
-      n: how many.
+      n: how many, 1 or more.
       labels: the wanted classes, `[n]`, if `sample` takes them.
 
     Raises:
+      JaxganError: if n is not above 0.
       NonFiniteError: if a number in them is not finite.
     """
     from tqdm import tqdm
 
+    check_number(n)
     rngs = jax.random.split(rng, -(-n // _CHUNK))
     parts = []
     for i, part_rng in enumerate(tqdm(rngs, "sampling", disable=None, leave=False)):

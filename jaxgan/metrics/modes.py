@@ -85,14 +85,16 @@ def mode_intervals(points: np.ndarray, mixture: "Mixture") -> dict[str, tuple[fl
     """95% intervals of the ModeScores, by their names, from RESAMPLES bootstrap samples.
 
     Some scores are biased, and those of bootstrap samples more so. The intervals are shifted back
-    by the difference of their mean from the score.
+    by the difference of their mean from the score, within the range of the score.
 
     Takes the same arguments and raises the same errors as `mode_scores`.
     """
     rng, n = np.random.default_rng(0), len(points)
     scores = [mode_scores(points[rng.integers(n, size=n)], mixture) for _ in range(RESAMPLES)]
     shift = np.mean(scores, axis=0) - mode_scores(points, mixture)
-    low, high = np.maximum(np.percentile(scores, (2.5, 97.5), axis=0) - shift, 0)
+    k = len(mixture.centers)
+    shifted = np.percentile(scores, (2.5, 97.5), axis=0) - shift
+    low, high = np.clip(shifted, 0, np.array([[k, 1, np.log(k), 1]]))
     return dict(zip(ModeScores._fields, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 

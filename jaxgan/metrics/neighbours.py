@@ -25,8 +25,9 @@ _ROUNDING = 1e-12
 class PRDC(NamedTuple):
     """How real the generated samples are, and how much of the real variety they have.
 
-    The radius of the ball of a sample is the distance to its k-th nearest neighbour in its own set.
-    A ball includes its boundary, because repeated samples can make its radius 0.
+    The radius of the ball of a sample is the distance to its k-th nearest neighbour in its own set,
+    or to its `k_coverage`-th for density and coverage. A ball includes its boundary, because
+    repeated samples can make its radius 0.
     """
 
     precision: float
@@ -34,11 +35,12 @@ class PRDC(NamedTuple):
     recall: float
     """Share of the real samples that are in the ball of a generated sample."""
     density: float
-    """The mean number of balls of real samples that contain a generated sample, divided by k. Its
-    expectation is 1 for equal distributions, and it may be larger."""
+    """The mean number of balls of real samples that contain a generated sample, divided by
+    `k_coverage`. Its expectation is 1 for equal distributions, and it may be larger."""
     coverage: float
     """Share of the real samples with a generated sample in their ball. Its expectation for equal
-    distributions is 1 - prod_{i=1..k} (N - i) / (M + N - i): 0.9688 for N = M = 10,000, k = 5."""
+    distributions is 1 - prod_{i=1..k} (N - i) / (M + N - i) with k = `k_coverage`: 0.9688 for
+    N = M = 10,000, k = 5."""
 
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int = 3, k_coverage: int = 5) -> PRDC:

@@ -50,7 +50,7 @@ class Parts(NamedTuple):
     shares: jax.Array
     """The share of the real images in each part, `[K]`."""
     distance: jax.Array
-    """The mean distance between two real images, in [-1, 1], a scalar."""
+    """The mean distance between two real images, whose pixels are in [-1, 1]: a scalar."""
 
 
 class SampleMeasures(NamedTuple):

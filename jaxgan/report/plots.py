@@ -96,6 +96,10 @@ def image_grid(images: Any, columns: int | None = None) -> np.ndarray:
     return cells.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
 
 
+_UNREADABLE = (OSError, SyntaxError, ValueError)
+"""What Pillow raises for a damaged PNG file."""
+
+
 def read_png(path: Path) -> np.ndarray | None:
     """A picture uint8 `[H, W, C]` from a PNG file; None if it is damaged."""
     from PIL import Image
@@ -103,7 +107,7 @@ def read_png(path: Path) -> np.ndarray | None:
     try:
         with Image.open(path) as picture:
             found = np.asarray(picture)
-    except (OSError, SyntaxError):
+    except _UNREADABLE:
         return None
     return found[..., None] if found.ndim == 2 else found
 
@@ -222,7 +226,7 @@ def gif(frames: Sequence[Path], seconds: float = 8.0, most: int = 100) -> bytes 
     # Counted from the end, so that the last frame is always included.
     for path in frames[::-1][::step][::-1]:
         # A damaged picture is left out.
-        with contextlib.suppress(OSError), Image.open(path) as frame:
+        with contextlib.suppress(*_UNREADABLE), Image.open(path) as frame:
             chosen.append(frame.convert("P"))
     if not chosen:
         return None

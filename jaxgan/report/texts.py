@@ -11,6 +11,11 @@ import numpy as np
 from jaxgan.history import finite_mean
 from jaxgan.model import Finding, Model, Network
 
+NOT_ANONYMOUS = (
+    "These samples are not anonymous: they may show what is special to one training image. "
+    "train.py --epsilon trains with differential privacy."
+)
+
 
 def wrapped(line: str, indent: str = "  ") -> str:
     """A line as several of at most 80 characters; the second and later ones are indented."""

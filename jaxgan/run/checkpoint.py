@@ -95,8 +95,7 @@ class RunFolder:
             with disk_errors(self.path):
                 for folder in (self.path, self.path / "samples"):
                     remove_partial(folder)
-                content = {**config, _DIGEST: _digest(config)}
-                write_atomically(self.path / "config.json", json.dumps(content, indent=2) + "\n")
+            self.write_config(config)
         except BaseException:
             self.close()
             raise
@@ -121,6 +120,12 @@ class RunFolder:
                 if os.path.samestat(os.fstat(self._lock), (self.path / ".lock").lstat()):
                     return
             raise removed(self.path)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes config.json."""
+        content = {**config, _DIGEST: _digest(config)}
+        with disk_errors(self.path):
+            write_atomically(self.path / "config.json", json.dumps(content, indent=2) + "\n")
 
     def restore(self, like: Checkpoint) -> Checkpoint | None:
         """The newest intact checkpoint, or None if there is none, by the function `restore`."""
@@ -190,13 +195,14 @@ class RunFolder:
     def close(self) -> None:
         """Finishes the last save and unlocks the folder. Raises like `save`."""
         manager, self._manager = self._manager, None
+        lock, self._lock = self._lock, None
         try:
             if manager is not None:
                 with disk_errors(self.path, _COMFORT):
                     manager.close()
         finally:
-            if self._lock is not None:
-                os.close(self._lock)
+            if lock is not None:
+                os.close(lock)
 
     def _write_digests(self) -> None:
         """Runs in Orbax's thread when all files of a checkpoint are written.
@@ -251,10 +257,10 @@ def differences(path: Path, config: Mapping[str, Any], free: frozenset[str]) -> 
     if not (path / "config.json").exists():
         return []
     try:
-        before = _flat(read_config(path))
+        before = flat(read_config(path))
     except JaxganError as error:
         return [str(error)]
-    now, found = _flat(json.loads(json.dumps(config))), []
+    now, found = flat(json.loads(json.dumps(config))), []
 
     def order(name: str) -> tuple[bool, bool, str]:
         # First the settings of the run, last the data.
@@ -566,12 +572,12 @@ def in_use(path: Path) -> bool:
     return False
 
 
-def _flat(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping, with keys joined by dots."""
-    flat = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: {"train": {"seed": 0}} as {"train.seed": 0}."""
+    found = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

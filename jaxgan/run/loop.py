@@ -79,7 +79,14 @@ def start_run(
     """A run before its first step. `data` is a tree of arrays `[N, ...]`, batched along N.
 
     If `fit` has the same batch size and places, the step is traced once for both.
+
+    Raises:
+      JaxganError: if the arrays have different lengths, if images have another scale, or if labels
+        are out of range.
     """
+    lengths = sorted({x.shape[0] for x in jax.tree.leaves(data)})
+    if len(lengths) > 1:  # jax would give the last label to the images that have none
+        raise JaxganError(f"the arrays of the data must have one length, got {lengths}")
     check_scale(data, getattr(state, "config", None))
     check_labels(data, getattr(state, "config", None))
     n = places or batch_size

@@ -78,9 +78,9 @@ class OneRun:
             raise JaxganError(f"this is one run, not a population: it has no member {member}")
         return 0
 
-    def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
+    def member_state(self, state: Any, i: int) -> Any:
         """The state of the member that `index` gives."""
-        self.index(history, member, best)
+        del i
         return state
 
     def report(self, history: History) -> population.Report | None:
@@ -160,8 +160,8 @@ class Population(OneRun):
             )
         return member
 
-    def choose(self, state: Any, history: History, member: int | None, best: int | None) -> Any:
-        return population.member(state, self.index(history, member, best))
+    def member_state(self, state: Any, i: int) -> Any:
+        return population.member(state, i)
 
     def report(self, history: History) -> population.Report | None:
         if not history:

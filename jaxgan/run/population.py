@@ -192,6 +192,9 @@ def member(tree: Any, i: Any) -> Any:
     """Member i of the state of a population, or of any tree with a leading axis of members."""
     if isinstance(i, slice):
         return jax.tree.map(lambda x: x[i], tree)
+    members = jax.tree.leaves(tree)[0].shape[0]
+    if isinstance(i, int) and not 0 <= i < members:  # jax would take the nearest member
+        raise JaxganError(f"there is no member {i}: the members are 0 to {members - 1}")
     return _member(tree, i)
 
 

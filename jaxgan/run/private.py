@@ -381,7 +381,7 @@ def end(path: Path) -> None:
             (path / SECRET).unlink(missing_ok=True)
 
 
-def write_report(path: Path, plan: Plan, steps: int | None = None) -> Mapping[str, Any]:
+def write_privacy(path: Path, plan: Plan, steps: int | None = None) -> Mapping[str, Any]:
     """Writes privacy.json, and returns its content.
 
     `steps` is what the run has taken. While it trains, it counts all its steps as spent.

@@ -27,7 +27,7 @@ class Loaded(NamedTuple):
 
     state: Any
     epochs: int
-    """The number of finished epochs; -1 without a checkpoint."""
+    """The number of finished epochs."""
     label: dict[str, Any]
     """Of a member of a population: its number, its seed and its own settings."""
     row: dict[str, Any]
@@ -126,11 +126,11 @@ def load_state(
         parts. Its other fields are ignored.
 
     Returns:
-      The state and the number of finished epochs. Without a checkpoint, the initial state and -1.
+      The state and the number of finished epochs.
 
     Raises:
-      JaxganError: like `checkpoint_like`. Also if no checkpoint can be used, if there is no such
-        member, or if `best` and no epoch has a finite score.
+      JaxganError: like `checkpoint_like`. Also if there is no checkpoint that can be used, if there
+        is no such member, or if `best` and no epoch has a finite score.
     """
     found = load(model, workdir, member, best=best, config=config)
     return found.state, found.epochs
@@ -144,7 +144,7 @@ def load(
     best: bool = False,
     config: Any = None,
 ) -> Loaded:
-    """As `load_state`, with more of what is known about the state."""
+    """Like `load_state`. The result also names the member and has the row of its last epoch."""
     path = expand(workdir).absolute()
     if path.is_file():
         return _load_file(model, path, member, best, config)
@@ -152,8 +152,10 @@ def load(
     # Without the sums of metrics, which other versions may have named differently.
     like = like._replace(arrays={"state": like.arrays["state"]})
     newest = checkpoint.restore(path, like)
-    found = newest and newest[0]
-    history = as_run(found, path).history if found else []
+    if newest is None:
+        raise JaxganError(f"{workdir} has no checkpoint yet: train it, or wait for the first one")
+    found, _ = newest
+    history = as_run(found, path).history
     row = evaluation.best_row(history) if best else None
     if row is not None:
         found = checkpoint.restore_step(path, row["step"], like)
@@ -162,11 +164,10 @@ def load(
         raise JaxganError(
             f"{workdir} has no finite score in its newest checkpoint: its samples were not scored"
         )
-    state = found.arrays["state"] if found else runs.create_state()
     chosen = runs.index(history, member, None if row is None else evaluation.best_member(row))
     return Loaded(
-        runs.choose(state, history, chosen if runs.labels[0] else None, None),
-        len(history) if found else -1,
+        runs.member_state(found.arrays["state"], chosen),
+        len(history),
         runs.labels[chosen],
         member_history(history, chosen)[-1] if history else {},
     )

@@ -209,9 +209,10 @@ def _folder(
 
     if workdir is None:
         with together("load the data"):
-            name = data.load(settings.dataset, "train", settings.data_dir).name
-        name = name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
-        default = f"{name}{label}_sweep"
+            dataset = data.load(
+                settings.dataset, "train", settings.data_dir, image_size=settings.image_size
+            )
+        default = f"{training.folder_name(dataset)}{label}_sweep"
         numbered = (Path("runs", f"{default}-{i}") for i in itertools.count(2))
         path = next(filter(is_free, itertools.chain([Path("runs", default)], numbered))).absolute()
     else:
@@ -239,7 +240,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """The rows of a group in the table: one for each combination of hyperparameters."""
     settings = [{k: v for k, v in label.items() if k not in ("member", "seed")} for label in labels]
-    # A score is that of the last epoch that has it.
+    # Scores come from the last epoch in which they were measured.
     scores = {k: v for row in history for k, v in readable(row).items() if k in SCORES}
     finite = finite_members(history[-1]) if history else np.zeros(len(labels), bool)
     failed = np.isin(np.arange(len(labels)), report.failed if report else [])

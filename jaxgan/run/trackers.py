@@ -23,6 +23,7 @@ import numpy as np
 from jaxgan.errors import JaxganError
 from jaxgan.files import disk_errors, write_atomically
 from jaxgan.history import Row, finite_mean, readable
+from jaxgan.run.checkpoint import flat
 
 Name = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
@@ -167,7 +168,7 @@ class MLflow:
         self._id = run.info.run_id
         client.update_run(self._id, status="RUNNING")
         # A parameter cannot change: with more epochs, it shows those of the start.
-        new = {k: v for k, v in _flat(settings).items() if k not in run.data.params}
+        new = {k: v for k, v in flat(settings).items() if k not in run.data.params}
         params = [self._mlflow.entities.Param(k, str(v)) for k, v in new.items()]
         client.log_batch(self._id, params=params)
         shown = client.get_metric_history(self._id, "seconds")
@@ -277,12 +278,3 @@ def _run_name(path: Path) -> str:
             plain = re.sub(r"[^\w.-]+", "_", path.name)
             write_atomically(file, f"{plain[:64]}-{secrets.token_hex(4)}")
         return file.read_text()
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{"train": {"seed": 0}} as {"train.seed": 0}."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = _flat(value) if isinstance(value, Mapping) else {"": value}
-        flat |= {f"{key}.{name}".removesuffix("."): one for name, one in inner.items()}
-    return flat

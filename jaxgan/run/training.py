@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -49,9 +50,9 @@ FREE = frozenset(
         "tensorboard",  # the --log of earlier versions
     )
 ) | {"jaxgan"}
-"""Settings that may change when a run is resumed. They do not change what an epoch computes, except
-that the sums over other devices are rounded in another way, and that schedules over all steps are
-stretched to a longer run."""
+"""Settings that may change when a run is resumed. They do not change what an epoch computes, with
+two exceptions: another number of devices rounds sums differently, and another length stretches
+schedules without STEPS."""
 
 
 STOPPING = (
@@ -64,8 +65,8 @@ STOPPING = (
 )
 """Signals that stop and save a run: Ctrl-C, a system that shuts down, a closed terminal, and what
 batch systems send before they end a job."""
-_GRACE = 5.0
-"""Seconds in which a second signal has no effect."""
+_GRACE = 60.0
+"""Seconds in which a second signal has no effect: the scores of an epoch may take some."""
 
 
 class Outcome(NamedTuple):
@@ -103,8 +104,9 @@ def train(
 ) -> Outcome:
     """Trains one run or a population of a model, or resumes it in its folder.
 
-    A signal of STOPPING stops and saves the run within a second, and `train` returns. If jax has
-    connected several processes, they train one run together, in the same folder.
+    A signal of STOPPING stops and saves the run: within a second while it trains, after the scores
+    while an epoch is scored. Then `train` returns. If jax has connected several processes, they
+    train one run together, in the same folder.
 
     Args:
       model: such as `jaxgan.MODELS["gan"]`.
@@ -183,9 +185,8 @@ def _prepare_and_train(
     start = loop.start_run(model.train_step, state, arrays, settings.batch_size, layout, places)
     if plan is None:
         _check_last_batch(model, start, arrays, settings.batch_size, layout)
-    name = dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
     if workdir is None:
-        path = _default_folder(name + label + runs.folder_suffix, described, free)
+        path = _default_folder(folder_name(dataset) + label + runs.folder_suffix, described, free)
     else:
         path = expand(workdir).absolute()
     with together("begin"):
@@ -245,7 +246,7 @@ class _Training:
         self._mixture = data.MIXTURES.get(settings.dataset)
         self._saved_step = 0
         self._looked = 0
-        """The epoch after which the history was last diagnosed and written."""
+        """The last epoch up to which the history was diagnosed and written to metrics.csv."""
         self._parts: parts.Parts | None = None
         self._reference: evaluation.Reference | None = None
         self._floor: dict[str, Any] = {}
@@ -349,10 +350,21 @@ class _Training:
         if found is not None:
             run = as_run(found, path, self._model)
             print(f"resuming {path} after {len(run.history)} epochs, step {loop.step(run.state)}")
+            if len(run.history) > self._epochs:
+                self._set_epochs(len(run.history))
             return run
         if (path / "metrics.csv").exists():
             print(f"{path} has no checkpoint: training starts again")
         return start
+
+    def _set_epochs(self, finished: int) -> None:
+        """Takes the finished epochs for all of the run: fewer were asked for."""
+        self._epochs, path = finished, self._folder.path
+        with together(f"write to {path}"):
+            if is_first():
+                config = checkpoint.read_config(path)
+                config["train"]["epochs"] = finished
+                self._folder.write_config(config)
 
     def _load_reference(self) -> None:
         with together("extract the features of the real images"):
@@ -466,7 +478,7 @@ class _Training:
         dataset, path = self._dataset, self._folder.path
         rngs = private.secret_rngs(path, self._runs.rngs.training.shape, _digest(dataset))
         if is_first():
-            private.write_report(path, plan)
+            private.write_privacy(path, plan)
         if plan.start is None or self._saved_step:
             return run, rngs, self._epochs
         print_lines([f"{self._settings.start_epochs} epochs on samples of private Gaussians:"])
@@ -479,7 +491,7 @@ class _Training:
         """Writes what the run has spent. After the last step it deletes the secret."""
         path, step = self._folder.path, loop.step(run.state)
         if is_first():
-            self._privacy = private.write_report(path, plan, step)
+            self._privacy = private.write_privacy(path, plan, step)
         if len(run.history) == self._epochs:
             self._folder.wait()  # the last steps are saved before the secret goes
             private.end(path)
@@ -545,6 +557,11 @@ class _Training:
             intervals |= mode_intervals(points, self._mixture)
         values = {name: row[name] if math.isfinite(row[name]) else None for name in names}
         return {name: {"value": values[name], "interval": intervals[name]} for name in names}
+
+
+def folder_name(dataset: data.Dataset) -> str:
+    """The name of a data set in the name of the default folder."""
+    return dataset.name.removeprefix("tfds:").replace("/", "_").replace(":", "_")
 
 
 def _default_folder(name: str, described: dict[str, Any], free: frozenset[str]) -> Path:
@@ -667,8 +684,8 @@ def _digest(dataset: data.Dataset) -> str:
 def _stop_signals() -> Iterator[list[signal.Signals]]:
     """Collects the signals that stop a run: STOPPING, unless they are ignored, as after nohup.
 
-    A second signal within _GRACE seconds has no effect, because systems and people send two. A
-    later second signal, or a third, has its usual effect.
+    The first one says so on stderr. A second signal within _GRACE seconds has no effect, because
+    systems and people send two. A later second signal, or a third, has its usual effect.
     """
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
@@ -682,6 +699,10 @@ def _stop_signals() -> Iterator[list[signal.Signals]]:
             return  # it comes again in each second
         now = time.monotonic()
         first = min(first, now)
+        # A print could fail here, within another one. Without stderr, 2 may be any file.
+        if not received and sys.__stderr__ is not None:
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nstopping: the run will be saved; this may take some seconds\n")
         received.append(signal.Signals(number))
         if len(received) > 2 or now - first > _GRACE:
             signal.signal(number, before[signal.Signals(number)])

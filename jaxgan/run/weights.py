@@ -1,8 +1,9 @@
 """A trained state in one safetensors file: what its samples need, and what its config.json says."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,13 @@ def read_about(path: Path) -> dict[str, Any]:
     """What `to_bytes` was told about a state: the content of a config.json.
 
     Raises:
-      JaxganError: if the file cannot be read, is damaged, or is of something else.
+      JaxganError: if the file cannot be read, or is of something else. `restore` checks the arrays.
     """
-    return _read(path)[0]
+    with _open(path) as (_, metadata):
+        about = json.loads(metadata[_ABOUT])
+        if not isinstance(about, dict):
+            raise ValueError("it describes no run")
+        return about
 
 
 def restore(model: Model, path: Path, config: Any) -> Any:
@@ -79,7 +84,10 @@ def restore(model: Model, path: Path, config: Any) -> Any:
     Raises:
       JaxganError: if the file cannot be read, is damaged, or holds other arrays.
     """
-    _, arrays = _read(path)
+    with _open(path) as (file, metadata):
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get(_DIGEST) != _digest(metadata[_ABOUT], arrays):
+            raise ValueError("it is damaged: it has changed since it was written")
     state = model.create_state(jax.random.key(0), config)
     used, _ = used_leaves(model, state)
     names, (leaves, treedef) = _names(state), jax.tree.flatten(state)
@@ -97,7 +105,9 @@ def restore(model: Model, path: Path, config: Any) -> Any:
     return treedef.unflatten(found)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Opens a file, and gives its metadata too. Errors in the block become those of the file."""
     from safetensors import safe_open
 
     try:
@@ -105,10 +115,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             metadata = file.metadata() or {}
             if _ABOUT not in metadata:
                 raise ValueError("no program of jaxgan wrote it")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get(_DIGEST) != _digest(metadata[_ABOUT], arrays):
-            raise ValueError("it is damaged: it has changed since it was written")
-        return json.loads(metadata[_ABOUT]), arrays
+            yield file, metadata
     except Exception as error:  # a file of something else may hold anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise JaxganError(f"{path} holds no model of jaxgan ({reason})") from error

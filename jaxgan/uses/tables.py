@@ -323,7 +323,8 @@ def _classify(inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
 def write(path: Path, table: Table, filled: Mapping[int, list[Any]]) -> None:
     """Writes the table with the values of `fill`, in the format that it was read in.
 
-    A number in a CSV file gets as many decimals as the known ones of its column have at most.
+    A number in a CSV file gets as many decimals as the known ones of its column have at most, or 12
+    digits if one of these has an exponent.
     """
     missing = table.missing()
     rows = {j: np.flatnonzero(missing[:, j]) for j in filled}
@@ -372,10 +373,10 @@ def _write_arrow(path: Path, source: Any, filled: Mapping[int, list[Any]], rows:
 def _format(values: list[float], known: list[str], decimal: str) -> list[str]:
     """Numbers as the known cells of their column are written."""
     plain = [_value(cell) for cell in known]
-    if all("e" in cell.lower() for cell in plain):
-        style = ".6g"
+    if any("e" in cell.lower() for cell in plain):
+        style = ".12g"  # such numbers may be of any size
     else:
-        places = max(len(cell.lower().partition("e")[0].partition(decimal)[2]) for cell in plain)
+        places = max(len(cell.partition(decimal)[2]) for cell in plain)
         values = [round(value, places) + 0.0 for value in values]  # no -0
         grouped = decimal == "," and any("." in cell for cell in plain)
         style = f"{',' if grouped else ''}.{places}f"

@@ -177,7 +177,7 @@ class GenerativeSampler(_Base):
             drawn_labels = wanted
         else:
             model = saved.find_model(self.run, MODELS)
-            state = _load_state(model, self.run)
+            state, _ = saved.load_state(model, self.run)
             drawn_labels = _run_classes(self.run, images.shape[1:], classes)[wanted]
         rng = loop.make_rngs(seed).pictures
         new = scaling.undo(draw(model, state, drawn_labels, rng, progress=self.verbose))
@@ -344,13 +344,6 @@ def _run_classes(run: str | Path, shape: Sequence[int], classes: np.ndarray) -> 
             f"{', '.join(unknown[:5])}"
         )
     return np.array([numbers[name] for name in classes.tolist()])
-
-
-def _load_state(model: Model, run: str | Path) -> Any:
-    state, epochs = saved.load_state(model, run)
-    if epochs < 0:
-        raise JaxganError(f"{run} has no checkpoint yet: train it first")
-    return state
 
 
 def _check_labels(y: Any) -> None:

@@ -153,8 +153,8 @@ def test_alternating_and_disc_steps_by_hand(updates):
         state, metrics = train_step(state, images, RNG)
         before = psi
         psi = before - H * sigmoid(before * theta) * theta
-        opponent = psi if updates == "alternating" else before
-        gradient = -sigmoid(-opponent * theta) * opponent
+        frozen = psi if updates == "alternating" else before
+        gradient = -sigmoid(-frozen * theta) * frozen
         if i % 3 == 2:
             theta = theta - H * gradient
         np.testing.assert_allclose(where(state), (theta, psi), rtol=1e-5)
@@ -218,8 +218,8 @@ def wgan_gp_stepper(updates, target, weight):
     def step(x):
         theta, psi = x
         new_psi = psi - H * jax.grad(lambda psi: objectives((theta, psi))[1])(psi)
-        opponent = new_psi if updates == "alternating" else psi
-        new_theta = theta - H * jax.grad(lambda theta: objectives((theta, opponent))[0])(theta)
+        frozen = new_psi if updates == "alternating" else psi
+        new_theta = theta - H * jax.grad(lambda theta: objectives((theta, frozen))[0])(theta)
         return jnp.stack([new_theta, new_psi])
 
     return step

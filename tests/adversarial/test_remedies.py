@@ -426,8 +426,7 @@ def test_a_run_with_packs_is_read_back(tmp_path):
     described = {"gan": vars(config), "train": vars(TrainConfig(batch_size=8))}
     with RunFolder(tmp_path / "run", described):
         pass
-    state, epochs = saved.load_state(GAN, tmp_path / "run")
-    assert (state.config, epochs) == (config, -1)
+    assert saved.read_config(GAN, tmp_path / "run") == config
 
 
 class Holes(nn.Module):

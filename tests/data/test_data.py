@@ -528,7 +528,7 @@ def test_a_prepared_set_is_read_without_tensorflow(tmp_path):
 
 def test_a_prepared_set_of_mixed_sizes_needs_an_image_size(tmp_path):
     prepare(tmp_path, [(4, 5), (6, 6)])
-    with pytest.raises(JaxganError, match=r"different sizes.*--image-size"):
+    with pytest.raises(JaxganError, match=r"different sizes.*--image-size, .* image_size$"):
         data.load("tfds:tiny", data_dir=tmp_path)
     assert data.load("tfds:tiny", data_dir=tmp_path, image_size=4).images.shape == (2, 4, 4, 1)
 

@@ -311,6 +311,13 @@ def test_a_file_gives_the_samples_of_its_run_to_the_bit(folder, exported, tmp_pa
     assert cards[1] == cards[0].replace("one.safe", "two.safe").replace("# one", "# two")
 
 
+def test_a_file_is_read_once(exported, monkeypatch):
+    digests, digest = [], weights._digest
+    monkeypatch.setattr(weights, "_digest", lambda *args: digests.append(args) or digest(*args))
+    jaxgan.load(exported)
+    assert len(digests) == 1
+
+
 def test_the_card_describes_the_run(folder, exported, settings):
     text = exported.with_name("one.safetensors.md").read_text()
     assert "Makes images of 4x4x1 of 3 classes." in text
@@ -374,12 +381,13 @@ def test_a_member_takes_its_own_settings_along(configs, settings, tmp_path):
     assert err == f"error: {out} holds one state: leave out member\n"
 
 
-def test_a_private_run_takes_its_budget_along(settings, tmp_path):
+def test_a_private_run_takes_its_budget_along(settings, tmp_path, monkeypatch):
     settings = dataclasses.replace(settings, epochs=1, batch_size=100, epsilon=8.0, delta=1e-4)
     config = GAUSSIAN.config(components=3)
     training.train(GAUSSIAN, config, settings, tmp_path / "run")
     out = tmp_path / "private.safetensors"
-    shown, _ = here("export.py", tmp_path / "run", "--to", "safetensors", "--out", out)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shown, _ = here("export.py", "~/run", "--to", "safetensors", "--out", out)
     assert "anonymous" not in shown
     text = out.with_name("private.safetensors.md").read_text()
     assert "Trained with differential privacy, so samples may be shared. Epsilon is 8 " in text
@@ -412,13 +420,19 @@ def damage(path, kind):
         path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     elif kind == "cut":
         path.write_bytes(content[:-40])
+    elif kind == "other settings":
+        path.write_bytes(content.replace(rb"\"latent_dim\": 7", rb"\"latent_dim\": 8"))
+        assert path.read_bytes() != content
     elif kind == "text":
         path.write_text("no arrays")
     else:
-        save_file({"x": np.zeros(3)}, path, {"format": "pt"} if kind == "foreign" else None)
+        metadata = {"foreign": {"format": "pt"}, "no run": {"jaxgan": "0.12"}}
+        save_file({"x": np.zeros(3)}, path, metadata.get(kind))
 
 
-@pytest.mark.parametrize("kind", ["changed", "cut", "text", "foreign", "without metadata"])
+@pytest.mark.parametrize(
+    "kind", ["changed", "cut", "other settings", "text", "no run", "foreign", "without metadata"]
+)
 def test_a_file_that_is_damaged_or_of_something_else_is_refused(kind, exported, tmp_path):
     damage(exported, kind)
     _, err = here("sample.py", exported, "--out", tmp_path / "samples.npz", status=2)

@@ -169,6 +169,11 @@ def test_scores_that_say_nothing_are_refused(digits, tmp_path):
         evaluation.make_extractor(digits[0], wrong)
 
 
+def test_no_samples_are_refused():
+    with pytest.raises(JaxganError, match="must be a whole number above 0, got 0"):
+        evaluation.draw(lambda rng, n: jnp.zeros((n, 4, 4, 1)), jax.random.key(0), 0)
+
+
 def test_samples_are_drawn_in_parts_of_a_key_each(monkeypatch):
     monkeypatch.setattr(evaluation, "_CHUNK", 4)
     rng = jax.random.key(0)

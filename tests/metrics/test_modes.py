@@ -74,6 +74,16 @@ def test_the_intervals_hold_the_scores_and_that_of_a_share_is_binomial():
     assert intervals["high_quality"][0] < intervals["high_quality"][1] - 0.02
 
 
+def test_the_intervals_stay_within_the_range_of_the_scores():
+    points, modes = RING.draw(400, 0)
+    rare = np.concatenate([points[modes != 5], points[modes == 5][:1]])  # the mean shift is up
+    assert mode_scores(rare, RING).modes == 8
+    assert mode_intervals(rare, RING)["modes"] == (pytest.approx(7.4, abs=0.2), 8)
+    angles = np.linspace(0, 2 * math.pi, 60, endpoint=False)
+    circle = RING.centers[0] + RING.sigma * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert mode_intervals(circle, RING)["covariance_ratio"][1] == 1
+
+
 def test_far_away_there_is_no_quality():
     scores = mode_scores(100 + GRID.draw(500, 0)[0], GRID)
     assert (scores.modes, scores.high_quality) == (0, 0)

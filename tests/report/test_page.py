@@ -349,7 +349,7 @@ def test_scores_stand_beside_those_of_real_images(trained, opened):
     assert shown[-2:] == [f"{row[name]:.3g}", f"{row['real_' + name]:.3g}"]
     assert "150 samples, by the features of pca64" in tab.locator("#scores caption").inner_text()
     assert tab.locator("#verdict .badge").inner_text() == "Undertrained"
-    assert "--epochs 6" in tab.locator("#verdict .next").inner_text()
+    assert "--epochs 7817" in tab.locator("#verdict .next").inner_text()
     settings = [cells.split("\t") for cells in tab.locator("#settings tbody tr").all_inner_texts()]
     assert ["latent_scale", "1.0", "0.8"] in settings
     assert ["generator_widths", "64, 128, 256", "16"] in settings

@@ -231,6 +231,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
         RunFolder(tmp_path, CONFIG)
     holder.close()
     RunFolder(tmp_path, CONFIG).close()
+    holder.close()  # twice is no error
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from flax import struct
 from helpers import assert_trees_equal
 
 from jaxgan import loop
-from jaxgan.errors import NonFiniteError
+from jaxgan.errors import JaxganError, NonFiniteError
 from jaxgan.run import population
 from jaxgan.run.devices import ONE_DEVICE, make_layout
 
@@ -219,6 +219,12 @@ def test_labels_stay_with_their_images(devices, members, vectorize):
         np.testing.assert_array_equal(labels, data["label"])
         np.testing.assert_array_equal(counts, 2)
     np.testing.assert_allclose(run.history[1]["total"], data["label"].sum() / 6, rtol=1e-6)
+
+
+def test_arrays_of_different_lengths_are_refused(tally, rows):
+    labels = jnp.arange(N - 1)
+    with pytest.raises(JaxganError, match=f"must have one length, got .{N - 1}, {N}"):
+        loop.start_run(tally_step, tally, {**rows, "label": labels}, BATCH)
 
 
 def test_metrics_in_bfloat16_are_summed_in_float32(tally):

@@ -122,15 +122,15 @@ def test_they_give_the_same_pictures(pair):
 def test_they_choose_the_same_state(pair):
     (one, run), (many, runs) = pair
     for best in (None, 0):
-        state = one.choose(run.state, run.history, None, best)
-        assert_trees_equal(many.choose(runs.state, runs.history, None, best), state)
-        assert_trees_equal(state, run.state)
-    assert_trees_equal(many.choose(runs.state, [], 0, None), run.state)
+        assert one.index(run.history, None, best) == many.index(runs.history, None, best) == 0
+    assert many.index([], 0, None) == 0
+    assert_trees_equal(one.member_state(run.state, 0), run.state)
+    assert_trees_equal(many.member_state(runs.state, 0), run.state)
     with pytest.raises(JaxganError, match="one run, not a population: it has no member 0"):
-        one.choose(run.state, [], 0, None)
+        one.index([], 0, None)
     for i in (-1, 1):
         with pytest.raises(JaxganError, match=f"has the members 0 to 0, and no member {i}"):
-            many.choose(runs.state, [], i, None)
+            many.index([], i, None)
 
 
 def test_only_a_population_has_a_report(pair):
@@ -144,15 +144,13 @@ def test_only_a_population_has_a_report(pair):
 
 def test_the_best_member_is_the_one_asked_for_or_else_that_of_the_report():
     runs = make(population=3)
-    states = runs.create_state()
     nan = float("nan")
     history = [{"loss": [1.0, nan, 2.0], "missed": [0.9, nan, 0.1]}]
     for best, i in ((1, 1), (None, 2)):
-        chosen = runs.choose(states, history, None, best)
-        assert_trees_equal(chosen, population.member(states, i))
+        assert runs.index(history, None, best) == i
     # Without an epoch or a score it is the first that has not diverged.
     for history, i in (([], 0), ([{"loss": [2.0, 1.0, 1.0]}], 0), ([{"loss": [nan, 1.0, 1.0]}], 1)):
-        assert_trees_equal(runs.choose(states, history, None, None), population.member(states, i))
+        assert runs.index(history, None, None) == i
 
 
 def test_a_picture_shows_eight_members():

@@ -68,6 +68,8 @@ def test_together_each_member_stays_with_its_single_run_for_100_steps(config, im
 
 def test_a_member_is_taken_by_one_program(in_turns):
     # Many small ones, for members on several devices of a busy CPU, ended the process.
+    with pytest.raises(JaxganError, match="there is no member -1"):
+        population.member(in_turns.state, -1)
     take = jax.make_jaxpr(population.member)(in_turns.state, 1)
     assert len(take.eqns) == 1
 

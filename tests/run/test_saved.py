@@ -88,13 +88,14 @@ def test_the_newest_state_is_loaded(gan_folder, settings):
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_without_a_checkpoint_it_is_the_initial_state(tmp_path, settings):
+def test_without_a_checkpoint_there_is_no_state(tmp_path, settings):
     settings = dataclasses.replace(settings, epochs=0)
     training.train(toy.MODEL, toy.ToyConfig(), settings, tmp_path / "run")
-    state, epochs = saved.load_state(toy.MODEL, tmp_path / "run")
-    assert epochs == -1
-    rngs = loop.make_rngs(settings.seed)
-    assert_trees_equal(state, toy.create_state(rngs.init, toy.ToyConfig()))
+    message = "run has no checkpoint yet: train it, or wait for the first one$"
+    with pytest.raises(JaxganError, match=message):
+        saved.load_state(toy.MODEL, tmp_path / "run")
+    with pytest.raises(JaxganError, match=message):
+        saved.load_state(toy.MODEL, tmp_path / "run", best=True)
 
 
 def test_a_run_is_the_same_after_it_was_saved(images):

@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import json
 import shutil
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -114,6 +116,23 @@ def test_a_long_history_is_diagnosed_and_written_a_hundred_times_while_it_double
     assert looked == expected
 
 
+def test_a_second_signal_while_an_epoch_is_scored_does_not_end_the_run(monkeypatch, capfd):
+    """More signals: test_field_cases.py."""
+    times, ended = iter([0.0, 59.0]), []
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    before = signal.signal(signal.SIGHUP, lambda number, _: ended.append(number))
+    try:
+        with training._stop_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+            said = "stopping: the run will be saved; this may take some seconds"
+            assert capfd.readouterr().err.strip() == said
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (received, ended) == ([signal.SIGHUP] * 2, [])
+    assert capfd.readouterr().err == ""
+
+
 def read_table(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
 
@@ -198,6 +217,15 @@ def test_resumed_it_is_the_same_population_to_the_bit(run_folder, settings, tmp_
     outcome = training.train(MODEL, CONFIG, dataclasses.replace(settings, devices=4), tmp_path)
     assert outcome.trained == 1
     assert_trees_equal(restored(tmp_path).arrays, restored(run_folder[0]).arrays)
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_fewer_epochs_than_are_finished_leave_a_finished_run(run_folder, settings, tmp_path):
+    folder = shutil.copytree(run_folder[0], tmp_path / "run")
+    outcome = training.train(MODEL, CONFIG, dataclasses.replace(settings, epochs=1), folder)
+    assert (outcome.trained, len(outcome.history)) == (0, 2)
+    assert json.loads((folder / "config.json").read_text())["train"]["epochs"] == 2
+    assert saved.read_settings(folder).epochs == 2
 
 
 @pytest.mark.usefixtures("no_curves")

@@ -39,11 +39,27 @@ def test_known_cells_are_written_as_they_were_read(tmp_path):
     lines = found.decode().splitlines()
     assert lines[:2] == ENGLISH.splitlines()[:2]
     assert lines[2] == "n 2,1.334,12,dog,,2e-3"
-    assert lines[3] == "n 3,2.5,12,cat,x,0.00233333"
+    assert lines[3] == "n 3,2.5,12,cat,x,0.00233333333333"
     assert re.fullmatch("n 4,0.001,14,(cat|dog),y,4e-3", lines[4])
     assert "4 rows, 6 columns (3 of numbers, 1 of categories, 2 of other text)" in said
     assert "4 of 5 missing cells filled" in said
     assert "left empty, without a known value or with other text: note (1)" in said
+
+
+@pytest.mark.parametrize(
+    ("known", "mean"),
+    [
+        (("1.0e-07", "9.0e-07", "0.0"), 1e-6 / 3),
+        (("1e20", "2e20", "1"), 1e20),
+        (("1.5E3", "1234567.25"), 618033.625),
+    ],
+)
+def test_one_exponent_in_a_column_keeps_its_digits(tmp_path, known, mean):
+    content = "".join(f"n,{cell}\n" for cell in ("x", *known, ""))
+    found, _ = impute(tmp_path, content.encode(), "--method", "mean")
+    (cell,) = found.decode()[len(content) - 1 :].split()
+    assert float(cell) == pytest.approx(mean, rel=1e-11)
+    assert len(cell) <= 18
 
 
 ODD = (
