@@ -162,8 +162,8 @@ def train_step(
     latents. With `updates="alternating"` the generator's gradient is taken against the updated
     discriminator. With `disc_steps=k` the generator is updated in every k-th step only.
 
-    Its own derivatives may be NaN: the square root in Adam has an infinite derivative where a
-    gradient is 0. SGD has none, and with `unroll_steps` the discriminator's Adam is finite.
+    Differentiating this step may give NaN: the square root in Adam has an infinite derivative
+    where a gradient is 0. SGD has no root. With `unroll_steps` the discriminator's Adam is finite.
 
     Args:
       state: from `create_state` or an earlier step.

@@ -316,8 +316,8 @@ def _coefficients(batch: Any, config: GaussianConfig) -> tuple[jax.Array, jax.Ar
 
 
 def _clipped(x: jax.Array, reach: Any) -> jax.Array:
-    """The rows, scaled to a little less than this norm if they are longer, so that rounding does
-    not exceed it. Rows whose norm is not finite become 0."""
+    """The rows, longer ones scaled down to the norm MARGIN * reach, so that rounding does not
+    exceed `reach`. Rows whose norm is not finite become 0."""
     norms = jnp.sqrt(jnp.square(x).sum(axis=1, keepdims=True))
     scaled = x * jnp.minimum(1, MARGIN * reach / jnp.maximum(norms, 1e-12))
     # A huge row must not make the sum infinite or NaN, which would give it away.

@@ -16,7 +16,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _SEEN: set[Any] = set()
 """The jax arrays that were checked, as (kind, shape, dtype, hash of the config of the model). To
 read a jax array is to wait for the device. So only the first array of each such entry is checked.
-The hash stands for the config, which would keep the user's networks alive."""
+Not the config but its hash is kept, so that the user's networks can be freed."""
 
 
 def check_rng(rng: Any) -> None:

@@ -384,7 +384,7 @@ def model_of(config: Any) -> str:
 def parse_options() -> Options:
     # The model and the preset give the defaults of the other options, also in --help.
     first = argparse.ArgumentParser(add_help=False)
-    # Without a value too: then the parser refuses it, and not this one.
+    # An option may lack its value here: the full parser refuses that, with its own message.
     first.add_argument("--preset", nargs="?", default="reference")
     for name in ("--model", "--epsilon", "--config"):
         first.add_argument(name, nargs="?")

@@ -84,8 +84,8 @@ def mode_scores(points: np.ndarray, mixture: "Mixture") -> ModeScores:
 def mode_intervals(points: np.ndarray, mixture: "Mixture") -> dict[str, tuple[float, float]]:
     """95% intervals of the ModeScores, by their names, from RESAMPLES bootstrap samples.
 
-    Some scores are biased, and those of bootstrap samples more so. The intervals are shifted back
-    by the difference of their mean from the score, within the range of the score.
+    Some scores are biased, and those of bootstrap samples more so. So an interval is moved by the
+    score less the mean of the bootstrap scores, and clipped to the range of the score.
 
     Takes the same arguments and raises the same errors as `mode_scores`.
     """

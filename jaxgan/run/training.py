@@ -358,7 +358,7 @@ class _Training:
         return start
 
     def _set_epochs(self, finished: int) -> None:
-        """Takes the finished epochs for all of the run: fewer were asked for."""
+        """Sets the length of the run to its finished epochs, since fewer were asked for."""
         self._epochs, path = finished, self._folder.path
         with together(f"write to {path}"):
             if is_first():
